@@ -165,7 +165,7 @@ impl Pattern {
                 Some(low) => low,
             };
             let (low, low_mask) = body.nibble(low)?;
-            self.push(high << 4 | low, high_mask << 4 | low_mask)?;
+            self.push((high << 4) | low, (high_mask << 4) | low_mask)?;
         }
         Ok(())
     }
@@ -221,7 +221,7 @@ impl<'a> Body<'a> {
             b'x' => {
                 let high = self.next().and_then(hex_digit).ok_or(error)?;
                 let low = self.next().and_then(hex_digit).ok_or(error)?;
-                Ok(high << 4 | low)
+                Ok((high << 4) | low)
             }
             _ => Err(error),
         }

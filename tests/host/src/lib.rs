@@ -3,13 +3,11 @@
 //! What the tests share: memory to search, and a search so simple that it is plainly right.
 
 use kvm_inspect_pure::scan::{
-    filter::Tables,
-    pattern::Pattern,
-    search::{
-        Match,
-        Memory,
-        Searcher, //
-    },
+    Match,
+    Memory,
+    Pattern,
+    Searcher,
+    Tables, //
 };
 
 /// Memory that checks that it is read as [`Memory`] says.

@@ -8,7 +8,7 @@ use host::{
     hex,
     Nibbles, //
 };
-use kvm_inspect_pure::scan::pattern::{
+use kvm_inspect_pure::scan::{
     Pattern,
     PatternError,
     MAX_LEN, //
@@ -236,7 +236,7 @@ proptest! {
             .iter()
             .map(|&(high, low): &Nibbles| (open(high), open(low)))
             .map(|((high, high_mask), (low, low_mask))| {
-                (high << 4 | low, high_mask << 4 | low_mask)
+                ((high << 4) | low, (high_mask << 4) | low_mask)
             })
             .unzip();
         prop_assume!(masks.iter().any(|&mask| mask != 0));

@@ -15,12 +15,10 @@ use host::{
     Nibbles, //
 };
 use kvm_inspect_pure::scan::{
-    filter::Tables,
-    search::{
-        Match,
-        Memory,
-        Searcher, //
-    },
+    Match,
+    Memory,
+    Searcher,
+    Tables, //
 };
 use proptest::{
     collection::vec,
@@ -323,7 +321,7 @@ impl Memory for Restless {
 
     fn word(&self, at: usize) -> u64 {
         assert!(at % 8 == 0 && at + 8 <= self.len);
-        self.next() << 32 | self.next()
+        (self.next() << 32) | self.next()
     }
 
     fn copy(&self, at: usize, into: &mut [u8]) {
