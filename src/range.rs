@@ -91,7 +91,7 @@ impl Range {
 /// Sorts `ranges` and makes one of those that overlap or touch. Returns how many are left, at the
 /// beginning of the slice: they cover the same addresses, ascending, with gaps between them.
 pub fn merge(ranges: &mut [Range]) -> usize {
-    ranges.sort_unstable_by_key(|range| range.first);
+    sort(ranges);
 
     // The first `count` ranges are done, but that the last of them may still grow.
     let mut count: usize = 0;
@@ -111,6 +111,19 @@ pub fn merge(ranges: &mut [Range]) -> usize {
         }
     }
     count
+}
+
+/// Sorts by insertion: that of `core` can panic, which must not happen in a kernel.
+fn sort(ranges: &mut [Range]) {
+    for end in 1..=ranges.len() {
+        let Some([sorted @ .., last]) = ranges.get_mut(..end) else {
+            continue;
+        };
+        let place = sorted.partition_point(|range| range.first <= last.first);
+        if let Some(greater) = ranges.get_mut(place..end) {
+            greater.rotate_right(1);
+        }
+    }
 }
 
 /// The parts of `merged`, which came out of [`merge`], between `first` and `last`, ascending.
