@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A kprobe that may send the probed call elsewhere.
+//!
+//! C header: [`include/linux/kprobes.h`](srctree/include/linux/kprobes.h)
+
+use core::marker::PhantomData;
+
+use kernel::{
+    bindings,
+    error::to_result,
+    prelude::*,
+    str::CStr,
+    types::Opaque, //
+};
+
+use crate::sys;
+
+/// What a [`Kprobe`] does each time the probed function is called.
+pub(crate) trait Handler {
+    /// Decides about one call.
+    ///
+    /// Returns the address of a function of the probed function's own signature to run in its
+    /// place, or [`None`] to let the call go on. It runs with preemption off: it must not wait,
+    /// sleep or allocate.
+    fn redirect(arguments: Arguments<'_>) -> Option<usize>;
+}
+
+/// The arguments of a probed call, as the x86-64 calling convention passes them.
+pub(crate) struct Arguments<'a>(&'a bindings::pt_regs);
+
+impl Arguments<'_> {
+    /// The first argument, the register `rdi`.
+    pub(crate) fn first(&self) -> usize {
+        self.0.di
+    }
+
+    /// The second argument, the register `rsi`, all 64 bits of it.
+    pub(crate) fn second(&self) -> usize {
+        self.0.si
+    }
+
+    /// The third argument, the register `rdx`.
+    pub(crate) fn third(&self) -> usize {
+        self.0.dx
+    }
+}
+
+/// A kprobe at the entry of one kernel function, registered while the value lives.
+///
+/// # Invariants
+///
+/// `probe` is registered from the end of [`Kprobe::register`] until the value is dropped.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Kprobe<H: Handler> {
+    #[pin]
+    probe: Opaque<sys::kprobe>,
+    _handler: PhantomData<H>,
+}
+
+// SAFETY: The C side allows a kprobe to be unregistered from any task, and nothing else of it is
+// touched; no value of `H` is stored.
+unsafe impl<H: Handler> Send for Kprobe<H> {}
+
+// SAFETY: A shared reference to a `Kprobe` allows nothing.
+unsafe impl<H: Handler> Sync for Kprobe<H> {}
+
+impl<H: Handler> Kprobe<H> {
+    /// Registers a probe at the entry of the kernel function `symbol`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`: there is no such function (its module is not loaded). `EBUSY`: somebody else, a
+    /// live patch for one, already redirects this function. Others as `register_kprobe` has them.
+    pub(crate) fn register(symbol: &'static CStr) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            probe <- Opaque::try_ffi_init(move |slot: *mut sys::kprobe| {
+                let probe = sys::kprobe {
+                    symbol_name: symbol.as_char_ptr(),
+                    pre_handler: Some(Self::before),
+                    // Not used, but it must be there: with it the probe is never optimized into
+                    // a jump, which would ignore the changed instruction pointer
+                    // (`kernel/kprobes.c`, `optimize_kprobe`), and with ftrace it claims the right
+                    // to change it (`arm_kprobe_ftrace`).
+                    post_handler: Some(Self::after),
+                    ..Default::default()
+                };
+                // SAFETY: `slot` is valid for writes, and pinned from here on.
+                unsafe { slot.write(probe) };
+                // SAFETY: `slot` is initialized, and stays in place until `drop` unregisters it.
+                to_result(unsafe { sys::register_kprobe(slot) })
+            }),
+            _handler: PhantomData,
+        })
+    }
+
+    /// The `pre_handler`. A return value of 1 says that the instruction pointer was changed.
+    ///
+    /// # Safety
+    ///
+    /// Only for the probe core, with the registers of a call of the probed function.
+    unsafe extern "C" fn before(
+        _probe: *mut sys::kprobe,
+        registers: *mut bindings::pt_regs,
+    ) -> c_int {
+        // SAFETY: The probe core passes the registers of the probed call, which nobody else
+        // touches while the handler runs.
+        let registers = unsafe { &mut *registers };
+        match H::redirect(Arguments(registers)) {
+            Some(address) => {
+                registers.ip = address;
+                1
+            }
+            None => 0,
+        }
+    }
+
+    /// The `post_handler`, which does nothing.
+    ///
+    /// # Safety
+    ///
+    /// None.
+    unsafe extern "C" fn after(
+        _probe: *mut sys::kprobe,
+        _registers: *mut bindings::pt_regs,
+        _flags: usize,
+    ) {
+    }
+}
+
+#[pinned_drop]
+impl<H: Handler> PinnedDrop for Kprobe<H> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariant the probe is registered. This waits until no handler
+        // runs any more (`synchronize_rcu`); it does not wait for redirected calls.
+        unsafe { sys::unregister_kprobe(self.probe.get()) };
+    }
+}

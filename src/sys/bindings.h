@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What bindgen reads: everything the module needs that kernel::bindings lacks. */
+
+#include <linux/completion.h>
+#include <linux/fdtable.h>
+#include <linux/file.h>
+#include <linux/kallsyms.h>
+#include <linux/kprobes.h>
+#include <linux/kthread.h>
+#include <linux/kvm_host.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/pid.h>
+#include <linux/rbtree.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/vmalloc.h>
+
+#include "helpers.h"
+
+/* Macros that bindgen cannot evaluate. */
+enum {
+	KVM_INSPECT_KVM_RUN = KVM_RUN,
+	KVM_INSPECT_SYMBOL_LEN = KSYM_SYMBOL_LEN,
+};

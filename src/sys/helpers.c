@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0
+/* See helpers.h. */
+
+#include <linux/atomic.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/rbtree.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/vmalloc.h>
+
+#include "helpers.h"
+
+void kvm_inspect_set_notify_flag(struct task_struct *task)
+{
+	set_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL);
+}
+
+/* On NULL (the task has exited) nothing is locked. */
+struct files_struct *kvm_inspect_lock_files(struct task_struct *task)
+{
+	struct files_struct *files;
+
+	task_lock(task);
+	files = task->files;
+	if (!files)
+		task_unlock(task);
+	return files;
+}
+
+void kvm_inspect_unlock_files(struct task_struct *task)
+{
+	task_unlock(task);
+}
+
+void kvm_inspect_cond_resched(void)
+{
+	cond_resched();
+}
+
+void kvm_inspect_put_page(struct page *page)
+{
+	put_page(page);
+}
+
+void *kvm_inspect_vmap_read_only(struct page **pages, unsigned int count)
+{
+	return vmap(pages, count, VM_MAP, PAGE_KERNEL_RO);
+}
+
+bool kvm_inspect_mutex_trylock_nested(struct mutex *mutex, struct mutex *nest)
+{
+	return mutex_trylock_nest_lock(mutex, nest);
+}
+
+bool kvm_inspect_mutex_is_locked(struct mutex *mutex)
+{
+	return mutex_is_locked(mutex);
+}
+
+void kvm_inspect_synchronize_rcu_tasks(void)
+{
+	synchronize_rcu_tasks();
+}
+
+int kvm_inspect_online_vcpus(struct kvm *kvm)
+{
+	return atomic_read(&kvm->online_vcpus);
+}
+
+struct kvm_vcpu *kvm_inspect_get_vcpu(struct kvm *kvm, int index)
+{
+	return kvm_get_vcpu(kvm, index);
+}
+
+struct task_struct *kvm_inspect_get_vcpu_task(struct kvm_vcpu *vcpu)
+{
+	struct task_struct *task;
+
+	read_lock(&vcpu->pid_lock);
+	task = vcpu->pid ? get_pid_task(vcpu->pid, PIDTYPE_PID) : NULL;
+	read_unlock(&vcpu->pid_lock);
+	return task;
+}
+
+bool kvm_inspect_vcpu_has_reg(struct kvm_vcpu *vcpu, unsigned int reg)
+{
+	return test_bit(reg, vcpu->arch.regs_avail);
+}
+
+int kvm_inspect_address_spaces(struct kvm *kvm)
+{
+	return kvm_arch_nr_memslot_as_ids(kvm);
+}
+
+struct kvm_memslots *kvm_inspect_memslots(struct kvm *kvm, int as_id)
+{
+	return __kvm_memslots(kvm, as_id);
+}
+
+struct rb_node *kvm_inspect_rb_first(const struct rb_root *root)
+{
+	return rb_first(root);
+}
+
+u8 kvm_inspect_cmpxchg_u8(u8 *at, u8 old, u8 new)
+{
+	return cmpxchg(at, old, new);
+}

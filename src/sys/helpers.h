@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the kernel offers only as a macro or an inline function, as functions
+ * that Rust can call, and the string parameters. No logic lives here.
+ */
+#ifndef KVM_INSPECT_HELPERS_H
+#define KVM_INSPECT_HELPERS_H
+
+#include <linux/kvm_host.h>
+
+/* Elements that pattern= and range= may have. */
+#define KVM_INSPECT_MAX_LIST 256
+
+extern char *kvm_inspect_patterns[KVM_INSPECT_MAX_LIST];
+extern unsigned int kvm_inspect_nr_patterns;
+extern char *kvm_inspect_ranges[KVM_INSPECT_MAX_LIST];
+extern unsigned int kvm_inspect_nr_ranges;
+
+/* <linux/sched/signal.h>, <linux/sched/task.h>, <linux/sched.h> */
+void kvm_inspect_set_notify_flag(struct task_struct *task);
+struct files_struct *kvm_inspect_lock_files(struct task_struct *task);
+void kvm_inspect_unlock_files(struct task_struct *task);
+void kvm_inspect_cond_resched(void);
+
+/* <linux/mm.h>, <linux/vmalloc.h> */
+void kvm_inspect_put_page(struct page *page);
+void *kvm_inspect_vmap_read_only(struct page **pages, unsigned int count);
+
+/* <linux/mutex.h> */
+bool kvm_inspect_mutex_trylock_nested(struct mutex *mutex, struct mutex *nest);
+bool kvm_inspect_mutex_is_locked(struct mutex *mutex);
+
+/* <linux/rcupdate.h> */
+void kvm_inspect_synchronize_rcu_tasks(void);
+
+/* <linux/kvm_host.h> */
+int kvm_inspect_online_vcpus(struct kvm *kvm);
+struct kvm_vcpu *kvm_inspect_get_vcpu(struct kvm *kvm, int index);
+struct task_struct *kvm_inspect_get_vcpu_task(struct kvm_vcpu *vcpu);
+bool kvm_inspect_vcpu_has_reg(struct kvm_vcpu *vcpu, unsigned int reg);
+int kvm_inspect_address_spaces(struct kvm *kvm);
+struct kvm_memslots *kvm_inspect_memslots(struct kvm *kvm, int as_id);
+struct rb_node *kvm_inspect_rb_first(const struct rb_root *root);
+
+/* <linux/atomic.h> */
+u8 kvm_inspect_cmpxchg_u8(u8 *at, u8 old, u8 new);
+
+#endif

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The layouts that the Rust code relies on, as gcc sees them. Kbuild turns the
+ * assembly of this file into static assertions (sys.rs, `mod layout`).
+ */
+#include <linux/kbuild.h>
+#include <linux/kprobes.h>
+#include <linux/kvm_host.h>
+
+/* Names must be plain identifiers: `offset_<struct>_at_<field>` is taken apart by Kbuild. */
+#define FIELD(type, field) \
+	DEFINE(offset_##type##_at_##field, offsetof(struct type, field))
+#define SIZE(type) DEFINE(size_##type, sizeof(struct type))
+
+int main(void)
+{
+	FIELD(file, f_op);
+	FIELD(file, private_data);
+	FIELD(file_operations, unlocked_ioctl);
+
+	FIELD(kprobe, symbol_name);
+	FIELD(kprobe, pre_handler);
+	FIELD(kprobe, post_handler);
+	FIELD(kprobe, addr);
+	SIZE(kprobe);
+
+	FIELD(kvm, mm);
+	FIELD(kvm, lock);
+	FIELD(kvm, srcu);
+	FIELD(kvm, arch);
+	FIELD(kvm_arch, vm_type);
+	FIELD(kvm_arch, has_protected_state);
+
+	FIELD(kvm_vcpu, kvm);
+	FIELD(kvm_vcpu, vcpu_id);
+	FIELD(kvm_vcpu, mutex);
+	FIELD(kvm_vcpu, run);
+	FIELD(kvm_vcpu, pid);
+	FIELD(kvm_vcpu, arch);
+	FIELD(kvm_vcpu_arch, regs);
+	FIELD(kvm_vcpu_arch, rip);
+	FIELD(kvm_vcpu_arch, cr0);
+	FIELD(kvm_vcpu_arch, cr2);
+	FIELD(kvm_vcpu_arch, cr3);
+	FIELD(kvm_vcpu_arch, cr4);
+	FIELD(kvm_vcpu_arch, cr8);
+	FIELD(kvm_vcpu_arch, efer);
+	FIELD(kvm_vcpu_arch, apic_base);
+	FIELD(kvm_vcpu_arch, guest_state_protected);
+
+	FIELD(kvm_memslots, generation);
+	FIELD(kvm_memslots, gfn_tree);
+	FIELD(kvm_memslots, node_idx);
+	FIELD(kvm_memory_slot, gfn_node);
+	FIELD(kvm_memory_slot, base_gfn);
+	FIELD(kvm_memory_slot, npages);
+	FIELD(kvm_memory_slot, userspace_addr);
+	FIELD(kvm_memory_slot, flags);
+	FIELD(kvm_memory_slot, id);
+
+	FIELD(kvm_run, immediate_exit__unsafe);
+	FIELD(kvm_run, exit_reason);
+	FIELD(kvm_run, kvm_valid_regs);
+	FIELD(kvm_run, s);
+	FIELD(kvm_sync_regs, regs);
+	FIELD(kvm_sync_regs, sregs);
+	SIZE(kvm_sync_regs);
+	SIZE(kvm_regs);
+	SIZE(kvm_sregs);
+	SIZE(kvm_segment);
+
+	return 0;
+}
