@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bringing all vCPUs of a VM to a stop at KVM_RUN's entry.
+//!
+//! Between the entry of the ioctl and that of the guest no register is half updated. A vCPU in the
+//! guest or halted in the kernel is kicked, and its thread comes back to the entry by itself (see
+//! [`crate::hook`]). A vCPU whose thread stays in user space, or that never ran, is held out: its
+//! mutex is taken, so that nobody can run it.
+
+use kernel::{
+    prelude::*,
+    sync::Arc,
+    time::{
+        msecs_to_jiffies,
+        Delta,
+        Instant,
+        Monotonic, //
+    }, //
+};
+
+use crate::{
+    gate::Gate,
+    hook::{
+        Watch,
+        Whereabouts, //
+    },
+    kthread::OnKthread,
+    kvm::{
+        HeldOut,
+        Registers,
+        Vcpu,
+        Vm, //
+    },
+    process, //
+};
+
+/// How long a thread in user space may take to come to KVM_RUN before its vCPU is held out. Far
+/// longer than a VMM needs for an exit, far shorter than anybody notices.
+const GRACE: Delta = Delta::from_millis(10);
+
+/// Where one vCPU was while the VM stood still.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum VcpuState {
+    /// It stood at KVM_RUN's entry: all registers are true.
+    Parked,
+    /// Its thread was in user space, or it never ran; it was held out.
+    Outside,
+}
+
+/// One vCPU of a VM that stands still.
+pub(crate) struct FrozenVcpu {
+    /// The number that the VMM gave it.
+    pub(crate) number: c_int,
+    /// Where it was.
+    pub(crate) state: VcpuState,
+    /// Its registers, unless KVM refused to tell them.
+    pub(crate) registers: Option<Registers>,
+}
+
+/// A VM that stands still until this is dropped.
+///
+/// Fields are dropped after `drop` has let the threads go, which may then wait for the mutexes of
+/// `held_out` no more than they would wait for each other.
+pub(crate) struct Freeze<'a> {
+    watch: &'a Watch,
+    vm: &'a Vm,
+    gate: Arc<Gate>,
+    held_out: Option<HeldOut<'a>>,
+    since: Instant<Monotonic>,
+    took: Delta,
+}
+
+impl<'a> Freeze<'a> {
+    /// Stops all vCPUs of `vm`, which is the one that `watch` watches.
+    ///
+    /// # Errors
+    ///
+    /// `ETIMEDOUT`: a vCPU did not come to a stop within `timeout`. `EINTR`: `thread` was asked to
+    /// stop. `ENOMEM`. In each case all vCPUs go on.
+    pub(crate) fn begin(
+        vm: &'a Vm,
+        watch: &'a Watch,
+        thread: &OnKthread,
+        timeout: Delta,
+    ) -> Result<Self> {
+        let gate = Arc::pin_init(Gate::new(), GFP_KERNEL)?;
+        let mut this = Self {
+            watch,
+            vm,
+            gate,
+            held_out: None,
+            since: Instant::now(),
+            took: Delta::ZERO,
+        };
+        watch.freeze(&this.gate);
+        while !this.all_stand() {
+            let elapsed = this.since.elapsed();
+            if elapsed > timeout {
+                this.name_the_late();
+                return Err(ETIMEDOUT);
+            }
+            if thread.should_stop() {
+                return Err(EINTR);
+            }
+            if this.hold_out_others(elapsed > GRACE.min(timeout))? {
+                break;
+            }
+            this.kick();
+            watch.wait_for_change(msecs_to_jiffies(1));
+        }
+        this.took = this.since.elapsed();
+        Ok(this)
+    }
+
+    /// How long it took until all stood.
+    pub(crate) fn took(&self) -> Delta {
+        self.took
+    }
+
+    /// Lets all vCPUs go on; says how long they were kept, from the first kick on.
+    pub(crate) fn end(self) -> Delta {
+        let since = self.since;
+        drop(self);
+        since.elapsed()
+    }
+
+    /// Whether the VMM has been killed while its vCPUs stood.
+    pub(crate) fn has_lost_vmm(&self) -> bool {
+        self.watch.has_lost_threads()
+    }
+
+    /// The state and registers of `vcpu`; [`None`] if it does not stand (any more).
+    pub(crate) fn vcpu(&self, vcpu: &Vcpu) -> Option<FrozenVcpu> {
+        let (state, registers) = if self.holds_out(vcpu) {
+            (VcpuState::Outside, Some(Registers::cached(vcpu)))
+        } else if self.watch.whereabouts(vcpu) == Whereabouts::Standing {
+            (VcpuState::Parked, self.watch.registers(vcpu))
+        } else {
+            return None;
+        };
+        Some(FrozenVcpu {
+            number: vcpu.number(),
+            state,
+            registers,
+        })
+    }
+
+    fn all_stand(&self) -> bool {
+        self.vm.vcpus().all(|vcpu| self.stands(vcpu))
+    }
+
+    fn stands(&self, vcpu: &Vcpu) -> bool {
+        self.holds_out(vcpu) || self.watch.whereabouts(vcpu) == Whereabouts::Standing
+    }
+
+    fn holds_out(&self, vcpu: &Vcpu) -> bool {
+        self.held_out
+            .as_ref()
+            .is_some_and(|held| held.contains(vcpu))
+    }
+
+    /// Kicks all that are in KVM_RUN.
+    fn kick(&self) {
+        self.watch.kick_all();
+        for vcpu in self.vm.vcpus() {
+            // It may have been in KVM_RUN since before the VM was watched. In user space it must
+            // not be disturbed.
+            if vcpu.is_busy() && self.watch.whereabouts(vcpu) == Whereabouts::Unseen {
+                if let Some(thread) = vcpu.thread() {
+                    process::kick(&thread);
+                }
+            }
+        }
+    }
+
+    /// Holds out the vCPUs that do not stand, if they have had their time and all can be had.
+    fn hold_out_others(&mut self, grace_is_over: bool) -> Result<bool> {
+        let unseen = |vcpu: &&Vcpu| self.watch.whereabouts(vcpu) == Whereabouts::Unseen;
+        let may_hold_out = |vcpu: &Vcpu| {
+            self.stands(vcpu) || (unseen(&vcpu) && (grace_is_over || !vcpu.has_run()))
+        };
+        if !self.vm.vcpus().all(may_hold_out) {
+            return Ok(false);
+        }
+        let count = self.vm.vcpus().filter(unseen).count();
+        let mut held_out = match HeldOut::try_new(self.vm, count) {
+            Err(error) if error == EBUSY => return Ok(false),
+            held_out => held_out?,
+        };
+        for vcpu in self.vm.vcpus() {
+            // Those that have come meanwhile, and one that has just been made, are seen next time.
+            if unseen(&vcpu) && held_out.try_add(vcpu).is_err() {
+                return Ok(false);
+            }
+        }
+        self.held_out = Some(held_out);
+        if self.all_stand() {
+            return Ok(true);
+        }
+        self.held_out = None;
+        Ok(false)
+    }
+
+    /// Says which vCPUs did not come to a stop.
+    fn name_the_late(&self) {
+        for vcpu in self.vm.vcpus().filter(|vcpu| !self.stands(vcpu)) {
+            let whereabouts = match self.watch.whereabouts(vcpu) {
+                Whereabouts::Unseen => "in another ioctl of its VMM",
+                _ => "in the kernel",
+            };
+            pr_warn!("vcpu {} did not stop: it is {whereabouts}\n", vcpu.number());
+        }
+    }
+}
+
+impl Drop for Freeze<'_> {
+    fn drop(&mut self) {
+        // First no new thread may come to stand, then those that do may go.
+        self.watch.thaw();
+        self.gate.open();
+    }
+}

@@ -1,0 +1,569 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The hook: every KVM_RUN of a watched VM goes through [`taken_over`].
+//!
+//! A kprobe on `kvm_vcpu_ioctl` only redirects. [`taken_over`] then runs in the vCPU's own thread
+//! in the place of `kvm_vcpu_ioctl`, may sleep, and lets KVM do the call itself; while a freeze is
+//! on the thread stands there instead.
+//!
+//! Lock order: [`WATCHES`], then [`Watch::seats`]. Both are spin locks; nothing else is taken
+//! under them but the run-queue locks of a wake-up.
+
+use kernel::{
+    bindings,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Acquire,
+            Atomic,
+            Relaxed,
+            Release, //
+        },
+        global_lock,
+        new_condvar,
+        new_spinlock,
+        Arc,
+        CondVar,
+        SpinLock, //
+    },
+    task::Task,
+    time::{
+        delay::fsleep,
+        Delta, //
+    }, //
+};
+
+use crate::{
+    gate::Gate,
+    kprobe::{
+        Arguments,
+        Handler,
+        Kprobe, //
+    },
+    kvm::{
+        run,
+        Registers,
+        RunCall,
+        Vcpu,
+        VcpuId,
+        Vm,
+        VmId, //
+    },
+    process,
+    sys, //
+};
+
+/// The most VMs that are watched at once, those of one process.
+pub(crate) const MAX_VMS: usize = 64;
+
+/// The watched VMs, for the probe's handler, which must not wait: [`VmId::as_raw`] or 0.
+static WATCHED: [Atomic<usize>; MAX_VMS] = [const { Atomic::new(0) }; MAX_VMS];
+
+/// How many of [`WATCHED`] have ever been in use, so that the handler looks at no more.
+static WATCHED_LEN: Atomic<usize> = Atomic::new(0);
+
+/// The threads that are inside [`taken_over`].
+static INSIDE: Atomic<i64> = Atomic::new(0);
+
+global_lock! {
+    // SAFETY: Initialized in `Threads::new`, before anything else uses it.
+    unsafe(uninit) static WATCHES: SpinLock<KVec<Arc<Watch>>> = KVec::new();
+}
+
+/// The threads that run this module's code: they must be gone before the code is.
+///
+/// The first of the module's things to be made and the last to be dropped.
+pub(crate) struct Threads(());
+
+impl Threads {
+    /// Prepares the hook.
+    ///
+    /// # Safety
+    ///
+    /// To be called once, when the module is loaded.
+    pub(crate) unsafe fn new() -> Self {
+        // SAFETY: By this function's contract.
+        unsafe { WATCHES.init() };
+        run::init();
+        Self(())
+    }
+}
+
+impl Drop for Threads {
+    /// Waits until no thread is in this module's code. No [`Hook`] may exist any more.
+    fn drop(&mut self) {
+        // Whoever was redirected before the probe went is counted in `INSIDE` after this, or gone.
+        // SAFETY: May sleep here.
+        unsafe { sys::kvm_inspect_synchronize_rcu_tasks() };
+        let mut rounds = 0_u32;
+        while INSIDE.load(Acquire) > 0 {
+            for watch in WATCHES.lock().iter() {
+                watch.kick_all();
+            }
+            if rounds == 500 {
+                pr_warn!("waiting for vCPU threads that do not leave the kernel; kill their VMM\n");
+            }
+            rounds = rounds.saturating_add(1);
+            fsleep(Delta::from_millis(10));
+        }
+        // Whoever has just been counted out may still have its last instructions to do.
+        // SAFETY: As above.
+        unsafe { sys::kvm_inspect_synchronize_rcu_tasks() };
+        let watches = core::mem::take(&mut *WATCHES.lock());
+        drop(watches);
+    }
+}
+
+/// The armed hook. Dropping it disarms; threads may still be inside until [`Threads`] is dropped.
+pub(crate) struct Hook {
+    _probe: Pin<KBox<Kprobe<Redirect>>>,
+}
+
+impl Hook {
+    /// Arms the hook. It takes over nothing until a VM is watched.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kprobe::register`].
+    pub(crate) fn arm() -> Result<Self> {
+        Ok(Self {
+            _probe: KBox::pin_init(Kprobe::register(c"kvm_vcpu_ioctl"), GFP_KERNEL)?,
+        })
+    }
+
+    /// Takes over each KVM_RUN of `vm` from now on, until the result is dropped.
+    ///
+    /// Calls that are already under way are not affected.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`. `E2BIG`: [`MAX_VMS`] are watched already.
+    pub(crate) fn watch(&self, vm: &Vm) -> Result<Watched<'_>> {
+        let id = vm.id();
+        let fresh = Arc::pin_init(Watch::new(id), GFP_KERNEL)?;
+        let mut room = KVec::new();
+        loop {
+            let mut watches = WATCHES.lock();
+            watches.retain(|watch| !watch.is_deserted());
+            let known = watches.iter().find(|watch| watch.vm == id).cloned();
+            let watch = match known {
+                Some(watch) => watch,
+                None if watches.len() < watches.capacity() => {
+                    watches
+                        .push_within_capacity(fresh.clone())
+                        .map_err(|_| ENOMEM)?;
+                    fresh
+                }
+                None if room.capacity() > watches.len() => {
+                    for watch in watches.drain_all() {
+                        room.push_within_capacity(watch).map_err(|_| ENOMEM)?;
+                    }
+                    core::mem::swap(&mut *watches, &mut room);
+                    continue;
+                }
+                None => {
+                    drop(watches);
+                    room = KVec::with_capacity(MAX_VMS * 2, GFP_KERNEL)?;
+                    continue;
+                }
+            };
+            let (index, slot) = WATCHED
+                .iter()
+                .enumerate()
+                .find(|(_, slot)| slot.load(Relaxed) == 0)
+                .ok_or(E2BIG)?;
+            watch.retired.store(false, Relaxed);
+            slot.store(id.as_raw(), Relaxed);
+            if WATCHED_LEN.load(Relaxed) <= index {
+                WATCHED_LEN.store(index + 1, Relaxed);
+            }
+            drop(watches);
+            return Ok(Watched {
+                watch,
+                slot,
+                _hook: self,
+            });
+        }
+    }
+}
+
+/// A VM that is watched until this is dropped.
+pub(crate) struct Watched<'a> {
+    watch: Arc<Watch>,
+    slot: &'static Atomic<usize>,
+    _hook: &'a Hook,
+}
+
+impl core::ops::Deref for Watched<'_> {
+    type Target = Watch;
+
+    fn deref(&self) -> &Watch {
+        &self.watch
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        // First the handler's view: who finds no watch starts its call over, and must then not
+        // be redirected again.
+        self.slot.store(0, Relaxed);
+        self.watch.retired.store(true, Release);
+    }
+}
+
+/// The decision about one call of `kvm_vcpu_ioctl`.
+struct Redirect;
+
+impl Handler for Redirect {
+    fn redirect(arguments: Arguments<'_>) -> Option<usize> {
+        // SAFETY: The only probe with this handler is on `kvm_vcpu_ioctl`.
+        let vm = unsafe { run::vm_about_to_run(&arguments) }?;
+        WATCHED
+            .iter()
+            .take(WATCHED_LEN.load(Relaxed))
+            .any(|slot| slot.load(Relaxed) == vm.as_raw())
+            .then_some(taken_over as usize)
+    }
+}
+
+/// Runs in the place of `kvm_vcpu_ioctl`, with its arguments and its return value.
+///
+/// # Safety
+///
+/// Only to be reached by the probe, by way of [`Redirect`].
+unsafe extern "C" fn taken_over(
+    file: *mut bindings::file,
+    _ioctl: c_uint,
+    _argument: c_ulong,
+) -> c_long {
+    // Dropped last. Its drop also keeps the compiler from turning a call of KVM below into a jump,
+    // after which the thread would not come back here to be counted out.
+    let _visit = Visit::begin();
+    // SAFETY: `Redirect` has recognized the call as KVM_RUN by this task.
+    let call = unsafe { RunCall::from_raw(file) };
+    match Watch::find(call.vcpu().vm_id()) {
+        Some(watch) => watch.run(&call),
+        // No longer watched: the next try goes straight to KVM.
+        None => process::restart_current_call(),
+    }
+}
+
+/// Counts a thread in and out of [`taken_over`].
+struct Visit(());
+
+impl Visit {
+    fn begin() -> Self {
+        INSIDE.fetch_add(1, Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        INSIDE.fetch_sub(1, Release);
+    }
+}
+
+/// What the hook knows about one VM.
+#[pin_data]
+pub(crate) struct Watch {
+    vm: VmId,
+    /// Not watched any more, but threads may still be seated.
+    retired: Atomic<bool>,
+    #[pin]
+    seats: SpinLock<Seats>,
+    /// Notified when a thread comes to stand.
+    #[pin]
+    changed: CondVar,
+}
+
+/// The threads that are in KVM_RUN by way of [`taken_over`].
+struct Seats {
+    /// While a freeze is on: what the threads wait for.
+    freeze: Option<Arc<Gate>>,
+    /// In this freeze a thread has stood and gone, which only killing it brings about.
+    lost: bool,
+    seats: KVec<Option<Seat>>,
+    free: KVec<usize>,
+}
+
+impl Seats {
+    /// The seats of the threads that run, or wait to run, `vcpu`: one, unless the VMM has several
+    /// threads do so at once.
+    fn of<'a>(&'a self, vcpu: &'a Vcpu) -> impl Iterator<Item = &'a Seat> {
+        let seats = self.seats.iter().flatten();
+        seats.filter(|seat| seat.vcpu == vcpu.id())
+    }
+}
+
+/// One thread in KVM_RUN.
+struct Seat {
+    vcpu: VcpuId,
+    thread: ARef<Task>,
+    state: SeatState,
+    /// What it has read on its way to stand.
+    registers: Option<Registers>,
+    /// It was kicked by this module: an `-EINTR` is ours to deal with.
+    kicked: bool,
+}
+
+/// Where a seated thread is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SeatState {
+    /// In KVM, possibly in the guest.
+    Running,
+    /// On its way to stand, reading its registers.
+    Coming,
+    /// It stands at the entry of KVM_RUN.
+    Standing,
+}
+
+/// Where a vCPU is, as far as the hook knows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whereabouts {
+    /// No thread is in KVM_RUN for it, or came before the VM was watched.
+    Unseen,
+    /// A thread is in KVM_RUN and does not stand.
+    Inside,
+    /// Its thread stands at the entry of KVM_RUN.
+    Standing,
+}
+
+impl Watch {
+    fn new(vm: VmId) -> impl PinInit<Self> {
+        pin_init!(Self {
+            vm,
+            retired: Atomic::new(false),
+            seats <- new_spinlock!(
+                Seats {
+                    freeze: None,
+                    lost: false,
+                    seats: KVec::new(),
+                    free: KVec::new(),
+                },
+                "kvm_inspect::Watch::seats"
+            ),
+            changed <- new_condvar!("kvm_inspect::Watch::changed"),
+        })
+    }
+
+    fn find(vm: VmId) -> Option<Arc<Self>> {
+        let watches = WATCHES.lock();
+        let found = watches.iter().find(|watch| watch.vm == vm)?;
+        (!found.retired.load(Acquire)).then(|| found.clone())
+    }
+
+    /// Whether it is of no use any more.
+    fn is_deserted(&self) -> bool {
+        let seats = self.seats.lock();
+        self.retired.load(Acquire) && seats.seats.iter().all(Option::is_none)
+    }
+
+    /// Does one KVM_RUN for its thread, and says what the thread is to return.
+    fn run(&self, call: &RunCall<'_>) -> c_long {
+        let exit_reason = call.exit_reason();
+        let Ok((seat, freeze)) = self.take_seat(call.vcpu()) else {
+            // No memory. The thread passes the way to user space, where it can be killed, and
+            // tries again.
+            return process::restart_current_call();
+        };
+        if let Err(result) = seat.stand_while_frozen(freeze, call) {
+            return result;
+        }
+        let result = call.original();
+        if seat.leave() && result == process::return_value(EINTR) {
+            // The VMM must not see this. If there was a signal, too, it will get its EINTR.
+            call.restore_exit_reason(exit_reason);
+            return process::restart_current_call();
+        }
+        result
+    }
+
+    /// Takes a seat for the current thread; also says what to wait for if a freeze is on.
+    fn take_seat(&self, vcpu: &Vcpu) -> Result<(SeatGuard<'_>, Option<Arc<Gate>>)> {
+        let mut room = (KVec::new(), KVec::new());
+        loop {
+            let mut guard = self.seats.lock();
+            let seats = &mut *guard;
+            let index = match seats.free.pop() {
+                Some(index) => index,
+                None if seats.seats.len() < seats.seats.capacity() => {
+                    seats.seats.push_within_capacity(None).map_err(|_| ENOMEM)?;
+                    seats.seats.len().wrapping_sub(1)
+                }
+                None if room.0.capacity() > seats.seats.len() => {
+                    // `free` is empty, and always has room for all indices.
+                    for seat in seats.seats.drain_all() {
+                        room.0.push_within_capacity(seat).map_err(|_| ENOMEM)?;
+                    }
+                    core::mem::swap(&mut seats.seats, &mut room.0);
+                    core::mem::swap(&mut seats.free, &mut room.1);
+                    continue;
+                }
+                None => {
+                    let capacity = seats.seats.len().checked_mul(2).ok_or(ENOMEM)?.max(8);
+                    drop(guard);
+                    room = (
+                        KVec::with_capacity(capacity, GFP_KERNEL)?,
+                        KVec::with_capacity(capacity, GFP_KERNEL)?,
+                    );
+                    continue;
+                }
+            };
+            let freeze = seats.freeze.clone();
+            if let Some(seat) = seats.seats.get_mut(index) {
+                *seat = Some(Seat {
+                    vcpu: vcpu.id(),
+                    thread: ARef::from(&**kernel::current!()),
+                    state: match freeze {
+                        Some(_) => SeatState::Coming,
+                        None => SeatState::Running,
+                    },
+                    registers: None,
+                    kicked: false,
+                });
+            }
+            let seat = SeatGuard { watch: self, index };
+            drop(guard);
+            return Ok((seat, freeze));
+        }
+    }
+
+    /// Whether it is `vm` that is watched.
+    pub(crate) fn is_of(&self, vm: &Vm) -> bool {
+        self.vm == vm.id()
+    }
+
+    /// Makes all threads that enter KVM_RUN from now on stand until `gate` opens, and kicks those
+    /// that are inside.
+    pub(crate) fn freeze(&self, gate: &Arc<Gate>) {
+        let mut seats = self.seats.lock();
+        seats.freeze = Some(gate.clone());
+        seats.lost = false;
+        drop(seats);
+        self.kick_all();
+    }
+
+    /// Ends a freeze. `gate` is to be opened after this.
+    pub(crate) fn thaw(&self) {
+        self.seats.lock().freeze = None;
+    }
+
+    /// Whether a thread that stood in this freeze has been killed.
+    pub(crate) fn has_lost_threads(&self) -> bool {
+        self.seats.lock().lost
+    }
+
+    /// Kicks all seated threads that run.
+    pub(crate) fn kick_all(&self) {
+        let mut seats = self.seats.lock();
+        for seat in seats.seats.iter_mut().flatten() {
+            if seat.state == SeatState::Running {
+                seat.kicked = true;
+                process::kick(&seat.thread);
+            }
+        }
+    }
+
+    /// Where `vcpu` is.
+    pub(crate) fn whereabouts(&self, vcpu: &Vcpu) -> Whereabouts {
+        let seats = self.seats.lock();
+        let mut states = seats
+            .of(vcpu)
+            .map(|seat| seat.state == SeatState::Standing)
+            .peekable();
+        if states.peek().is_none() {
+            Whereabouts::Unseen
+        } else if states.any(|stands| stands) {
+            Whereabouts::Standing
+        } else {
+            Whereabouts::Inside
+        }
+    }
+
+    /// The registers of `vcpu`, if it stands and KVM has told them.
+    pub(crate) fn registers(&self, vcpu: &Vcpu) -> Option<Registers> {
+        let seats = self.seats.lock();
+        let mut seats = seats.of(vcpu);
+        seats
+            .find(|seat| seat.state == SeatState::Standing)?
+            .registers
+    }
+
+    /// Waits until a thread comes to stand, or `jiffies` have passed. May return early.
+    pub(crate) fn wait_for_change(&self, jiffies: kernel::time::Jiffies) {
+        let mut seats = self.seats.lock();
+        let _ = self.changed.wait_interruptible_timeout(&mut seats, jiffies);
+    }
+}
+
+/// The current thread's seat, given up when this is dropped.
+struct SeatGuard<'a> {
+    watch: &'a Watch,
+    index: usize,
+}
+
+impl SeatGuard<'_> {
+    fn with<R>(&self, change: impl FnOnce(&mut Seat, Option<&Arc<Gate>>) -> R) -> Option<R> {
+        let mut guard = self.watch.seats.lock();
+        let seats = &mut *guard;
+        let seat = seats.seats.get_mut(self.index)?.as_mut()?;
+        Some(change(seat, seats.freeze.as_ref()))
+    }
+
+    /// Stands until no freeze is on.
+    ///
+    /// # Errors
+    ///
+    /// What the thread must return at once instead of going into KVM_RUN.
+    fn stand_while_frozen(
+        &self,
+        mut freeze: Option<Arc<Gate>>,
+        call: &RunCall<'_>,
+    ) -> Result<(), c_long> {
+        while let Some(gate) = freeze {
+            let (registers, outcome) = call.read_registers();
+            self.with(|seat, _| {
+                seat.state = SeatState::Standing;
+                seat.registers = registers;
+            });
+            self.watch.changed.notify_all();
+            let waited = gate.wait_killable();
+            outcome?;
+            if waited.is_err() {
+                return Err(process::return_value(EINTR));
+            }
+            freeze = self
+                .with(|seat, freeze| {
+                    seat.state = match freeze {
+                        Some(_) => SeatState::Coming,
+                        None => SeatState::Running,
+                    };
+                    freeze.cloned()
+                })
+                .flatten();
+        }
+        Ok(())
+    }
+
+    /// Gives up the seat, and says whether its thread was kicked.
+    fn leave(self) -> bool {
+        self.with(|seat, _| seat.kicked).unwrap_or(false)
+    }
+}
+
+impl Drop for SeatGuard<'_> {
+    fn drop(&mut self) {
+        let mut guard = self.watch.seats.lock();
+        let seats = &mut *guard;
+        let seat = seats.seats.get_mut(self.index).and_then(Option::take);
+        // There is room: as much as `seats` has.
+        let _ = seats.free.push_within_capacity(self.index);
+        let stood = matches!(&seat, Some(seat) if seat.state == SeatState::Standing);
+        seats.lost |= stood && seats.freeze.is_some();
+        drop(guard);
+        // Not under the lock: it may be the last reference to the task.
+        drop(seat);
+    }
+}

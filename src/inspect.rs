@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One inspection: freeze, read, search, thaw, report.
+
+use kernel::{
+    prelude::*,
+    sync::{
+        Arc,
+        SetOnce, //
+    }, //
+};
+
+use crate::{
+    address_space::BorrowedAddressSpace,
+    freeze::{
+        Freeze,
+        FrozenVcpu, //
+    },
+    gate::Gate,
+    hook::{
+        Hook,
+        Watch,
+        Watched,
+        MAX_VMS, //
+    },
+    kthread::{
+        Kthread,
+        OnKthread,
+        Work, //
+    },
+    kvm::Memslots,
+    memory::{
+        Findings,
+        Interrupted,
+        Walk, //
+    },
+    parameters::Parameters,
+    report::{
+        refuse,
+        Report, //
+    },
+    scan::{
+        Searcher,
+        Tables, //
+    },
+    target::{
+        self,
+        Target, //
+    }, //
+};
+
+/// The thread that does the inspections, until this is dropped.
+pub(crate) struct Inspector {
+    stop: Arc<Gate>,
+    _thread: Kthread<Rounds>,
+}
+
+impl Inspector {
+    /// Does the first inspection, with its report, and starts the next ones if they are wanted.
+    ///
+    /// # Errors
+    ///
+    /// Whatever kept the first inspection from being done, after a line that says so. `EINTR`: the
+    /// caller is being killed.
+    pub(crate) fn start(parameters: Parameters) -> Result<Self> {
+        let first = Arc::pin_init(First::new(), GFP_KERNEL)?;
+        let stop = Arc::pin_init(Gate::new(), GFP_KERNEL)?;
+        let rounds = Rounds {
+            parameters,
+            first: first.clone(),
+            stop: stop.clone(),
+        };
+        let this = Self {
+            stop,
+            _thread: Kthread::spawn(c"kvm_inspect", rounds)?,
+        };
+        first.wait()?;
+        Ok(this)
+    }
+}
+
+impl Drop for Inspector {
+    fn drop(&mut self) {
+        // Out of its sleep; then `Kthread` stops it wherever it is, and waits for it.
+        self.stop.open();
+    }
+}
+
+/// The outcome of the first inspection, which `insmod` waits for.
+#[pin_data]
+struct First {
+    #[pin]
+    known: Gate,
+    outcome: SetOnce<Result>,
+}
+
+impl First {
+    fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            known <- Gate::new(),
+            outcome: SetOnce::new(),
+        })
+    }
+
+    /// Makes the outcome known, unless it is.
+    fn settle(&self, outcome: Result) {
+        self.outcome.populate(outcome);
+        self.known.open();
+    }
+
+    fn wait(&self) -> Result {
+        self.known.wait_killable().map_err(|_| EINTR)?;
+        self.outcome.copy().unwrap_or(Err(EINTR))
+    }
+}
+
+/// What the inspecting thread works on.
+struct Rounds {
+    parameters: Parameters,
+    first: Arc<First>,
+    stop: Arc<Gate>,
+}
+
+impl Work for Rounds {
+    fn run(self, mut thread: OnKthread) {
+        let outcome = self.all(&mut thread);
+        self.first.settle(outcome);
+    }
+}
+
+impl Rounds {
+    fn all(&self, thread: &mut OnKthread) -> Result {
+        // Before the hook: most mistakes show here.
+        let mut targets = target::find(&self.parameters)?;
+        let hook = Hook::arm().map_err(explain_probe)?;
+        let mut tables = KBox::init(pin_init::init_zeroed::<Tables>(), GFP_KERNEL)?;
+        let mut watched = KVec::with_capacity(MAX_VMS, GFP_KERNEL)?;
+        loop {
+            let searcher = Searcher::new(&mut tables, &self.parameters.wanted.patterns);
+            let outcome = self.one(&targets, &hook, &mut watched, thread, searcher);
+            self.first.settle(outcome);
+
+            let Some(interval) = self.parameters.interval else {
+                return outcome;
+            };
+            // VMs that come and go while this sleeps are found, or not, the next time. None is
+            // kept from going.
+            targets.clear();
+            if self.stop.wait_timeout(interval) {
+                return Ok(());
+            }
+            targets = target::find(&self.parameters)?;
+        }
+    }
+
+    /// Inspects each target once.
+    fn one<'a>(
+        &self,
+        targets: &[Target],
+        hook: &'a Hook,
+        watched: &mut KVec<Watched<'a>>,
+        thread: &mut OnKthread,
+        searcher: Searcher<'_>,
+    ) -> Result {
+        // A VM stays watched from one round to the next: its threads then go through the hook
+        // all the time, which is what keeps a freeze from their VMM.
+        watched.retain(|watch| targets.iter().any(|target| watch.is_of(&target.vm)));
+        let mut outcome = Ok(());
+        for target in targets {
+            let known = watched.iter().position(|watch| watch.is_of(&target.vm));
+            let index = match known {
+                Some(index) => index,
+                None => {
+                    watched.push(hook.watch(&target.vm)?, GFP_KERNEL)?;
+                    watched.len().saturating_sub(1)
+                }
+            };
+            let watch = watched.get(index).ok_or(EINVAL)?;
+            let result = self.inspect(target, watch, thread, searcher);
+            outcome = outcome.and(result);
+        }
+        outcome
+    }
+
+    /// Inspects one VM.
+    fn inspect(
+        &self,
+        target: &Target,
+        watch: &Watch,
+        thread: &mut OnKthread,
+        searcher: Searcher<'_>,
+    ) -> Result {
+        let parameters = &self.parameters;
+        let vm = &*target.vm;
+        if let Some(kind) = vm.protection() {
+            return Err(refuse!(
+                EOPNOTSUPP,
+                "the guest is protected by {kind:?}; its registers and memory cannot be read from \
+                 the host"
+            ));
+        }
+        let mm = vm.mm().mmget_not_zero().ok_or_else(|| {
+            refuse!(
+                ESRCH,
+                "the VMM is exiting; its guest has no memory any more"
+            )
+        })?;
+
+        // All that can be made ready is made ready before the guest stands still.
+        let mut findings = Findings::with_room_for(&parameters.wanted)?;
+        let mut vcpus = KVVec::<FrozenVcpu>::with_capacity(vm.vcpus().count(), GFP_KERNEL)?;
+        let memory = BorrowedAddressSpace::take_on(thread, mm);
+
+        let freeze = Freeze::begin(vm, watch, memory.thread(), parameters.freeze_timeout)
+            .map_err(explain_freeze)?;
+        for vcpu in vm.vcpus() {
+            if let Some(frozen) = freeze.vcpu(vcpu) {
+                vcpus.push(frozen, GFP_KERNEL)?;
+            }
+        }
+        let slots = Memslots::read(vm)?;
+        let stop = || memory.thread().should_stop() || freeze.has_lost_vmm();
+        let walk = Walk::new(
+            &memory,
+            slots.as_slice(),
+            &parameters.wanted,
+            searcher,
+            stop,
+            &mut findings,
+        )?;
+        let result = match walk.all() {
+            Ok(()) if slots.have_changed(vm) => "memslots_changed",
+            Ok(()) => "ok",
+            Err(Interrupted::Stopped) if freeze.has_lost_vmm() => "vmm_killed",
+            Err(Interrupted::Stopped) => return Err(EINTR),
+            Err(Interrupted::Error(error)) => {
+                return Err(refuse!(error, "guest memory cannot be mapped; try again"));
+            }
+        };
+        let frozen_after = freeze.took();
+        let pause = freeze.end();
+
+        Report {
+            pid: parameters.pid,
+            vm_fd: target.fd,
+            vcpus: &vcpus,
+            slots: slots.as_slice(),
+            findings: &findings,
+            result,
+            freeze: frozen_after,
+            pause,
+        }
+        .print();
+        Ok(())
+    }
+}
+
+fn explain_probe(error: Error) -> Error {
+    if error == EBUSY {
+        refuse!(
+            error,
+            "somebody else redirects kvm_vcpu_ioctl, a live patch perhaps; remove that first"
+        )
+    } else if error == ENOENT {
+        refuse!(error, "there is no kvm_vcpu_ioctl to probe; load kvm first")
+    } else {
+        refuse!(
+            error,
+            "the probe on kvm_vcpu_ioctl cannot be set ({error:?}); see that kprobes are enabled"
+        )
+    }
+}
+
+fn explain_freeze(error: Error) -> Error {
+    if error == ETIMEDOUT {
+        refuse!(
+            error,
+            "not all vCPUs stopped in time, all go on; try again, or raise freeze_timeout_ms="
+        )
+    } else {
+        error
+    }
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A safe view of KVM, of what an inspection needs.
+//!
+//! KVM exports almost nothing to modules outside it. This reads its structures, whose layouts are
+//! checked at build time, and calls only what it exports (`kvm_get_kvm` and kin) or what it
+//! registered as an entry of its own (`file_operations`).
+//!
+//! C header: [`include/linux/kvm_host.h`](srctree/include/linux/kvm_host.h)
+
+mod hold;
+mod memslot;
+mod registers;
+pub(crate) mod run;
+mod vcpu;
+mod vm;
+
+pub(crate) use self::{
+    hold::HeldOut,
+    memslot::{
+        Memslot,
+        Memslots,
+        FLAG_NAMES, //
+    },
+    registers::{
+        Register,
+        Registers, //
+    },
+    run::RunCall,
+    vcpu::{
+        Vcpu,
+        VcpuId, //
+    },
+    vm::{
+        KvmFile,
+        Vm,
+        VmId, //
+    },
+};

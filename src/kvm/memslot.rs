@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memslots: what guest-physical addresses mean in the VMM's address space.
+
+use kernel::{
+    bindings,
+    container_of,
+    page::PAGE_SHIFT,
+    prelude::*, //
+};
+
+use super::Vm;
+use crate::sys;
+
+/// One memslot: guest-physical pages that lie in the VMM's memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Memslot {
+    /// The address space: 0, or 1 for what the guest sees in system management mode.
+    pub(crate) address_space: c_int,
+    /// The number that the VMM gave the slot; above `KVM_USER_MEM_SLOTS` KVM's own.
+    pub(crate) id: i16,
+    /// The guest-physical address of the first byte. A multiple of the page size.
+    pub(crate) gpa: u64,
+    /// The number of pages, at least 1. The last byte's address fits in 64 bits.
+    pub(crate) pages: u64,
+    /// The host-virtual address of the first byte, in the VMM.
+    pub(crate) hva: u64,
+    /// `KVM_MEM_*` of `include/uapi/linux/kvm.h`.
+    pub(crate) flags: u32,
+}
+
+impl Memslot {
+    /// The guest-physical address of the last byte.
+    pub(crate) fn last_gpa(&self) -> u64 {
+        self.gpa.wrapping_add(self.last_offset())
+    }
+
+    /// The host-virtual address of the last byte.
+    pub(crate) fn last_hva(&self) -> u64 {
+        self.hva.wrapping_add(self.last_offset())
+    }
+
+    fn last_offset(&self) -> u64 {
+        (self.pages << PAGE_SHIFT).wrapping_sub(1)
+    }
+}
+
+/// The names of the flags that a slot may have, with their bits.
+pub(crate) const FLAG_NAMES: [(u32, &str); 3] = [
+    (sys::KVM_MEM_LOG_DIRTY_PAGES, "log_dirty"),
+    (sys::KVM_MEM_READONLY, "readonly"),
+    (sys::KVM_MEM_GUEST_MEMFD, "guest_memfd"),
+];
+
+/// All memslots of a VM as they stood at one moment, in ascending order of address space and
+/// guest-physical address.
+pub(crate) struct Memslots {
+    slots: KVVec<Memslot>,
+    generations: [u64; ADDRESS_SPACES],
+}
+
+/// `KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS`.
+const GENERATION_UPDATE: u64 = 1 << 63;
+
+const ADDRESS_SPACES: usize = sys::KVM_MAX_NR_ADDRESS_SPACES as usize;
+
+impl Memslots {
+    /// Reads the memslots of `vm`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn read(vm: &Vm) -> Result<Self> {
+        let mut slots = KVVec::new();
+        let mut generations = [0; ADDRESS_SPACES];
+        for_each_address_space(vm, |address_space, set| {
+            if let Some(generation) = generations.get_mut(index(address_space)) {
+                *generation = set.generation();
+            }
+            set.for_each(|slot| {
+                // A slot that is being moved or deleted is marked, and on its way out.
+                if slot.flags & sys::KVM_MEMSLOT_INVALID == 0 {
+                    slots.push(
+                        Memslot {
+                            address_space,
+                            ..slot
+                        },
+                        GFP_KERNEL,
+                    )?;
+                }
+                Ok(())
+            })
+        })?;
+        Ok(Self { slots, generations })
+    }
+
+    /// Whether the VMM has changed the memslots since they were read.
+    pub(crate) fn have_changed(&self, vm: &Vm) -> bool {
+        let mut changed = false;
+        // Cannot fail: the closure does not.
+        let _ = for_each_address_space(vm, |address_space, set| {
+            changed |= self.generations.get(index(address_space)) != Some(&set.generation());
+            Ok(())
+        });
+        changed
+    }
+
+    /// The slots.
+    pub(crate) fn as_slice(&self) -> &[Memslot] {
+        &self.slots
+    }
+}
+
+fn index(address_space: c_int) -> usize {
+    usize::try_from(address_space).unwrap_or(usize::MAX)
+}
+
+/// The slots of one address space, in an SRCU read-side section.
+///
+/// # Invariants
+///
+/// Points to memslots of a VM whose `srcu` is held for reading during the lifetime.
+struct SlotSet<'a>(&'a sys::kvm_memslots);
+
+impl SlotSet<'_> {
+    fn generation(&self) -> u64 {
+        // Bit 63 says that an update is in progress.
+        self.0.generation & !GENERATION_UPDATE
+    }
+
+    fn for_each(&self, mut visit: impl FnMut(Memslot) -> Result) -> Result {
+        let node_index = index(self.0.node_idx);
+        // SAFETY: The tree is not changed while it is the active one, which it is at least until
+        // the section ends (`virt/kvm/kvm_main.c`, `kvm_swap_active_memslots`).
+        let mut node = unsafe { sys::kvm_inspect_rb_first(&self.0.gfn_tree) };
+        while !node.is_null() {
+            // SAFETY: The nodes of this tree are `gfn_node[node_idx]` of their slots.
+            let slot = unsafe {
+                let nodes = node.sub(node_index).cast::<[bindings::rb_node; 2]>();
+                &*container_of!(nodes, sys::kvm_memory_slot, gfn_node)
+            };
+            visit(Memslot {
+                address_space: 0,
+                id: slot.id,
+                gpa: slot.base_gfn << PAGE_SHIFT,
+                pages: u64::try_from(slot.npages)?,
+                hva: u64::try_from(slot.userspace_addr)?,
+                flags: slot.flags,
+            })?;
+            // SAFETY: As for the first.
+            node = unsafe { sys::rb_next(node) };
+        }
+        Ok(())
+    }
+}
+
+/// Calls `visit` with the slots of each address space, inside one SRCU read-side section.
+fn for_each_address_space(vm: &Vm, mut visit: impl FnMut(c_int, SlotSet<'_>) -> Result) -> Result {
+    let vm = vm.as_raw();
+    // SAFETY: `vm` is a valid VM, here and below; the section ends with this function.
+    let section = unsafe { bindings::srcu_read_lock(&raw mut (*vm).srcu) };
+    // SAFETY: As above.
+    let count = unsafe { sys::kvm_inspect_address_spaces(vm) };
+    let result = (0..count).try_for_each(|address_space| {
+        // SAFETY: In the section, and `address_space` is one of the VM's.
+        let set = unsafe { &*sys::kvm_inspect_memslots(vm, address_space) };
+        // INVARIANT: The reference does not outlive the section, as `visit` cannot keep it.
+        visit(address_space, SlotSet(set))
+    });
+    // SAFETY: Entered above, by this task.
+    unsafe { bindings::srcu_read_unlock(&raw mut (*vm).srcu, section) };
+    result
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `struct kvm_vcpu`: one virtual CPU.
+
+use kernel::{
+    prelude::*,
+    sync::aref::ARef,
+    task::Task,
+    types::Opaque, //
+};
+
+use super::VmId;
+use crate::{
+    process,
+    sys, //
+};
+
+/// What tells vCPUs apart. It says nothing about whether the vCPU still exists.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VcpuId(usize);
+
+/// A virtual CPU, which lives as long as its VM.
+#[repr(transparent)]
+pub(crate) struct Vcpu(Opaque<sys::kvm_vcpu>);
+
+impl Vcpu {
+    /// Wraps a pointer to a vCPU.
+    ///
+    /// # Safety
+    ///
+    /// `vcpu` points to a vCPU whose VM exists throughout the lifetime `'a`.
+    pub(super) unsafe fn from_raw<'a>(vcpu: *mut sys::kvm_vcpu) -> &'a Self {
+        // SAFETY: By this function's contract; `Vcpu` is a transparent wrapper.
+        unsafe { &*vcpu.cast::<Self>() }
+    }
+
+    pub(super) fn as_raw(&self) -> *mut sys::kvm_vcpu {
+        self.0.get()
+    }
+
+    /// What tells this vCPU from others.
+    pub(crate) fn id(&self) -> VcpuId {
+        VcpuId(self.as_raw().addr())
+    }
+
+    /// What tells the VM of this vCPU from others.
+    pub(crate) fn vm_id(&self) -> VmId {
+        // SAFETY: `self` is a valid vCPU; the field never changes.
+        VmId::of(unsafe { (*self.as_raw()).kvm })
+    }
+
+    /// The number that the VMM gave the vCPU, its APIC id as a rule.
+    pub(crate) fn number(&self) -> c_int {
+        // SAFETY: `self` is a valid vCPU; the field never changes.
+        unsafe { (*self.as_raw()).vcpu_id }
+    }
+
+    /// The thread that called KVM_RUN last; [`None`] if there was none or it has ended.
+    pub(crate) fn thread(&self) -> Option<ARef<Task>> {
+        // SAFETY: `self` is a valid vCPU.
+        let task = unsafe { sys::kvm_inspect_get_vcpu_task(self.as_raw()) };
+        // SAFETY: Null, or a reference that is ours.
+        unsafe { process::owned(task) }
+    }
+
+    /// Whether an ioctl, KVM_RUN or another, is working on the vCPU.
+    pub(crate) fn is_busy(&self) -> bool {
+        // SAFETY: `self` is a valid vCPU.
+        unsafe { sys::kvm_inspect_mutex_is_locked(&raw mut (*self.as_raw()).mutex) }
+    }
+
+    /// Whether KVM_RUN was ever called.
+    pub(crate) fn has_run(&self) -> bool {
+        // SAFETY: `self` is a valid vCPU. Only compared with null.
+        let pid = unsafe { (&raw const (*self.as_raw()).pid).read_volatile() };
+        !pid.is_null()
+    }
+}

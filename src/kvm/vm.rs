@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `struct kvm`: one virtual machine.
+
+use core::ptr::NonNull;
+
+use kernel::{
+    fs::LocalFile,
+    mm::Mm,
+    prelude::*,
+    sync::aref::{
+        ARef,
+        AlwaysRefCounted, //
+    },
+    types::Opaque, //
+};
+
+use super::Vcpu;
+use crate::sys;
+
+/// What tells VMs apart. It says nothing about whether the VM still exists.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VmId(usize);
+
+impl VmId {
+    /// The identity of the VM at this address.
+    pub(super) fn of(vm: *const sys::kvm) -> Self {
+        Self(vm.addr())
+    }
+
+    /// The identity as a number, which is never 0.
+    pub(crate) fn as_raw(self) -> usize {
+        self.0
+    }
+}
+
+/// A virtual machine.
+///
+/// The reference count keeps the `struct kvm` with its vCPUs, not the memory of the VMM.
+#[repr(transparent)]
+pub(crate) struct Vm(Opaque<sys::kvm>);
+
+// SAFETY: A VM may be released from any task.
+unsafe impl Send for Vm {}
+
+// SAFETY: All methods may run in parallel with each other and with KVM.
+unsafe impl Sync for Vm {}
+
+// SAFETY: `kvm_get_kvm` and `kvm_put_kvm` count references to a `struct kvm`.
+unsafe impl AlwaysRefCounted for Vm {
+    fn inc_ref(&self) {
+        // SAFETY: `self` is a valid VM with a count above zero.
+        unsafe { sys::kvm_get_kvm(self.as_raw()) };
+    }
+
+    unsafe fn dec_ref(vm: NonNull<Self>) {
+        // SAFETY: The caller gives up a reference.
+        unsafe { sys::kvm_put_kvm(vm.cast().as_ptr()) };
+    }
+}
+
+/// A file of KVM, as found among the open files of a process.
+pub(crate) enum KvmFile {
+    /// The file of a VM.
+    Vm(ARef<Vm>),
+    /// The file of a vCPU of this VM.
+    Vcpu(ARef<Vm>),
+}
+
+impl KvmFile {
+    /// Tells whether `file` is one of KVM's, and takes a reference to its VM.
+    ///
+    /// Does not sleep.
+    pub(crate) fn of(file: &LocalFile) -> Option<Self> {
+        // SAFETY: An open file has operations, and neither changes while it is open.
+        let private_data = unsafe { (*file.as_ptr()).private_data };
+        // SAFETY: As above.
+        let ioctl = unsafe { (*(*file.as_ptr()).f_op).unlocked_ioctl }?;
+
+        // The operations themselves are not exported, so they are told by the function's name.
+        if is_function(ioctl as usize, b"kvm_vm_ioctl+0x0/") {
+            // SAFETY: `kvm_vm_ioctl` runs on files whose private data is the VM
+            // (`virt/kvm/kvm_main.c`, `kvm_dev_ioctl_create_vm`).
+            unsafe { Vm::get(private_data.cast()) }.map(Self::Vm)
+        } else if is_function(ioctl as usize, b"kvm_vcpu_ioctl+0x0/") {
+            // SAFETY: `kvm_vcpu_ioctl` runs on files whose private data is the vCPU, which holds
+            // a reference to its VM (`kvm_vm_ioctl_create_vcpu`).
+            unsafe { Vm::get((*private_data.cast::<sys::kvm_vcpu>()).kvm) }.map(Self::Vcpu)
+        } else {
+            None
+        }
+    }
+
+    /// The VM of the file.
+    pub(crate) fn into_vm(self) -> ARef<Vm> {
+        match self {
+            Self::Vm(vm) | Self::Vcpu(vm) => vm,
+        }
+    }
+}
+
+/// Whether `address` is the start of the kernel function that `sprint_symbol` names like this.
+fn is_function(address: usize, name: &[u8]) -> bool {
+    let mut text = [0; SYMBOL_LEN];
+    // SAFETY: `sprint_symbol` writes at most `KSYM_SYMBOL_LEN` bytes; the address is only looked
+    // up.
+    unsafe { sys::sprint_symbol(text.as_mut_ptr(), address) };
+    text.starts_with(name)
+}
+
+/// `KSYM_SYMBOL_LEN`.
+const SYMBOL_LEN: usize = sys::KVM_INSPECT_SYMBOL_LEN as usize;
+
+impl Vm {
+    /// Takes a reference unless the VM is being destroyed.
+    ///
+    /// # Safety
+    ///
+    /// `vm` points to a `struct kvm` that is not freed during the call.
+    unsafe fn get(vm: *mut sys::kvm) -> Option<ARef<Self>> {
+        let vm = NonNull::new(vm)?;
+        // SAFETY: By this function's contract.
+        if !unsafe { sys::kvm_get_kvm_safe(vm.as_ptr()) } {
+            return None;
+        }
+        // SAFETY: The reference has just been taken.
+        Some(unsafe { ARef::from_raw(vm.cast()) })
+    }
+
+    pub(super) fn as_raw(&self) -> *mut sys::kvm {
+        self.0.get()
+    }
+
+    /// What tells this VM from others.
+    pub(crate) fn id(&self) -> VmId {
+        VmId::of(self.as_raw())
+    }
+
+    /// The address space of the process that made the VM, where its memory lies.
+    pub(crate) fn mm(&self) -> &Mm {
+        // SAFETY: Set when the VM is made and never changed; the VM keeps the structure
+        // (`mmgrab`, `kvm_create_vm`).
+        unsafe { Mm::from_raw((*self.as_raw()).mm) }
+    }
+
+    /// The vCPUs, in the order of their creation.
+    pub(crate) fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
+        // SAFETY: `self` is a valid VM.
+        let count = unsafe { sys::kvm_inspect_online_vcpus(self.as_raw()) };
+        (0..count).filter_map(|index| {
+            // SAFETY: As above; null if there is none.
+            let vcpu = unsafe { sys::kvm_inspect_get_vcpu(self.as_raw(), index) };
+            // SAFETY: vCPUs live as long as their VM.
+            NonNull::new(vcpu).map(|vcpu| unsafe { Vcpu::from_raw(vcpu.as_ptr()) })
+        })
+    }
+
+    /// The kind of protection, if the hardware or KVM keeps the host from reading this guest.
+    pub(crate) fn protection(&self) -> Option<&'static CStr> {
+        // SAFETY: Both are set when the VM is made or before its first vCPU runs, and only read
+        // here.
+        let (kind, protected) = unsafe {
+            let arch = &raw const (*self.as_raw()).arch;
+            (
+                (&raw const (*arch).vm_type).read_volatile(),
+                (&raw const (*arch).has_protected_state).read_volatile(),
+            )
+        };
+        match u32::from(kind) {
+            sys::KVM_X86_SEV_VM => Some(c"SEV"),
+            sys::KVM_X86_SEV_ES_VM => Some(c"SEV-ES"),
+            sys::KVM_X86_SNP_VM => Some(c"SEV-SNP"),
+            sys::KVM_X86_TDX_VM => Some(c"TDX"),
+            // Made with KVM_SEV_ES_INIT, the old way, which leaves the type alone.
+            _ if protected => Some(c"SEV-ES"),
+            _ => None,
+        }
+    }
+}

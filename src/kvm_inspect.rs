@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Stops a running KVM guest for a moment, reads its registers and its memory where they lie,
+//! searches that memory, and lets the guest go on.
+//!
+//! From the parameters to the report: [`parameters`] are checked, [`target`] finds the VM,
+//! [`hook`] takes over its calls of KVM_RUN, [`freeze`] brings all vCPUs to a stop there,
+//! [`inspect`] has the registers read ([`kvm`]) and the memory searched ([`memory`], [`scan`]),
+//! lets the guest go on and has what was found printed ([`report`]). See `docs/design.md`.
+
+// The path of an inspection.
+mod freeze;
+mod hook;
+mod inspect;
+mod memory;
+mod parameters;
+mod report;
+mod target;
+
+// A safe view of KVM.
+mod kvm;
+
+// Owners of one kernel thing each, which the kernel crate lacks.
+mod address_space;
+mod gate;
+mod kprobe;
+mod kthread;
+mod process;
+mod sys;
+
+// What needs no kernel: also an ordinary crate (`pure.rs`), hence public.
+pub mod mode;
+pub mod range;
+pub mod scan;
+
+use kernel::prelude::*;
+
+use crate::{
+    hook::Threads,
+    inspect::Inspector,
+    parameters::{
+        Parameters,
+        RawParameters, //
+    }, //
+};
+
+module! {
+    type: KvmInspect,
+    name: "kvm_inspect",
+    authors: ["The kvm_inspect developers"],
+    description: "Stops a KVM guest for a moment and searches it",
+    license: "GPL v2",
+    params: {
+        pid: i64 {
+            default: 0,
+            description: "Process number of the VMM",
+        },
+        vm_fd: i64 {
+            default: -1,
+            description: "File descriptor of the VM in the VMM (default: all its VMs)",
+        },
+        interval_ms: i64 {
+            default: 0,
+            description: "Inspect again after this time (default: once only)",
+        },
+        freeze_timeout_ms: i64 {
+            default: 1000,
+            description: "How long to wait for all vCPUs to stand",
+        },
+        max_hits: i64 {
+            default: 64,
+            description: "How many hits to print; all are counted",
+        },
+        context: i64 {
+            default: 0,
+            description: "How many guest bytes to print on each side of a hit (default: none, nor the hit's own)",
+        },
+    },
+}
+
+/// The loaded module. Fields are dropped in this order: nothing new, then nobody left.
+struct KvmInspect {
+    _inspector: Inspector,
+    _threads: Threads,
+}
+
+impl kernel::Module for KvmInspect {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        let parameters = Parameters::check(&RawParameters {
+            pid: module_parameters::pid.value(),
+            vm_fd: module_parameters::vm_fd.value(),
+            interval_ms: module_parameters::interval_ms.value(),
+            freeze_timeout_ms: module_parameters::freeze_timeout_ms.value(),
+            max_hits: module_parameters::max_hits.value(),
+            context: module_parameters::context.value(),
+        })?;
+        // SAFETY: The module is being loaded, which happens once.
+        let threads = unsafe { Threads::new() };
+        // Should this fail, `threads` is dropped last here, too.
+        let inspector = Inspector::start(parameters)?;
+        Ok(Self {
+            _inspector: inspector,
+            _threads: threads,
+        })
+    }
+}

@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guest's memory: which pages are there, and what is in them.
+//!
+//! Pages that are there and are neighbours in guest-physical memory, be it across the border of
+//! two memslots, are mapped into one window and searched in place. A run of pages longer than a
+//! window is searched in windows that share a page, so that each match lies in one of them whole.
+
+use kernel::{
+    io::{
+        Io,
+        Region,
+        SysMem, //
+    },
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
+    prelude::*, //
+};
+
+use crate::{
+    address_space::{
+        BorrowedAddressSpace,
+        HeldPages, //
+    },
+    kvm::Memslot,
+    parameters::{
+        Wanted,
+        MAX_CONTEXT, //
+    },
+    process,
+    range::{
+        self,
+        Range, //
+    },
+    scan::{
+        Memory,
+        Pattern,
+        Searcher,
+        Tables,
+        MAX_LEN, //
+    },
+};
+
+/// The size of a window. The page tables of 2 MiB are one page, and few windows suffice.
+const WINDOW_PAGES: usize = 512;
+
+/// How many absent pages are passed by before others may have the CPU.
+const ABSENT_PAGES_AT_ONCE: u64 = 4096;
+
+const PAGE: u64 = 1 << PAGE_SHIFT;
+
+// SAFETY: It consists of integers, and all zeros are said to be a valid value of it.
+unsafe impl pin_init::Zeroable for Tables {}
+
+// A match, with its context, that begins in the page that two windows share ends in the second.
+const _: () = assert!(MAX_LEN + 2 * MAX_CONTEXT <= PAGE_SIZE);
+
+/// A place where a pattern was found.
+#[derive(Clone, Copy)]
+pub(crate) struct Hit {
+    /// The index of the pattern.
+    pub(crate) pattern: usize,
+    /// The index of the memslot in which it begins.
+    pub(crate) slot: usize,
+    /// The guest-physical address of its first byte.
+    pub(crate) gpa: u64,
+    /// Where its bytes and those around it stand in [`Findings::bytes`].
+    bytes: (usize, usize),
+}
+
+/// What was found in the memory of one VM.
+pub(crate) struct Findings {
+    /// For each memslot how many of its pages are there.
+    pub(crate) present: KVVec<u64>,
+    /// The first hits.
+    pub(crate) hits: KVVec<Hit>,
+    /// All hits, counted.
+    pub(crate) hit_count: u64,
+    /// How much memory was searched, in bytes.
+    pub(crate) scanned_bytes: u64,
+    /// The pages of memslots that are not there.
+    pub(crate) absent_pages: u64,
+    bytes: KVVec<u8>,
+}
+
+impl Findings {
+    /// Makes room for what may be found, so that nothing is allocated while the guest stands.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn with_room_for(wanted: &Wanted) -> Result<Self> {
+        let per_hit = match wanted.context {
+            0 => 0,
+            context => MAX_LEN + 2 * context.min(MAX_CONTEXT),
+        };
+        let bytes = wanted.max_hits.checked_mul(per_hit).ok_or(ENOMEM)?;
+        Ok(Self {
+            present: KVVec::new(),
+            hits: KVVec::with_capacity(wanted.max_hits, GFP_KERNEL)?,
+            hit_count: 0,
+            scanned_bytes: 0,
+            absent_pages: 0,
+            bytes: KVVec::with_capacity(bytes, GFP_KERNEL)?,
+        })
+    }
+
+    /// Counts a match, and keeps it if it is one of the first.
+    fn add(
+        &mut self,
+        wanted: &Wanted,
+        slots: &[Memslot],
+        piece: &Piece<'_>,
+        pattern: usize,
+        offset: usize,
+    ) {
+        let length = wanted.patterns.get(pattern).map_or(0, Pattern::len);
+        let end = offset.saturating_add(length);
+        let gpa = piece.gpa_at(offset);
+        let wanted_here = range::covers(&wanted.ranges, gpa, piece.gpa_at(end).wrapping_sub(1));
+        if end > piece.complete || !wanted_here {
+            return;
+        }
+        self.hit_count = self.hit_count.saturating_add(1);
+        if self.hits.len() >= wanted.max_hits {
+            return;
+        }
+        // The slots are sorted like this.
+        let slot = slots
+            .partition_point(|slot| (slot.address_space, slot.gpa) <= (piece.address_space, gpa))
+            .saturating_sub(1);
+        let kept = self.bytes.len();
+        if wanted.context > 0 {
+            let first = offset.saturating_sub(wanted.context);
+            let last = end.saturating_add(wanted.context).min(piece.view.len);
+            for at in first..last {
+                // There is room, see `with_room_for`.
+                let _ = self.bytes.push_within_capacity(piece.view.byte(at));
+            }
+        }
+        // There is room for `max_hits`.
+        let _ = self.hits.push_within_capacity(Hit {
+            pattern,
+            slot,
+            gpa,
+            bytes: (kept, self.bytes.len()),
+        });
+    }
+
+    /// The bytes of `hit` and those around it, if they were wanted.
+    pub(crate) fn bytes(&self, hit: &Hit) -> &[u8] {
+        self.bytes.get(hit.bytes.0..hit.bytes.1).unwrap_or_default()
+    }
+}
+
+/// A piece of guest memory that is being searched.
+struct Piece<'a> {
+    view: &'a View<'a>,
+    /// The guest-physical address of its first byte, and the address space.
+    gpa: u64,
+    address_space: c_int,
+    /// Only matches that end by this offset are reported.
+    complete: usize,
+}
+
+impl Piece<'_> {
+    fn gpa_at(&self, offset: usize) -> u64 {
+        self.gpa.wrapping_add(u64::try_from(offset).unwrap_or(0))
+    }
+}
+
+/// Guest memory for the search: read piece by piece, since it may change at any time.
+struct View<'a> {
+    memory: SysMem<'a, Region>,
+    len: usize,
+}
+
+impl View<'_> {
+    fn byte(&self, at: usize) -> u8 {
+        self.memory.try_read8(at).unwrap_or(0)
+    }
+}
+
+impl Memory for View<'_> {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline(always)]
+    fn word(&self, at: usize) -> u64 {
+        // x86 is little-endian.
+        self.memory.try_read64(at).unwrap_or(0)
+    }
+
+    fn copy(&self, at: usize, into: &mut [u8]) {
+        for (at, byte) in (at..).zip(into) {
+            *byte = self.byte(at);
+        }
+    }
+}
+
+/// Why a search ended early.
+pub(crate) enum Interrupted {
+    /// It could not go on.
+    Error(Error),
+    /// The caller said so.
+    Stopped,
+}
+
+impl From<Error> for Interrupted {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// Walks over the memory of one VM that stands still.
+pub(crate) struct Walk<'a, S: Fn() -> bool> {
+    memory: &'a BorrowedAddressSpace<'a>,
+    slots: &'a [Memslot],
+    wanted: &'a Wanted,
+    searcher: Searcher<'a>,
+    /// Whether to stop.
+    stop: S,
+    findings: &'a mut Findings,
+    /// The pages of the current run that are not searched yet, and the last one before them.
+    run: HeldPages,
+    /// The guest-physical address of the first page in `run`, and its address space.
+    run_gpa: u64,
+    run_address_space: c_int,
+    /// Whether the first page in `run` was also the last one of the window before.
+    shared: bool,
+    /// Matches that end within so many bytes of `run` were reported with the window before.
+    seen: usize,
+}
+
+impl<'a, S: Fn() -> bool> Walk<'a, S> {
+    /// Prepares a walk over `slots`, in ascending order of address space and address.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(
+        memory: &'a BorrowedAddressSpace<'a>,
+        slots: &'a [Memslot],
+        wanted: &'a Wanted,
+        searcher: Searcher<'a>,
+        stop: S,
+        findings: &'a mut Findings,
+    ) -> Result<Self> {
+        findings.present = KVVec::from_elem(0, slots.len(), GFP_KERNEL)?;
+        Ok(Self {
+            memory,
+            slots,
+            wanted,
+            searcher,
+            stop,
+            findings,
+            run: HeldPages::with_capacity(WINDOW_PAGES)?,
+            run_gpa: 0,
+            run_address_space: 0,
+            shared: false,
+            seen: 0,
+        })
+    }
+
+    /// Walks over all slots. What was found by then is in the findings also if it ends early.
+    pub(crate) fn all(mut self) -> Result<(), Interrupted> {
+        let mut before: Option<&Memslot> = None;
+        for (index, slot) in self.slots.iter().enumerate() {
+            let continues = before.is_some_and(|before| {
+                before.address_space == slot.address_space
+                    && before.last_gpa().checked_add(1) == Some(slot.gpa)
+            });
+            if !continues {
+                self.end_run()?;
+            }
+            self.slot(index, slot)?;
+            before = Some(slot);
+        }
+        self.end_run()
+    }
+
+    fn slot(&mut self, index: usize, slot: &Memslot) -> Result<(), Interrupted> {
+        let mut page = 0;
+        let mut absent_in_a_row = 0;
+        while page < slot.pages {
+            let gpa = slot.gpa.wrapping_add(page << PAGE_SHIFT);
+            let hva = slot.hva.wrapping_add(page << PAGE_SHIFT);
+            let (search, stretch) = self.stretch(slot, gpa);
+            if !search {
+                self.end_run()?;
+            }
+            if self.run.len() == 0 {
+                self.run_gpa = gpa;
+                self.run_address_space = slot.address_space;
+            }
+            let most = usize::try_from(stretch).unwrap_or(usize::MAX);
+            let hva = usize::try_from(hva).map_err(|_| EOVERFLOW)?;
+            let held = self.memory.hold_present(hva, most, &mut self.run);
+            let held = u64::try_from(held).map_err(|_| EOVERFLOW)?;
+
+            if held == 0 {
+                self.end_run()?;
+                self.findings.absent_pages = self.findings.absent_pages.saturating_add(1);
+                absent_in_a_row += 1;
+                if absent_in_a_row == ABSENT_PAGES_AT_ONCE {
+                    absent_in_a_row = 0;
+                    self.pause()?;
+                }
+                page = page.saturating_add(1);
+                continue;
+            }
+            if let Some(present) = self.findings.present.get_mut(index) {
+                *present = present.saturating_add(held);
+            }
+            page = page.saturating_add(held);
+            if !search {
+                self.run.release_all_but_last(0);
+                self.pause()?;
+            } else if self.run.room() == 0 {
+                self.search_run(true)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// From `gpa` on: whether pages are to be searched, and for how many this holds.
+    fn stretch(&self, slot: &Memslot, gpa: u64) -> (bool, u64) {
+        let pages_to = |last: u64| (last.wrapping_sub(gpa) >> PAGE_SHIFT).saturating_add(1);
+        let all = pages_to(slot.last_gpa());
+        if self.wanted.patterns.is_empty() {
+            return (false, all);
+        }
+        match range::clip(&self.wanted.ranges, gpa, slot.last_gpa()).next() {
+            None => (false, all),
+            Some(Range { first, .. }) if first & !(PAGE - 1) > gpa => {
+                (false, pages_to(first).saturating_sub(1))
+            }
+            Some(Range { last, .. }) => (true, pages_to(last)),
+        }
+    }
+
+    /// Searches what is left of the current run, and ends it.
+    fn end_run(&mut self) -> Result<(), Interrupted> {
+        let len = self.run.len().saturating_mul(PAGE_SIZE);
+        if len > self.seen {
+            self.search_run(false)?;
+        }
+        self.run.release_all_but_last(0);
+        self.shared = false;
+        self.seen = 0;
+        Ok(())
+    }
+
+    /// Searches the pages in `run`; if it `continues`, the last one is kept for the next window.
+    fn search_run(&mut self, continues: bool) -> Result<(), Interrupted> {
+        let len = self.run.len().saturating_mul(PAGE_SIZE);
+        // Matches whose context is not all here are left to the next window.
+        let later = if continues { self.wanted.context } else { 0 };
+
+        let window = self.run.map()?;
+        let view = View {
+            memory: window.view(),
+            len,
+        };
+        let piece = Piece {
+            view: &view,
+            gpa: self.run_gpa,
+            address_space: self.run_address_space,
+            complete: len.saturating_sub(later),
+        };
+        self.searcher.search(&view, self.seen, |found| {
+            self.findings
+                .add(self.wanted, self.slots, &piece, found.pattern, found.offset);
+        });
+        drop(window);
+
+        let again = if self.shared { PAGE_SIZE } else { 0 };
+        let scanned = u64::try_from(len.saturating_sub(again)).unwrap_or(0);
+        self.findings.scanned_bytes = self.findings.scanned_bytes.saturating_add(scanned);
+
+        let kept = if continues { PAGE_SIZE } else { 0 };
+        let gone = u64::try_from(len.saturating_sub(kept)).unwrap_or(0);
+        self.run_gpa = self.run_gpa.wrapping_add(gone);
+        self.run.release_all_but_last(kept >> PAGE_SHIFT);
+        self.seen = kept.saturating_sub(later);
+        self.shared = continues;
+        self.pause()
+    }
+
+    /// Lets others have the CPU, and stops if that was asked for.
+    fn pause(&self) -> Result<(), Interrupted> {
+        process::yield_cpu();
+        if (self.stop)() {
+            return Err(Interrupted::Stopped);
+        }
+        Ok(())
+    }
+}

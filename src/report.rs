@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The report, in the kernel log: one fact a line, `key=value` (`docs/report.md`).
+//!
+//! It is written when the guest runs again: a slow console must not prolong a pause.
+
+use kernel::{
+    fmt,
+    prelude::*,
+    time::Delta, //
+};
+
+use crate::{
+    freeze::{
+        FrozenVcpu,
+        VcpuState, //
+    },
+    kvm::{
+        Memslot,
+        Register,
+        Registers,
+        FLAG_NAMES, //
+    },
+    memory::Findings,
+    mode::{
+        Mode,
+        Paging, //
+    }, //
+};
+
+/// Says in the kernel log what is wrong and what to do; gives the error number for it.
+macro_rules! refuse {
+    ($errno:expr, $($text:tt)*) => {{
+        ::kernel::prelude::pr_err!("error: {}\n", ::kernel::prelude::fmt!($($text)*));
+        $errno
+    }};
+}
+pub(crate) use refuse;
+
+/// All that one inspection of one VM has brought to light.
+pub(crate) struct Report<'a> {
+    /// The VMM's process number.
+    pub(crate) pid: i32,
+    /// The VM's file descriptor in the VMM, if it still has one.
+    pub(crate) vm_fd: Option<u32>,
+    /// The vCPUs, in the order of their creation.
+    pub(crate) vcpus: &'a [FrozenVcpu],
+    /// The memslots.
+    pub(crate) slots: &'a [Memslot],
+    /// What was found in memory.
+    pub(crate) findings: &'a Findings,
+    /// How it ended.
+    pub(crate) result: &'static str,
+    /// How long it took until all vCPUs stood.
+    pub(crate) freeze: Delta,
+    /// How long the guest was kept from running, the freeze included.
+    pub(crate) pause: Delta,
+}
+
+impl Report<'_> {
+    /// Writes the report.
+    pub(crate) fn print(&self) {
+        pr_info!(
+            "vm pid={} fd={} vcpus={} slots={}\n",
+            self.pid,
+            OrNone(self.vm_fd),
+            self.vcpus.len(),
+            self.slots.len()
+        );
+        for vcpu in self.vcpus {
+            print_vcpu(vcpu);
+        }
+        for (slot, present) in self.slots.iter().zip(&self.findings.present) {
+            pr_info!(
+                "slot as={} id={} gpa={:#x}-{:#x} hva={:#x}-{:#x} pages={} present={} flags={}\n",
+                slot.address_space,
+                slot.id,
+                slot.gpa,
+                slot.last_gpa(),
+                slot.hva,
+                slot.last_hva(),
+                slot.pages,
+                present,
+                Flags(slot.flags)
+            );
+        }
+        self.print_hits();
+        pr_info!(
+            "done result={} vcpus={} slots={} hits={} printed={} scanned_bytes={} absent_pages={} \
+             freeze_us={} pause_us={}\n",
+            self.result,
+            self.vcpus.len(),
+            self.slots.len(),
+            self.findings.hit_count,
+            self.findings.hits.len(),
+            self.findings.scanned_bytes,
+            self.findings.absent_pages,
+            self.freeze.as_micros_ceil(),
+            self.pause.as_micros_ceil()
+        );
+    }
+
+    fn print_hits(&self) {
+        for hit in &self.findings.hits {
+            let Some(slot) = self.slots.get(hit.slot) else {
+                continue;
+            };
+            let hva = slot.hva.wrapping_add(hit.gpa.wrapping_sub(slot.gpa));
+            pr_info!(
+                "hit pattern={} as={} slot={} gpa={:#x} hva={:#x}{}\n",
+                hit.pattern,
+                slot.address_space,
+                slot.id,
+                hit.gpa,
+                hva,
+                Bytes(self.findings.bytes(hit))
+            );
+        }
+    }
+}
+
+fn print_vcpu(vcpu: &FrozenVcpu) {
+    let (state, source) = match vcpu.state {
+        VcpuState::Parked => ("parked", "kvm_run"),
+        VcpuState::Outside => ("outside", "cached"),
+    };
+    let number = vcpu.number;
+    let Some(registers) = &vcpu.registers else {
+        pr_info!("vcpu id={number} state={state} source=none\n");
+        return;
+    };
+    pr_info!(
+        "vcpu id={number} state={state} source={source}{}\n",
+        ModeKeys(registers)
+    );
+    pr_info!("regs vcpu={number}{}\n", Keys(&registers.general));
+    pr_info!("control vcpu={number}{}\n", Keys(&registers.control));
+    let Some(segments) = &registers.segments else {
+        return;
+    };
+    for (name, segment) in &segments.segments {
+        pr_info!(
+            "segment vcpu={number} name={name} selector={:#x} base={:#x} limit={:#x} type={:#x} \
+             s={} dpl={} present={} avl={} l={} db={} g={} unusable={}\n",
+            segment.selector,
+            segment.base,
+            segment.limit,
+            segment.type_,
+            segment.s,
+            segment.dpl,
+            segment.present,
+            segment.avl,
+            segment.l,
+            segment.db,
+            segment.g,
+            segment.unusable
+        );
+    }
+    for (name, table) in &segments.tables {
+        pr_info!(
+            "table vcpu={number} name={name} base={:#x} limit={:#x}\n",
+            table.base,
+            table.limit
+        );
+    }
+}
+
+/// ` mode=… paging=… cpl=…`, as far as the registers tell.
+struct ModeKeys<'a>(&'a Registers);
+
+impl fmt::Display for ModeKeys<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(segments) = &self.0.segments else {
+            return Ok(());
+        };
+        let [(_, cs), .., (_, ss), _, _] = &segments.segments;
+        let (cr0, cr4) = (self.0.control("cr0"), self.0.control("cr4"));
+        let efer = self.0.control("efer");
+        let mode = Mode::new(cr0, efer, self.0.general("rflags"), cs.l != 0);
+        let paging = Paging::new(cr0, cr4, efer);
+        // The privilege level is that of the stack segment, also where `cs` may be conforming.
+        write!(f, " mode={mode} paging={paging} cpl={}", ss.dpl)
+    }
+}
+
+/// ` name=value` for each register that is known.
+struct Keys<'a>(&'a [Register]);
+
+impl fmt::Display for Keys<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, value) in self.0 {
+            if let Some(value) = value {
+                write!(f, " {name}={value:#x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The names of a slot's flags.
+struct Flags(u32);
+
+impl fmt::Display for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        for (bit, name) in FLAG_NAMES {
+            if self.0 & bit != 0 {
+                f.write_str(if first { "" } else { "," })?;
+                f.write_str(name)?;
+                first = false;
+            }
+        }
+        if first {
+            f.write_str("none")?;
+        }
+        Ok(())
+    }
+}
+
+/// ` bytes=…` in hex, or nothing.
+struct Bytes<'a>(&'a [u8]);
+
+impl fmt::Display for Bytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        f.write_str(" bytes=")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A number, or `none`.
+struct OrNone(Option<u32>);
+
+impl fmt::Display for OrNone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(number) => write!(f, "{number}"),
+            None => f.write_str("none"),
+        }
+    }
+}

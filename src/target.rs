@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which VM: from the number of a process to the VMs that it has open.
+
+use kernel::{
+    prelude::*,
+    sync::aref::ARef, //
+};
+
+use crate::{
+    hook::MAX_VMS,
+    kvm::{
+        KvmFile,
+        Vm, //
+    },
+    parameters::Parameters,
+    process,
+    report::refuse, //
+};
+
+/// A VM to inspect.
+pub(crate) struct Target {
+    /// Its file descriptor in the VMM; [`None`] if only vCPUs are open.
+    pub(crate) fd: Option<u32>,
+    /// The VM.
+    pub(crate) vm: ARef<Vm>,
+}
+
+/// Finds the VMs that the parameters name, through the open files of the process.
+///
+/// # Errors
+///
+/// After a line that says what is wrong: `ESRCH`, no such process; `ENOENT`, it has no VM open, or
+/// not with this file descriptor; `E2BIG`, it has more than [`MAX_VMS`]. `ENOMEM`.
+pub(crate) fn find(parameters: &Parameters) -> Result<KVec<Target>> {
+    let pid = parameters.pid;
+    let process = process::find(pid).map_err(|error| {
+        refuse!(
+            error,
+            "there is no process {pid}; give the process number of the VMM as pid="
+        )
+    })?;
+
+    let mut targets: KVec<Target> = KVec::with_capacity(MAX_VMS, GFP_KERNEL)?;
+    let mut too_many = false;
+    process::for_each_file(&process, |fd, file| {
+        let Some(file) = KvmFile::of(file) else {
+            return;
+        };
+        let fd = matches!(file, KvmFile::Vm(_)).then_some(fd);
+        if parameters.vm_fd.is_some() && fd != parameters.vm_fd {
+            return;
+        }
+        let vm = file.into_vm();
+        if let Some(known) = targets.iter_mut().find(|known| known.vm.id() == vm.id()) {
+            // Not the last reference, so that dropping it here, under a lock, does not sleep.
+            known.fd = known.fd.or(fd);
+        } else {
+            too_many |= targets.push_within_capacity(Target { fd, vm }).is_err();
+        }
+    });
+
+    if too_many {
+        return Err(refuse!(
+            E2BIG,
+            "process {pid} has more than {MAX_VMS} VMs; name one with vm_fd="
+        ));
+    }
+    if !targets.is_empty() {
+        return Ok(targets);
+    }
+    Err(match parameters.vm_fd {
+        Some(fd) => refuse!(
+            ENOENT,
+            "file descriptor {fd} of process {pid} is not a VM; leave out vm_fd= to inspect all \
+             its VMs"
+        ),
+        None => refuse!(
+            ENOENT,
+            "process {pid} has no VM; give the process number of the VMM, not of its parent"
+        ),
+    })
+}
