@@ -96,7 +96,12 @@ impl<'a> Freeze<'a> {
         while !this.all_stand() {
             let elapsed = this.since.elapsed();
             if elapsed > timeout {
-                this.name_the_late();
+                let late = this.late();
+                // A slow console must not prolong the pause.
+                drop(this);
+                for (number, whereabouts) in late {
+                    pr_warn!("vcpu {number} did not stop: it is {whereabouts}\n");
+                }
                 return Err(ETIMEDOUT);
             }
             if thread.should_stop() {
@@ -201,15 +206,17 @@ impl<'a> Freeze<'a> {
         Ok(false)
     }
 
-    /// Says which vCPUs did not come to a stop.
-    fn name_the_late(&self) {
+    /// The vCPUs that have not come to a stop, and where they are, as far as memory allows.
+    fn late(&self) -> KVec<(c_int, &'static str)> {
+        let mut late = KVec::new();
         for vcpu in self.vm.vcpus().filter(|vcpu| !self.stands(vcpu)) {
             let whereabouts = match self.watch.whereabouts(vcpu) {
                 Whereabouts::Unseen => "in another ioctl of its VMM",
-                _ => "in the kernel",
+                _ => "in the kernel, and does not react",
             };
-            pr_warn!("vcpu {} did not stop: it is {whereabouts}\n", vcpu.number());
+            let _ = late.push((vcpu.number(), whereabouts), GFP_KERNEL);
         }
+        late
     }
 }
 

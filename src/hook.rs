@@ -142,49 +142,30 @@ impl Hook {
     pub(crate) fn watch(&self, vm: &Vm) -> Result<Watched<'_>> {
         let id = vm.id();
         let fresh = Arc::pin_init(Watch::new(id), GFP_KERNEL)?;
-        let mut room = KVec::new();
-        loop {
-            let mut watches = WATCHES.lock();
-            watches.retain(|watch| !watch.is_deserted());
-            let known = watches.iter().find(|watch| watch.vm == id).cloned();
-            let watch = match known {
-                Some(watch) => watch,
-                None if watches.len() < watches.capacity() => {
-                    watches
-                        .push_within_capacity(fresh.clone())
-                        .map_err(|_| ENOMEM)?;
-                    fresh
-                }
-                None if room.capacity() > watches.len() => {
-                    for watch in watches.drain_all() {
-                        room.push_within_capacity(watch).map_err(|_| ENOMEM)?;
-                    }
-                    core::mem::swap(&mut *watches, &mut room);
-                    continue;
-                }
-                None => {
-                    drop(watches);
-                    room = KVec::with_capacity(MAX_VMS * 2, GFP_KERNEL)?;
-                    continue;
-                }
-            };
-            let (index, slot) = WATCHED
-                .iter()
-                .enumerate()
-                .find(|(_, slot)| slot.load(Relaxed) == 0)
-                .ok_or(E2BIG)?;
-            watch.retired.store(false, Relaxed);
-            slot.store(id.as_raw(), Relaxed);
-            if WATCHED_LEN.load(Relaxed) <= index {
-                WATCHED_LEN.store(index + 1, Relaxed);
+        let mut watches = WATCHES.lock();
+        watches.retain(|watch| !watch.is_deserted());
+        let known = watches.iter().find(|watch| watch.vm == id).cloned();
+        let watch = match known {
+            Some(watch) => watch,
+            None => {
+                watches.push(fresh.clone(), GFP_ATOMIC)?;
+                fresh
             }
-            drop(watches);
-            return Ok(Watched {
-                watch,
-                slot,
-                _hook: self,
-            });
-        }
+        };
+        let (slot, len) = WATCHED
+            .iter()
+            .zip(1..)
+            .find(|(slot, _)| slot.load(Relaxed) == 0)
+            .ok_or(E2BIG)?;
+        watch.retired.store(false, Relaxed);
+        slot.store(id.as_raw(), Relaxed);
+        WATCHED_LEN.store(WATCHED_LEN.load(Relaxed).max(len), Relaxed);
+        drop(watches);
+        Ok(Watched {
+            watch,
+            slot,
+            _hook: self,
+        })
     }
 }
 
@@ -382,52 +363,34 @@ impl Watch {
 
     /// Takes a seat for the current thread; also says what to wait for if a freeze is on.
     fn take_seat(&self, vcpu: &Vcpu) -> Result<(SeatGuard<'_>, Option<Arc<Gate>>)> {
-        let mut room = (KVec::new(), KVec::new());
-        loop {
-            let mut guard = self.seats.lock();
-            let seats = &mut *guard;
-            let index = match seats.free.pop() {
-                Some(index) => index,
-                None if seats.seats.len() < seats.seats.capacity() => {
-                    seats.seats.push_within_capacity(None).map_err(|_| ENOMEM)?;
-                    seats.seats.len().wrapping_sub(1)
-                }
-                None if room.0.capacity() > seats.seats.len() => {
-                    // `free` is empty, and always has room for all indices.
-                    for seat in seats.seats.drain_all() {
-                        room.0.push_within_capacity(seat).map_err(|_| ENOMEM)?;
-                    }
-                    core::mem::swap(&mut seats.seats, &mut room.0);
-                    core::mem::swap(&mut seats.free, &mut room.1);
-                    continue;
-                }
-                None => {
-                    let capacity = seats.seats.len().checked_mul(2).ok_or(ENOMEM)?.max(8);
-                    drop(guard);
-                    room = (
-                        KVec::with_capacity(capacity, GFP_KERNEL)?,
-                        KVec::with_capacity(capacity, GFP_KERNEL)?,
-                    );
-                    continue;
-                }
-            };
-            let freeze = seats.freeze.clone();
-            if let Some(seat) = seats.seats.get_mut(index) {
-                *seat = Some(Seat {
-                    vcpu: vcpu.id(),
-                    thread: ARef::from(&**kernel::current!()),
-                    state: match freeze {
-                        Some(_) => SeatState::Coming,
-                        None => SeatState::Running,
-                    },
-                    registers: None,
-                    kicked: false,
-                });
+        let mut guard = self.seats.lock();
+        let seats = &mut *guard;
+        let index = match seats.free.pop() {
+            Some(index) => index,
+            None => {
+                let len = seats.seats.len();
+                // `free` is empty, and always has room for all indices.
+                let all = len.checked_add(1).ok_or(ENOMEM)?;
+                seats.free.reserve(all, GFP_ATOMIC)?;
+                seats.seats.push(None, GFP_ATOMIC)?;
+                len
             }
-            let seat = SeatGuard { watch: self, index };
-            drop(guard);
-            return Ok((seat, freeze));
+        };
+        let freeze = seats.freeze.clone();
+        if let Some(seat) = seats.seats.get_mut(index) {
+            *seat = Some(Seat {
+                vcpu: vcpu.id(),
+                thread: ARef::from(&**kernel::current!()),
+                state: match freeze {
+                    Some(_) => SeatState::Coming,
+                    None => SeatState::Running,
+                },
+                registers: None,
+                kicked: false,
+            });
         }
+        drop(guard);
+        Ok((SeatGuard { watch: self, index }, freeze))
     }
 
     /// Whether it is `vm` that is watched.

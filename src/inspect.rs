@@ -11,7 +11,10 @@ use kernel::{
 };
 
 use crate::{
-    address_space::BorrowedAddressSpace,
+    address_space::{
+        BorrowedAddressSpace,
+        HeldPages, //
+    },
     freeze::{
         Freeze,
         FrozenVcpu, //
@@ -32,7 +35,8 @@ use crate::{
     memory::{
         Findings,
         Interrupted,
-        Walk, //
+        Walk,
+        WINDOW_PAGES, //
     },
     parameters::Parameters,
     report::{
@@ -209,6 +213,11 @@ impl Rounds {
         // All that can be made ready is made ready before the guest stands still.
         let mut findings = Findings::with_room_for(&parameters.wanted)?;
         let mut vcpus = KVVec::<FrozenVcpu>::with_capacity(vm.vcpus().count(), GFP_KERNEL)?;
+        let mut slots = Memslots::read(vm)?;
+        findings
+            .present
+            .reserve(slots.as_slice().len(), GFP_KERNEL)?;
+        let run = HeldPages::with_capacity(WINDOW_PAGES)?;
         let memory = BorrowedAddressSpace::take_on(thread, mm);
 
         let freeze = Freeze::begin(vm, watch, memory.thread(), parameters.freeze_timeout)
@@ -218,7 +227,7 @@ impl Rounds {
                 vcpus.push(frozen, GFP_KERNEL)?;
             }
         }
-        let slots = Memslots::read(vm)?;
+        slots.read_again(vm)?;
         let stop = || memory.thread().should_stop() || freeze.has_lost_vmm();
         let walk = Walk::new(
             &memory,
@@ -226,6 +235,7 @@ impl Rounds {
             &parameters.wanted,
             searcher,
             stop,
+            run,
             &mut findings,
         )?;
         let result = match walk.all() {

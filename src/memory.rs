@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// The size of a window. The page tables of 2 MiB are one page, and few windows suffice.
-const WINDOW_PAGES: usize = 512;
+pub(crate) const WINDOW_PAGES: usize = 512;
 
 /// How many absent pages are passed by before others may have the CPU.
 const ABSENT_PAGES_AT_ONCE: u64 = 4096;
@@ -236,7 +236,8 @@ pub(crate) struct Walk<'a, S: Fn() -> bool> {
 }
 
 impl<'a, S: Fn() -> bool> Walk<'a, S> {
-    /// Prepares a walk over `slots`, in ascending order of address space and address.
+    /// Prepares a walk over `slots`, in ascending order of address space and address. `run` is
+    /// empty; its capacity is the size of a window.
     ///
     /// # Errors
     ///
@@ -247,9 +248,10 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
         wanted: &'a Wanted,
         searcher: Searcher<'a>,
         stop: S,
+        run: HeldPages,
         findings: &'a mut Findings,
     ) -> Result<Self> {
-        findings.present = KVVec::from_elem(0, slots.len(), GFP_KERNEL)?;
+        findings.present.resize(slots.len(), 0, GFP_KERNEL)?;
         Ok(Self {
             memory,
             slots,
@@ -257,7 +259,7 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
             searcher,
             stop,
             findings,
-            run: HeldPages::with_capacity(WINDOW_PAGES)?,
+            run,
             run_gpa: 0,
             run_address_space: 0,
             shared: false,

@@ -71,8 +71,22 @@ impl Memslots {
     ///
     /// `ENOMEM`.
     pub(crate) fn read(vm: &Vm) -> Result<Self> {
-        let mut slots = KVVec::new();
-        let mut generations = [0; ADDRESS_SPACES];
+        let mut this = Self {
+            slots: KVVec::new(),
+            generations: [0; ADDRESS_SPACES],
+        };
+        this.read_again(vm)?;
+        Ok(this)
+    }
+
+    /// Reads them again; allocates only if there are more now.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn read_again(&mut self, vm: &Vm) -> Result {
+        let Self { slots, generations } = self;
+        slots.clear();
         for_each_address_space(vm, |address_space, set| {
             if let Some(generation) = generations.get_mut(index(address_space)) {
                 *generation = set.generation();
@@ -90,8 +104,7 @@ impl Memslots {
                 }
                 Ok(())
             })
-        })?;
-        Ok(Self { slots, generations })
+        })
     }
 
     /// Whether the VMM has changed the memslots since they were read.

@@ -151,16 +151,23 @@ impl RunCall<'_> {
         let run = self.run();
         // SAFETY: By the type invariant these fields are there. User space may change them at any
         // time: they are accessed by volatile and atomic operations only.
-        let (valid_regs, immediate_exit, registers) = unsafe {
+        let (valid_regs, immediate_exit, regs, sregs) = unsafe {
+            let stored = (&raw mut (*run).s.regs).cast::<sys::kvm_sync_regs>();
             (
                 &raw mut (*run).kvm_valid_regs,
                 &raw mut (*run).immediate_exit__unsafe,
-                (&raw mut (*run).s.regs).cast::<sys::kvm_sync_regs>(),
+                &raw mut (*stored).regs,
+                &raw mut (*stored).sregs,
             )
         };
         // SAFETY: As above, here and in the following.
-        let (saved_valid_regs, saved_registers) =
-            unsafe { (valid_regs.read_volatile(), registers.read_volatile()) };
+        let (saved_valid_regs, saved_regs, saved_sregs) = unsafe {
+            (
+                valid_regs.read_volatile(),
+                regs.read_volatile(),
+                sregs.read_volatile(),
+            )
+        };
         // SAFETY: As above.
         unsafe {
             valid_regs.write_volatile(saved_valid_regs | OURS);
@@ -169,24 +176,26 @@ impl RunCall<'_> {
 
         let result = self.original();
 
-        // SAFETY: As above. What the VMM has itself asked for stays as KVM wrote it.
-        let stored = unsafe {
+        // SAFETY: As above.
+        let (stored_regs, stored_sregs) = unsafe {
             sys::kvm_inspect_cmpxchg_u8(immediate_exit, OUR_IMMEDIATE_EXIT, 0);
             valid_regs.write_volatile(saved_valid_regs);
-            let stored = registers.read_volatile();
-            if saved_valid_regs & u64::from(sys::KVM_SYNC_X86_REGS) == 0 {
-                (&raw mut (*registers).regs).write_volatile(saved_registers.regs);
-            }
-            if saved_valid_regs & u64::from(sys::KVM_SYNC_X86_SREGS) == 0 {
-                (&raw mut (*registers).sregs).write_volatile(saved_registers.sregs);
-            }
-            stored
+            (regs.read_volatile(), sregs.read_volatile())
         };
+        // What the VMM has itself asked for stays as KVM wrote it.
+        if saved_valid_regs & u64::from(sys::KVM_SYNC_X86_REGS) == 0 {
+            // SAFETY: As above.
+            unsafe { regs.write_volatile(saved_regs) };
+        }
+        if saved_valid_regs & u64::from(sys::KVM_SYNC_X86_SREGS) == 0 {
+            // SAFETY: As above.
+            unsafe { sregs.write_volatile(saved_sregs) };
+        }
 
         let interrupted = result == process::return_value(EINTR);
         let known = interrupted || result >= 0;
         (
-            known.then(|| Registers::from_kvm(&stored.regs, &stored.sregs)),
+            known.then(|| Registers::from_kvm(&stored_regs, &stored_sregs)),
             if interrupted { Ok(()) } else { Err(result) },
         )
     }
