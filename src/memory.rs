@@ -5,6 +5,9 @@
 //! Pages that are there and are neighbours in guest-physical memory, be it across the border of
 //! two memslots, are mapped into one window and searched in place. A run of pages longer than a
 //! window is searched in windows that share a page, so that each match lies in one of them whole.
+//!
+//! What the guest sees in system management mode at the same place as outside it, most of its
+//! memory as a rule, is searched once.
 
 use kernel::{
     io::{
@@ -120,17 +123,14 @@ impl Findings {
         let end = offset.saturating_add(length);
         let gpa = piece.gpa_at(offset);
         let wanted_here = range::covers(&wanted.ranges, gpa, piece.gpa_at(end).wrapping_sub(1));
-        if end > piece.complete || !wanted_here {
+        if offset >= piece.begin_before || end > piece.end_by || !wanted_here {
             return;
         }
         self.hit_count = self.hit_count.saturating_add(1);
         if self.hits.len() >= wanted.max_hits {
             return;
         }
-        // The slots are sorted like this.
-        let slot = slots
-            .partition_point(|slot| (slot.address_space, slot.gpa) <= (piece.address_space, gpa))
-            .saturating_sub(1);
+        let slot = slot_index(slots, piece.address_space, gpa).unwrap_or(0);
         let kept = self.bytes.len();
         if wanted.context > 0 {
             let first = offset.saturating_sub(wanted.context);
@@ -161,8 +161,10 @@ struct Piece<'a> {
     /// The guest-physical address of its first byte, and the address space.
     gpa: u64,
     address_space: c_int,
+    /// Only matches that begin before this offset are reported.
+    begin_before: usize,
     /// Only matches that end by this offset are reported.
-    complete: usize,
+    end_by: usize,
 }
 
 impl Piece<'_> {
@@ -209,10 +211,47 @@ pub(crate) enum Interrupted {
     Stopped,
 }
 
-impl From<Error> for Interrupted {
-    fn from(error: Error) -> Self {
-        Self::Error(error)
+impl<E: Into<Error>> From<E> for Interrupted {
+    fn from(error: E) -> Self {
+        Self::Error(error.into())
     }
+}
+
+/// What to do with a page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    /// To search it.
+    Search,
+    /// Only to see whether it is there: nothing is wanted of it.
+    Count,
+    /// The same, but it is searched as memory outside SMM.
+    Seen,
+}
+
+/// How a piece of memory that is searched ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Edge {
+    /// The run may go on: its last page is kept for the next window.
+    Continues,
+    /// The run ends.
+    Ends,
+    /// The run ends; its last page was seen outside SMM, and only matches that begin before it
+    /// count.
+    EndsBeforeLast,
+}
+
+/// The slot that contains `gpa`. `slots` are in ascending order of address space and address.
+fn slot_at(slots: &[Memslot], address_space: c_int, gpa: u64) -> Option<&Memslot> {
+    let index = slot_index(slots, address_space, gpa)?;
+    let slot = slots.get(index)?;
+    (slot.address_space == address_space && slot.last_gpa() >= gpa).then_some(slot)
+}
+
+/// The index of the last slot that begins at `gpa` or before it.
+fn slot_index(slots: &[Memslot], address_space: c_int, gpa: u64) -> Option<usize> {
+    slots
+        .partition_point(|slot| (slot.address_space, slot.gpa) <= (address_space, gpa))
+        .checked_sub(1)
 }
 
 /// Walks over the memory of one VM that stands still.
@@ -229,7 +268,7 @@ pub(crate) struct Walk<'a, S: Fn() -> bool> {
     /// The guest-physical address of the first page in `run`, and its address space.
     run_gpa: u64,
     run_address_space: c_int,
-    /// Whether the first page in `run` was also the last one of the window before.
+    /// Whether the first page in `run` is also part of what was searched before.
     shared: bool,
     /// Matches that end within so many bytes of `run` were reported with the window before.
     seen: usize,
@@ -290,17 +329,15 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
         while page < slot.pages {
             let gpa = slot.gpa.wrapping_add(page << PAGE_SHIFT);
             let hva = slot.hva.wrapping_add(page << PAGE_SHIFT);
-            let (search, stretch) = self.stretch(slot, gpa);
-            if !search {
-                self.end_run()?;
-            }
-            if self.run.len() == 0 {
-                self.run_gpa = gpa;
-                self.run_address_space = slot.address_space;
+            let (plan, stretch) = self.plan(slot, gpa);
+            match plan {
+                Plan::Search if self.run.len() == 0 => self.begin_run(slot, gpa)?,
+                Plan::Search => {}
+                Plan::Seen => self.end_run_at_seen(hva)?,
+                Plan::Count => self.end_run()?,
             }
             let most = usize::try_from(stretch).unwrap_or(usize::MAX);
-            let hva = usize::try_from(hva).map_err(|_| EOVERFLOW)?;
-            let held = self.memory.hold_present(hva, most, &mut self.run);
+            let held = self.hold(hva, most)?;
             let held = u64::try_from(held).map_err(|_| EOVERFLOW)?;
 
             if held == 0 {
@@ -318,37 +355,85 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
                 *present = present.saturating_add(held);
             }
             page = page.saturating_add(held);
-            if !search {
+            if plan != Plan::Search {
                 self.run.release_all_but_last(0);
                 self.pause()?;
             } else if self.run.room() == 0 {
-                self.search_run(true)?;
+                self.search_run(Edge::Continues)?;
             }
         }
         Ok(())
     }
 
-    /// From `gpa` on: whether pages are to be searched, and for how many this holds.
-    fn stretch(&self, slot: &Memslot, gpa: u64) -> (bool, u64) {
+    /// What to do with the page at `gpa`, and for how many from there on this holds.
+    fn plan(&self, slot: &Memslot, gpa: u64) -> (Plan, u64) {
         let pages_to = |last: u64| (last.wrapping_sub(gpa) >> PAGE_SHIFT).saturating_add(1);
         let all = pages_to(slot.last_gpa());
         if self.wanted.patterns.is_empty() {
-            return (false, all);
+            return (Plan::Count, all);
         }
-        match range::clip(&self.wanted.ranges, gpa, slot.last_gpa()).next() {
+        let (in_range, pages) = match range::clip(&self.wanted.ranges, gpa, slot.last_gpa()).next()
+        {
             None => (false, all),
             Some(Range { first, .. }) if first & !(PAGE - 1) > gpa => {
                 (false, pages_to(first).saturating_sub(1))
             }
             Some(Range { last, .. }) => (true, pages_to(last)),
+        };
+        if !in_range {
+            return (Plan::Count, pages);
         }
+        let (seen, last) = self.seen_outside_smm(slot, gpa);
+        let plan = if seen { Plan::Seen } else { Plan::Search };
+        (plan, pages.min(pages_to(last)))
+    }
+
+    /// Whether the guest sees the page at `gpa` of `slot` at the same place outside SMM, and up to
+    /// which address this holds.
+    fn seen_outside_smm(&self, slot: &Memslot, gpa: u64) -> (bool, u64) {
+        if slot.address_space == 0 {
+            return (false, slot.last_gpa());
+        }
+        if let Some(outside) = slot_at(self.slots, 0, gpa) {
+            let last = slot.last_gpa().min(outside.last_gpa());
+            return (outside.hva_of(gpa) == slot.hva_of(gpa), last);
+        }
+        let mut above = self.slots.iter();
+        let next = above.find(|other| other.address_space == 0 && other.gpa > gpa);
+        let last = next.map_or(u64::MAX, |next| next.gpa.wrapping_sub(1));
+        (false, slot.last_gpa().min(last))
+    }
+
+    /// Takes hold of up to `most` pages from `hva` on that are there; says how many.
+    fn hold(&mut self, hva: u64, most: usize) -> Result<usize> {
+        let hva = usize::try_from(hva).map_err(|_| EOVERFLOW)?;
+        Ok(self.memory.hold_present(hva, most, &mut self.run))
+    }
+
+    /// Begins a run at `gpa`, or one page before it if that was seen outside SMM: a match may
+    /// begin there.
+    fn begin_run(&mut self, slot: &Memslot, gpa: u64) -> Result {
+        self.run_gpa = gpa;
+        self.run_address_space = slot.address_space;
+        let Some(before) = gpa.checked_sub(PAGE) else {
+            return Ok(());
+        };
+        let Some(slot) = slot_at(self.slots, slot.address_space, before) else {
+            return Ok(());
+        };
+        if self.seen_outside_smm(slot, before).0 && self.hold(slot.hva_of(before), 1)? == 1 {
+            self.run_gpa = before;
+            self.shared = true;
+            self.seen = PAGE_SIZE;
+        }
+        Ok(())
     }
 
     /// Searches what is left of the current run, and ends it.
     fn end_run(&mut self) -> Result<(), Interrupted> {
         let len = self.run.len().saturating_mul(PAGE_SIZE);
         if len > self.seen {
-            self.search_run(false)?;
+            self.search_run(Edge::Ends)?;
         }
         self.run.release_all_but_last(0);
         self.shared = false;
@@ -356,22 +441,36 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
         Ok(())
     }
 
-    /// Searches the pages in `run`; if it `continues`, the last one is kept for the next window.
-    fn search_run(&mut self, continues: bool) -> Result<(), Interrupted> {
-        let len = self.run.len().saturating_mul(PAGE_SIZE);
-        // Matches whose context is not all here are left to the next window.
-        let later = if continues { self.wanted.context } else { 0 };
+    /// Ends the current run at the page at `hva`, which was seen outside SMM: a match may end
+    /// there.
+    fn end_run_at_seen(&mut self, hva: u64) -> Result<(), Interrupted> {
+        // There is room: a full run has been searched but for its last page.
+        if self.run.len() > 0 && self.hold(hva, 1)? == 1 {
+            self.search_run(Edge::EndsBeforeLast)?;
+        }
+        self.end_run()
+    }
 
+    /// Searches the pages in `run`.
+    fn search_run(&mut self, edge: Edge) -> Result<(), Interrupted> {
+        let len = self.run.len().saturating_mul(PAGE_SIZE);
         let window = self.run.map()?;
         let view = View {
             memory: window.view(),
             len,
         };
+        // Matches whose context is not all here are left to the next window.
+        let (begin_before, end_by) = match edge {
+            Edge::Continues => (len, len.saturating_sub(self.wanted.context)),
+            Edge::Ends => (len, len),
+            Edge::EndsBeforeLast => (len.saturating_sub(PAGE_SIZE), len),
+        };
         let piece = Piece {
             view: &view,
             gpa: self.run_gpa,
             address_space: self.run_address_space,
-            complete: len.saturating_sub(later),
+            begin_before,
+            end_by,
         };
         self.searcher.search(&view, self.seen, |found| {
             self.findings
@@ -379,16 +478,18 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
         });
         drop(window);
 
-        let again = if self.shared { PAGE_SIZE } else { 0 };
-        let scanned = u64::try_from(len.saturating_sub(again)).unwrap_or(0);
-        self.findings.scanned_bytes = self.findings.scanned_bytes.saturating_add(scanned);
-
-        let kept = if continues { PAGE_SIZE } else { 0 };
-        let gone = u64::try_from(len.saturating_sub(kept)).unwrap_or(0);
-        self.run_gpa = self.run_gpa.wrapping_add(gone);
-        self.run.release_all_but_last(kept >> PAGE_SHIFT);
-        self.seen = kept.saturating_sub(later);
-        self.shared = continues;
+        let kept = usize::from(edge == Edge::Continues);
+        let again = usize::from(self.shared) + usize::from(edge == Edge::EndsBeforeLast);
+        let scanned = len.saturating_sub(again.saturating_mul(PAGE_SIZE));
+        let gone = len.saturating_sub(kept.saturating_mul(PAGE_SIZE));
+        let findings = &mut *self.findings;
+        findings.scanned_bytes = findings
+            .scanned_bytes
+            .saturating_add(u64::try_from(scanned)?);
+        self.run_gpa = self.run_gpa.wrapping_add(u64::try_from(gone)?);
+        self.run.release_all_but_last(kept);
+        self.shared = edge == Edge::Continues;
+        self.seen = PAGE_SIZE.saturating_sub(len.saturating_sub(end_by));
         self.pause()
     }
 

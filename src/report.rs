@@ -105,14 +105,13 @@ impl Report<'_> {
             let Some(slot) = self.slots.get(hit.slot) else {
                 continue;
             };
-            let hva = slot.hva.wrapping_add(hit.gpa.wrapping_sub(slot.gpa));
             pr_info!(
                 "hit pattern={} as={} slot={} gpa={:#x} hva={:#x}{}\n",
                 hit.pattern,
                 slot.address_space,
                 slot.id,
                 hit.gpa,
-                hva,
+                slot.hva_of(hit.gpa),
                 Bytes(self.findings.bytes(hit))
             );
         }

@@ -35,6 +35,11 @@ impl Memslot {
         self.gpa.wrapping_add(self.last_offset())
     }
 
+    /// The host-virtual address of the byte at `gpa`, which is in the slot.
+    pub(crate) fn hva_of(&self, gpa: u64) -> u64 {
+        self.hva.wrapping_add(gpa.wrapping_sub(self.gpa))
+    }
+
     /// The host-virtual address of the last byte.
     pub(crate) fn last_hva(&self) -> u64 {
         self.hva.wrapping_add(self.last_offset())
