@@ -93,6 +93,10 @@ impl Threads {
 impl Drop for Threads {
     /// Waits until no thread is in this module's code. No [`Hook`] may exist any more.
     fn drop(&mut self) {
+        if WATCHES.lock().is_empty() {
+            // Nobody was ever redirected.
+            return;
+        }
         // Whoever was redirected before the probe went is counted in `INSIDE` after this, or gone.
         // SAFETY: May sleep here.
         unsafe { sys::kvm_inspect_synchronize_rcu_tasks() };

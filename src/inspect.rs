@@ -271,8 +271,6 @@ fn explain_probe(error: Error) -> Error {
             error,
             "somebody else redirects kvm_vcpu_ioctl, a live patch perhaps; remove that first"
         )
-    } else if error == ENOENT {
-        refuse!(error, "there is no kvm_vcpu_ioctl to probe; load kvm first")
     } else {
         refuse!(
             error,

@@ -3,7 +3,7 @@
 //! A safe view of KVM, of what an inspection needs.
 //!
 //! KVM exports almost nothing to modules outside it. This reads its structures, whose layouts are
-//! checked at build time, and calls only what it exports (`kvm_get_kvm` and kin) or what it
+//! checked at build time, and calls only what it exports (`kvm_get_kvm_safe`, `kvm_put_kvm`) or what it
 //! registered as an entry of its own (`file_operations`).
 //!
 //! C header: [`include/linux/kvm_host.h`](srctree/include/linux/kvm_host.h)
@@ -32,6 +32,7 @@ pub(crate) use self::{
         VcpuId, //
     },
     vm::{
+        Kvm,
         KvmFile,
         Vm,
         VmId, //

@@ -38,10 +38,12 @@ use kernel::prelude::*;
 use crate::{
     hook::Threads,
     inspect::Inspector,
+    kvm::Kvm,
     parameters::{
         Parameters,
         RawParameters, //
-    }, //
+    },
+    report::refuse, //
 };
 
 module! {
@@ -78,10 +80,12 @@ module! {
     },
 }
 
-/// The loaded module. Fields are dropped in this order: nothing new, then nobody left.
+/// The loaded module. Fields are dropped in this order: nothing new, then nobody left, then KVM,
+/// which they needed.
 struct KvmInspect {
     _inspector: Inspector,
     _threads: Threads,
+    _kvm: Kvm,
 }
 
 impl kernel::Module for KvmInspect {
@@ -94,13 +98,21 @@ impl kernel::Module for KvmInspect {
             max_hits: module_parameters::max_hits.value(),
             context: module_parameters::context.value(),
         })?;
+        // SAFETY: The module is being loaded, which happens once; this is dropped last.
+        let kvm = unsafe { Kvm::get() }.map_err(|error| {
+            refuse!(
+                error,
+                "KVM is not loaded; load kvm_amd or kvm_intel, and start a VM"
+            )
+        })?;
         // SAFETY: The module is being loaded, which happens once.
         let threads = unsafe { Threads::new() };
-        // Should this fail, `threads` is dropped last here, too.
+        // Should this fail, the order of drops is the same.
         let inspector = Inspector::start(parameters)?;
         Ok(Self {
             _inspector: inspector,
             _threads: threads,
+            _kvm: kvm,
         })
     }
 }

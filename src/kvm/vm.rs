@@ -46,16 +46,46 @@ unsafe impl Send for Vm {}
 // SAFETY: All methods may run in parallel with each other and with KVM.
 unsafe impl Sync for Vm {}
 
-// SAFETY: `kvm_get_kvm` and `kvm_put_kvm` count references to a `struct kvm`.
+/// KVM itself, which stays loaded while this lives. No [`Vm`] outlives it.
+pub(crate) struct Kvm(());
+
+impl Kvm {
+    /// Takes hold of KVM.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`: it is not loaded.
+    ///
+    /// # Safety
+    ///
+    /// There is no other `Kvm`, and the result lives longer than all that uses a [`Vm`].
+    pub(crate) unsafe fn get() -> Result<Self> {
+        // SAFETY: By this function's contract nobody uses what this sets.
+        if unsafe { sys::kvm_inspect_bind_kvm() } {
+            Ok(Self(()))
+        } else {
+            Err(ENOENT)
+        }
+    }
+}
+
+impl Drop for Kvm {
+    fn drop(&mut self) {
+        // SAFETY: Bound by `get`; by its contract no `Vm` is left.
+        unsafe { sys::kvm_inspect_unbind_kvm() };
+    }
+}
+
+// SAFETY: `kvm_get_kvm_safe` and `kvm_put_kvm` count references to a `struct kvm`.
 unsafe impl AlwaysRefCounted for Vm {
     fn inc_ref(&self) {
-        // SAFETY: `self` is a valid VM with a count above zero.
-        unsafe { sys::kvm_get_kvm(self.as_raw()) };
+        // SAFETY: `self` is a valid VM with a count above zero: this cannot fail.
+        unsafe { sys::kvm_inspect_get_kvm_safe(self.as_raw()) };
     }
 
     unsafe fn dec_ref(vm: NonNull<Self>) {
         // SAFETY: The caller gives up a reference.
-        unsafe { sys::kvm_put_kvm(vm.cast().as_ptr()) };
+        unsafe { sys::kvm_inspect_put_kvm(vm.cast().as_ptr()) };
     }
 }
 
@@ -120,7 +150,7 @@ impl Vm {
     unsafe fn get(vm: *mut sys::kvm) -> Option<ARef<Self>> {
         let vm = NonNull::new(vm)?;
         // SAFETY: By this function's contract.
-        if !unsafe { sys::kvm_get_kvm_safe(vm.as_ptr()) } {
+        if !unsafe { sys::kvm_inspect_get_kvm_safe(vm.as_ptr()) } {
             return None;
         }
         // SAFETY: The reference has just been taken.

@@ -3,6 +3,7 @@
 
 #include <linux/atomic.h>
 #include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/rbtree.h>
 #include <linux/rcupdate.h>
@@ -63,6 +64,37 @@ bool kvm_inspect_mutex_is_locked(struct mutex *mutex)
 void kvm_inspect_synchronize_rcu_tasks(void)
 {
 	synchronize_rcu_tasks();
+}
+
+static bool (*get_kvm_safe)(struct kvm *kvm);
+static void (*put_kvm)(struct kvm *kvm);
+
+bool kvm_inspect_bind_kvm(void)
+{
+	get_kvm_safe = symbol_get(kvm_get_kvm_safe);
+	put_kvm = symbol_get(kvm_put_kvm);
+	if (get_kvm_safe && put_kvm)
+		return true;
+	kvm_inspect_unbind_kvm();
+	return false;
+}
+
+void kvm_inspect_unbind_kvm(void)
+{
+	if (get_kvm_safe)
+		symbol_put(kvm_get_kvm_safe);
+	if (put_kvm)
+		symbol_put(kvm_put_kvm);
+}
+
+bool kvm_inspect_get_kvm_safe(struct kvm *kvm)
+{
+	return get_kvm_safe(kvm);
+}
+
+void kvm_inspect_put_kvm(struct kvm *kvm)
+{
+	put_kvm(kvm);
 }
 
 int kvm_inspect_online_vcpus(struct kvm *kvm)

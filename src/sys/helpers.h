@@ -33,6 +33,15 @@ bool kvm_inspect_mutex_is_locked(struct mutex *mutex);
 /* <linux/rcupdate.h> */
 void kvm_inspect_synchronize_rcu_tasks(void);
 
+/*
+ * symbol_get() of <linux/module.h>, as drivers/vfio uses it for the same: without KVM the module
+ * can say so itself, instead of failing to link.
+ */
+bool kvm_inspect_bind_kvm(void);
+void kvm_inspect_unbind_kvm(void);
+bool kvm_inspect_get_kvm_safe(struct kvm *kvm);
+void kvm_inspect_put_kvm(struct kvm *kvm);
+
 /* <linux/kvm_host.h> */
 int kvm_inspect_online_vcpus(struct kvm *kvm);
 struct kvm_vcpu *kvm_inspect_get_vcpu(struct kvm *kvm, int index);
