@@ -309,9 +309,9 @@ enum SeatState {
 pub(crate) enum Whereabouts {
     /// No thread is in KVM_RUN for it, or came before the VM was watched.
     Unseen,
-    /// A thread is in KVM_RUN and does not stand.
+    /// A thread is in KVM_RUN, and does not stand.
     Inside,
-    /// Its thread stands at the entry of KVM_RUN.
+    /// Its thread stands at the entry of KVM_RUN; if there are several, all do.
     Standing,
 }
 
@@ -442,7 +442,7 @@ impl Watch {
             .peekable();
         if states.peek().is_none() {
             Whereabouts::Unseen
-        } else if states.any(|stands| stands) {
+        } else if states.all(|stands| stands) {
             Whereabouts::Standing
         } else {
             Whereabouts::Inside
@@ -516,12 +516,13 @@ impl SeatGuard<'_> {
 
     /// Gives up the seat, and says whether its thread was kicked.
     fn leave(self) -> bool {
-        self.with(|seat, _| seat.kicked).unwrap_or(false)
+        let seat = self.give_up();
+        core::mem::forget(self);
+        seat.is_some_and(|seat| seat.kicked)
     }
-}
 
-impl Drop for SeatGuard<'_> {
-    fn drop(&mut self) {
+    /// To be called once: then the seat may be another's.
+    fn give_up(&self) -> Option<Seat> {
         let mut guard = self.watch.seats.lock();
         let seats = &mut *guard;
         let seat = seats.seats.get_mut(self.index).and_then(Option::take);
@@ -529,8 +530,12 @@ impl Drop for SeatGuard<'_> {
         let _ = seats.free.push_within_capacity(self.index);
         let stood = matches!(&seat, Some(seat) if seat.state == SeatState::Standing);
         seats.lost |= stood && seats.freeze.is_some();
-        drop(guard);
-        // Not under the lock: it may be the last reference to the task.
-        drop(seat);
+        seat
+    }
+}
+
+impl Drop for SeatGuard<'_> {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
