@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# `make help` names the targets. What belongs to the module's own build is in Kbuild.
+
+ifneq ($(wildcard /etc/kvm_inspect_root),)
+include scripts/in-root.mk
+else
+
+KDIR ?= /lib/modules/$(shell uname -r)/build
+native := $(CURDIR)/build/native
+
+.PHONY: all
+all: ## Builds the module for the kernel that runs, or for the headers in KDIR=
+	@scripts/rust-metadata $(KDIR) $(native)/kdir
+	@scripts/build-module $(native)/kdir . $(native)/module
+	@echo 'Built: build/native/module/kvm_inspect.ko'
+
+.PHONY: demo
+demo: setup ## Inspects a real Linux guest in an emulated host, and asks QEMU whether all is true
+	@scripts/in-root $(MAKE) --no-print-directory demo
+
+.PHONY: test
+test: setup ## Runs all tests
+	@scripts/in-root $(MAKE) --no-print-directory test
+
+.PHONY: check
+check: setup ## Formatting and lints
+	@scripts/in-root $(MAKE) --no-print-directory check
+
+.PHONY: format
+format: setup ## Formats the Rust code
+	@scripts/in-root $(MAKE) --no-print-directory format
+
+.PHONY: setup
+setup: ## Makes the build root, unless it is there
+	@scripts/build-root
+
+.PHONY: clean
+clean: ## Removes what was built, but not the build root
+	rm -rf build/native build/module build/test-modules build/vm build/target build/log
+
+.PHONY: distclean
+distclean: ## Removes all that was made
+	scripts/build-root --remove
+	rm -rf build
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+endif
