@@ -34,8 +34,8 @@ use crate::{
     process, //
 };
 
-/// How long a thread in user space may take to come to KVM_RUN before its vCPU is held out. Far
-/// longer than a VMM needs for an exit, far shorter than anybody notices.
+/// How long a thread that sleeps in user space's service may take to come to KVM_RUN before its vCPU
+/// is held out. One that runs, or waits for a CPU to do so, has half of the whole time.
 const GRACE: Delta = Delta::from_millis(10);
 
 /// Where one vCPU was while the VM stood still.
@@ -107,7 +107,11 @@ impl<'a> Freeze<'a> {
             if thread.should_stop() {
                 return Err(EINTR);
             }
-            if this.hold_out_others(elapsed > GRACE.min(timeout))? {
+            if this.hold_out_others(|vcpu| match vcpu.thread() {
+                Some(thread) if process::is_running(&thread) => elapsed * 2 > timeout,
+                Some(_) => elapsed > GRACE || elapsed * 2 > timeout,
+                None => true,
+            })? {
                 break;
             }
             this.kick();
@@ -178,12 +182,10 @@ impl<'a> Freeze<'a> {
         }
     }
 
-    /// Holds out the vCPUs that do not stand, if they have had their time and all can be had.
-    fn hold_out_others(&mut self, grace_is_over: bool) -> Result<bool> {
+    /// Holds out the vCPUs that do not stand, if all of them have had their time and can be had.
+    fn hold_out_others(&mut self, had_its_time: impl Fn(&Vcpu) -> bool) -> Result<bool> {
         let unseen = |vcpu: &&Vcpu| self.watch.whereabouts(vcpu) == Whereabouts::Unseen;
-        let may_hold_out = |vcpu: &Vcpu| {
-            self.stands(vcpu) || (unseen(&vcpu) && (grace_is_over || !vcpu.has_run()))
-        };
+        let may_hold_out = |vcpu: &Vcpu| self.stands(vcpu) || (unseen(&vcpu) && had_its_time(vcpu));
         if !self.vm.vcpus().all(may_hold_out) {
             return Ok(false);
         }

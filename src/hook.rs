@@ -35,6 +35,7 @@ use kernel::{
 };
 
 use crate::{
+    ftrace::Redirection,
     gate::Gate,
     kprobe::{
         Arguments,
@@ -120,8 +121,11 @@ impl Drop for Threads {
 }
 
 /// The armed hook. Dropping it disarms; threads may still be inside until [`Threads`] is dropped.
+///
+/// Fields are dropped in this order: the right goes when nobody uses it any more.
 pub(crate) struct Hook {
     _probe: Pin<KBox<Kprobe<Redirect>>>,
+    _right: Pin<KBox<Redirection>>,
 }
 
 impl Hook {
@@ -129,10 +133,16 @@ impl Hook {
     ///
     /// # Errors
     ///
-    /// As [`Kprobe::register`].
+    /// `EBUSY`: somebody else redirects the function. `EOPNOTSUPP`: ftrace cannot. Others as
+    /// [`Kprobe::register`] and [`Kprobe::enable`].
     pub(crate) fn arm() -> Result<Self> {
+        let probe = KBox::pin_init(Kprobe::<Redirect>::register(c"kvm_vcpu_ioctl"), GFP_KERNEL)?;
+        let address = probe.ftrace_address().ok_or(EOPNOTSUPP)?;
+        let right = KBox::pin_init(Redirection::claim(address), GFP_KERNEL)?;
+        probe.enable()?;
         Ok(Self {
-            _probe: KBox::pin_init(Kprobe::register(c"kvm_vcpu_ioctl"), GFP_KERNEL)?,
+            _probe: probe,
+            _right: right,
         })
     }
 
@@ -359,7 +369,10 @@ impl Watch {
         let result = call.original();
         if seat.leave() && result == process::return_value(EINTR) {
             // The VMM must not see this. If there was a signal, too, it will get its EINTR.
-            call.restore_exit_reason(exit_reason);
+            // Then the reason of the exit is right.
+            if !process::current_has_signal() {
+                call.restore_exit_reason(exit_reason);
+            }
             return process::restart_current_call();
         }
         result

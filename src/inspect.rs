@@ -7,6 +7,10 @@ use kernel::{
     sync::{
         Arc,
         SetOnce, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
 
@@ -52,6 +56,9 @@ use crate::{
         Target, //
     }, //
 };
+
+/// How long threads may come to the hook by themselves, when a VM is first watched.
+const SETTLING: Delta = Delta::from_millis(2);
 
 /// The thread that does the inspections, until this is dropped.
 pub(crate) struct Inspector {
@@ -176,6 +183,9 @@ impl Rounds {
                 Some(index) => index,
                 None => {
                     watched.push(hook.watch(&target.vm)?, GFP_KERNEL)?;
+                    // Threads that come to KVM_RUN by themselves shall do so now: the VMM of one
+                    // that is inside, and has to be kicked out, sees that.
+                    fsleep(SETTLING);
                     watched.len().saturating_sub(1)
                 }
             };
@@ -270,6 +280,11 @@ fn explain_probe(error: Error) -> Error {
         refuse!(
             error,
             "somebody else redirects kvm_vcpu_ioctl, a live patch perhaps; remove that first"
+        )
+    } else if error == EOPNOTSUPP {
+        refuse!(
+            error,
+            "kvm_vcpu_ioctl cannot be redirected; use a kernel with CONFIG_KPROBES_ON_FTRACE"
         )
     } else {
         refuse!(

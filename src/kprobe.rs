@@ -48,6 +48,11 @@ impl Arguments<'_> {
 
 /// A kprobe at the entry of one kernel function, registered while the value lives.
 ///
+/// It has no `post_handler`, though that would claim the right to redirect the function: if somebody
+/// else has a probe there already, the kernel (7.3, `add_new_kprobe`) would then arm the two with one
+/// kind of `ftrace_ops` and disarm them with another, which ends in a BUG when the last of them goes.
+/// The right is claimed apart, see [`crate::ftrace`].
+///
 /// # Invariants
 ///
 /// `probe` is registered from the end of [`Kprobe::register`] until the value is dropped.
@@ -62,27 +67,22 @@ pub(crate) struct Kprobe<H: Handler> {
 // touched; no value of `H` is stored.
 unsafe impl<H: Handler> Send for Kprobe<H> {}
 
-// SAFETY: A shared reference to a `Kprobe` allows nothing.
+// SAFETY: A shared reference allows to enable the probe, which has locks of its own.
 unsafe impl<H: Handler> Sync for Kprobe<H> {}
 
 impl<H: Handler> Kprobe<H> {
-    /// Registers a probe at the entry of the kernel function `symbol`.
+    /// Registers a probe at the entry of the kernel function `symbol`, which does nothing yet.
     ///
     /// # Errors
     ///
-    /// `ENOENT`: there is no such function (its module is not loaded). `EBUSY`: somebody else, a
-    /// live patch for one, already redirects this function. Others as `register_kprobe` has them.
+    /// As `register_kprobe` has them.
     pub(crate) fn register(symbol: &'static CStr) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             probe <- Opaque::try_ffi_init(move |slot: *mut sys::kprobe| {
                 let probe = sys::kprobe {
                     symbol_name: symbol.as_char_ptr(),
                     pre_handler: Some(Self::before),
-                    // Not used, but it must be there: with it the probe is never optimized into
-                    // a jump, which would ignore the changed instruction pointer
-                    // (`kernel/kprobes.c`, `optimize_kprobe`), and with ftrace it claims the right
-                    // to change it (`arm_kprobe_ftrace`).
-                    post_handler: Some(Self::after),
+                    flags: sys::KPROBE_FLAG_DISABLED,
                     ..Default::default()
                 };
                 // SAFETY: `slot` is valid for writes, and pinned from here on.
@@ -92,6 +92,32 @@ impl<H: Handler> Kprobe<H> {
             }),
             _handler: PhantomData,
         })
+    }
+
+    /// The address of the probe, if ftrace calls it there.
+    ///
+    /// If it does not (a breakpoint is used, or a jump, which would ignore that the handler
+    /// redirects) this is [`None`].
+    pub(crate) fn ftrace_address(&self) -> Option<usize> {
+        // SAFETY: By the type invariant; both fields are set by then.
+        let (flags, address) = unsafe {
+            let probe = self.probe.get();
+            (
+                (&raw const (*probe).flags).read_volatile(),
+                (*probe).addr.addr(),
+            )
+        };
+        (flags & sys::KPROBE_FLAG_FTRACE != 0).then_some(address)
+    }
+
+    /// Lets the probe work.
+    ///
+    /// # Errors
+    ///
+    /// As `enable_kprobe` has them. (`register_kprobe` would keep quiet about them.)
+    pub(crate) fn enable(&self) -> Result {
+        // SAFETY: By the type invariant.
+        to_result(unsafe { sys::enable_kprobe(self.probe.get()) })
     }
 
     /// The `pre_handler`. A return value of 1 says that the instruction pointer was changed.
@@ -113,18 +139,6 @@ impl<H: Handler> Kprobe<H> {
             }
             None => 0,
         }
-    }
-
-    /// The `post_handler`, which does nothing.
-    ///
-    /// # Safety
-    ///
-    /// None.
-    unsafe extern "C" fn after(
-        _probe: *mut sys::kprobe,
-        _registers: *mut bindings::pt_regs,
-        _flags: usize,
-    ) {
     }
 }
 

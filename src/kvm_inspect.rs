@@ -22,6 +22,7 @@ mod kvm;
 
 // Owners of one kernel thing each, which the kernel crate lacks.
 mod address_space;
+mod ftrace;
 mod gate;
 mod kprobe;
 mod kthread;

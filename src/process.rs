@@ -101,6 +101,18 @@ pub(crate) fn restart_current_call() -> c_long {
     return_value(ERESTARTNOHAND)
 }
 
+/// Whether a signal waits for the current thread. A [`kick`] is none.
+pub(crate) fn current_has_signal() -> bool {
+    // SAFETY: `current` is a valid task.
+    unsafe { sys::kvm_inspect_has_signal(Task::current_raw()) }
+}
+
+/// Whether a thread runs, or would if it had a CPU.
+pub(crate) fn is_running(thread: &Task) -> bool {
+    // SAFETY: `thread` is a valid task.
+    unsafe { sys::kvm_inspect_is_running(thread.as_ptr()) }
+}
+
 /// An error as a system call returns it.
 pub(crate) fn return_value(error: Error) -> c_long {
     // Only ever widens.

@@ -68,11 +68,4 @@ impl Vcpu {
         // SAFETY: `self` is a valid vCPU.
         unsafe { sys::kvm_inspect_mutex_is_locked(&raw mut (*self.as_raw()).mutex) }
     }
-
-    /// Whether KVM_RUN was ever called.
-    pub(crate) fn has_run(&self) -> bool {
-        // SAFETY: `self` is a valid vCPU. Only compared with null.
-        let pid = unsafe { (&raw const (*self.as_raw()).pid).read_volatile() };
-        !pid.is_null()
-    }
 }

@@ -4,6 +4,7 @@
 #include <linux/completion.h>
 #include <linux/fdtable.h>
 #include <linux/file.h>
+#include <linux/ftrace.h>
 #include <linux/kallsyms.h>
 #include <linux/kprobes.h>
 #include <linux/kthread.h>
@@ -22,4 +23,5 @@
 enum {
 	KVM_INSPECT_KVM_RUN = KVM_RUN,
 	KVM_INSPECT_SYMBOL_LEN = KSYM_SYMBOL_LEN,
+	KVM_INSPECT_FTRACE_IPMODIFY = FTRACE_OPS_FL_SAVE_REGS | FTRACE_OPS_FL_IPMODIFY,
 };

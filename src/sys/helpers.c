@@ -19,6 +19,16 @@ void kvm_inspect_set_notify_flag(struct task_struct *task)
 	set_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL);
 }
 
+bool kvm_inspect_has_signal(struct task_struct *task)
+{
+	return task_sigpending(task);
+}
+
+bool kvm_inspect_is_running(struct task_struct *task)
+{
+	return task_is_running(task);
+}
+
 /* On NULL (the task has exited) nothing is locked. */
 struct files_struct *kvm_inspect_lock_files(struct task_struct *task)
 {

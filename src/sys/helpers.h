@@ -18,6 +18,8 @@ extern unsigned int kvm_inspect_nr_ranges;
 
 /* <linux/sched/signal.h>, <linux/sched/task.h>, <linux/sched.h> */
 void kvm_inspect_set_notify_flag(struct task_struct *task);
+bool kvm_inspect_has_signal(struct task_struct *task);
+bool kvm_inspect_is_running(struct task_struct *task);
 struct files_struct *kvm_inspect_lock_files(struct task_struct *task);
 void kvm_inspect_unlock_files(struct task_struct *task);
 void kvm_inspect_cond_resched(void);

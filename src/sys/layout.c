@@ -3,6 +3,7 @@
  * The layouts that the Rust code relies on, as gcc sees them. Kbuild turns the
  * assembly of this file into static assertions (sys.rs, `mod layout`).
  */
+#include <linux/ftrace.h>
 #include <linux/kbuild.h>
 #include <linux/kprobes.h>
 #include <linux/kvm_host.h>
@@ -22,7 +23,11 @@ int main(void)
 	FIELD(kprobe, pre_handler);
 	FIELD(kprobe, post_handler);
 	FIELD(kprobe, addr);
+	FIELD(kprobe, flags);
 	SIZE(kprobe);
+	FIELD(ftrace_ops, func);
+	FIELD(ftrace_ops, flags);
+	SIZE(ftrace_ops);
 
 	FIELD(kvm, mm);
 	FIELD(kvm, lock);

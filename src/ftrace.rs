@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The right to redirect a kernel function, of which there is one.
+//!
+//! C header: [`include/linux/ftrace.h`](srctree/include/linux/ftrace.h)
+
+use kernel::{
+    error::to_result,
+    prelude::*,
+    types::Opaque, //
+};
+
+use crate::sys;
+
+/// The right to redirect one kernel function, held while the value lives.
+///
+/// Live patches need the same: whoever has it keeps the others out.
+///
+/// # Invariants
+///
+/// `ops` is registered from the end of [`Redirection::claim`] until the value is dropped.
+#[pin_data(PinnedDrop)]
+pub(crate) struct Redirection {
+    #[pin]
+    ops: Opaque<sys::ftrace_ops>,
+}
+
+// SAFETY: It may be unregistered from any task.
+unsafe impl Send for Redirection {}
+
+// SAFETY: A shared reference allows nothing.
+unsafe impl Sync for Redirection {}
+
+impl Redirection {
+    /// Claims the function whose call of ftrace is at `address`.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY`: somebody else redirects this function. Others as `register_ftrace_function` has
+    /// them.
+    pub(crate) fn claim(address: usize) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            ops <- Opaque::try_ffi_init(move |slot: *mut sys::ftrace_ops| {
+                let ops = sys::ftrace_ops {
+                    func: Some(Self::nothing),
+                    flags: sys::KVM_INSPECT_FTRACE_IPMODIFY as usize,
+                    ..Default::default()
+                };
+                // SAFETY: `slot` is valid for writes, and pinned from here on.
+                unsafe { slot.write(ops) };
+                // SAFETY: `slot` is initialized.
+                let result = to_result(unsafe { sys::ftrace_set_filter_ip(slot, address, 0, 0) })
+                    // SAFETY: `slot` stays in place until `drop` unregisters it.
+                    .and_then(|()| to_result(unsafe { sys::register_ftrace_function(slot) }));
+                if result.is_err() {
+                    // SAFETY: It is not registered; whatever filter it has is freed.
+                    unsafe { sys::ftrace_free_filter(slot) };
+                }
+                result
+            }),
+        })
+    }
+
+    /// Is called with the function; the redirecting is done by a probe.
+    ///
+    /// # Safety
+    ///
+    /// None.
+    unsafe extern "C" fn nothing(
+        _ip: usize,
+        _parent_ip: usize,
+        _ops: *mut sys::ftrace_ops,
+        _registers: *mut sys::ftrace_regs,
+    ) {
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for Redirection {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariant. It fails only if it is not registered, and waits until
+        // nobody is in `nothing` any more.
+        unsafe { sys::unregister_ftrace_function(self.ops.get()) };
+        // SAFETY: It is not registered any more.
+        unsafe { sys::ftrace_free_filter(self.ops.get()) };
+    }
+}
