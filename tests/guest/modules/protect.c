@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Marks a VM of the process that loads this as protected, as KVM does for SEV and TDX, which need
+ * hardware. The VM must not run meanwhile. Unloading takes the mark away.
+ */
+
+#include <linux/file.h>
+#include <linux/kvm_host.h>
+#include <linux/module.h>
+
+static int fd = -1;
+module_param(fd, int, 0);
+MODULE_PARM_DESC(fd, "File descriptor of the VM");
+
+static bool state;
+module_param(state, bool, 0);
+MODULE_PARM_DESC(state, "Say that the registers are protected");
+
+static int vm_type = -1;
+module_param(vm_type, int, 0);
+MODULE_PARM_DESC(vm_type, "Say that the VM is of this type");
+
+static struct file *file;
+static typeof_member(struct kvm_arch, vm_type) saved_type;
+
+static struct kvm *the_vm(void)
+{
+	return file->private_data;
+}
+
+static int __init protect_init(void)
+{
+	file = fget(fd);
+	if (!file)
+		return -EBADF;
+	saved_type = the_vm()->arch.vm_type;
+	if (state)
+		the_vm()->arch.has_protected_state = true;
+	if (vm_type >= 0)
+		the_vm()->arch.vm_type = vm_type;
+	return 0;
+}
+
+static void __exit protect_exit(void)
+{
+	if (state)
+		the_vm()->arch.has_protected_state = false;
+	the_vm()->arch.vm_type = saved_type;
+	fput(file);
+}
+
+module_init(protect_init);
+module_exit(protect_exit);
+MODULE_DESCRIPTION("Test: marks a VM as protected");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The cases. Each has a VM of its own, ends with a panic if something is wrong, and would fail if
+//! the module did nothing.
+
+mod find;
+mod life;
+mod limits;
+mod memory;
+mod patterns;
+mod refuse;
+mod registers;
+mod slots;
+mod vcpus;
+
+use std::time::Duration;
+
+use crate::role::Role;
+
+/// After what time a case is ended, unless it says so itself. It takes a few seconds, but the
+/// machine may be slow and busy.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// A case.
+#[derive(Clone, Copy)]
+pub(crate) struct Case {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// The function, which runs in a process of its own.
+    pub(crate) run: fn(),
+    /// After what time it is ended.
+    pub(crate) limit: Duration,
+    /// Whether KVM is loaded before it begins.
+    pub(crate) needs_kvm: bool,
+}
+
+impl Case {
+    /// A case with this name.
+    const fn new(name: &'static str, run: fn()) -> Self {
+        Self {
+            name,
+            run,
+            limit: LIMIT,
+            needs_kvm: true,
+        }
+    }
+
+    /// Gives it more time.
+    const fn within(mut self, seconds: u64) -> Self {
+        self.limit = Duration::from_secs(seconds);
+        self
+    }
+
+    /// Lets it begin without KVM.
+    const fn without_kvm(mut self) -> Self {
+        self.needs_kvm = false;
+        self
+    }
+}
+
+/// All cases.
+pub(crate) fn all() -> impl Iterator<Item = Case> {
+    [
+        memory::CASES,
+        slots::CASES,
+        patterns::CASES,
+        limits::CASES,
+        vcpus::CASES,
+        registers::CASES,
+        find::CASES,
+        refuse::CASES,
+        life::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+}
+
+/// The case with this name.
+pub(crate) fn find(name: &str) -> Case {
+    let case = all().find(|case| case.name == name);
+    case.unwrap_or_else(|| panic!("there is no case {name}"))
+}
+
+/// The roles that other processes play in the cases.
+pub(crate) fn roles() -> impl Iterator<Item = &'static Role> {
+    [memory::ROLES, vcpus::ROLES, find::ROLES, life::ROLES]
+        .into_iter()
+        .flatten()
+}
+
+/// Bytes that stand nowhere by accident; another number gives others.
+fn secret(number: u64, len: usize) -> Vec<u8> {
+    // SplitMix64.
+    let mut state = number.wrapping_mul(0xd134_2543_de82_ef95);
+    let words = std::iter::repeat_with(|| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let word = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (word ^ (word >> 31)).to_le_bytes()
+    });
+    words.flatten().take(len).collect()
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which VM is inspected.
+
+use std::{thread, time::Duration};
+
+use super::{secret, Case};
+use crate::{
+    inspect::{expect_load, hex, Inspection},
+    process::own_pid,
+    report::State,
+    role::{hear, say, Other, Role},
+    vmm::{Mode, Vcpu, Vm, Work},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("find_silent", silent),
+    Case::new("find_two_vms", two_vms),
+    Case::new("find_two_vmms", two_vmms),
+    Case::new("find_by_vcpu", by_vcpu),
+];
+
+pub(super) const ROLES: &[Role] = &[Role {
+    name: "has_secret",
+    run: has_secret,
+}];
+
+/// A VM whose vCPUs make no ioctl at all: one halts, one spins, one never ran.
+fn silent() {
+    let mut vm = Vm::bootable();
+    for work in [Work::Halt, Work::Spin, Work::Halt] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    for id in [0, 1] {
+        vm.vcpu(id).start();
+        vm.vcpu(id).wait_until_at_work();
+    }
+    let secret = secret(80, 16);
+    vm.write(0x123, &secret);
+    let entries = |vm: &mut Vm| vm.vcpus().iter().map(Vcpu::entries).collect::<Vec<_>>();
+    let before = entries(&mut vm);
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(entries(&mut vm), before, "nobody has called KVM_RUN");
+    let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
+    assert_eq!(
+        report.states(),
+        [State::Parked, State::Parked, State::Outside]
+    );
+    assert_eq!(report.hits, vm.hits(0, &[0x123]));
+    vm.finish();
+}
+
+/// Two VMs of one process: both, or the one that is named.
+fn two_vms() {
+    let secret = secret(81, 16);
+    let mut vms = [Vm::running(Work::Count), Vm::running(Work::Halt)];
+    vms[1].add_vcpu(Mode::Long, Work::Spin);
+    vms[0].write(0x100, &secret);
+    vms[1].write(0x200, &secret);
+    let inspection = || Inspection::of_self().patterns(&[hex(&secret)]);
+
+    let reports = inspection().reports();
+    let fds: Vec<Option<i32>> = reports.iter().map(|report| report.fd).collect();
+    assert_eq!(fds, [Some(vms[0].fd()), Some(vms[1].fd())]);
+    let check = |vm: &Vm, report: &crate::report::Report, place, vcpus| {
+        assert_eq!(report.pid, own_pid());
+        assert_eq!(report.fd, Some(vm.fd()));
+        assert_eq!(report.hits, vm.hits(0, &[place]));
+        assert_eq!(report.vcpus.len(), vcpus);
+        vm.assert_slots(report);
+    };
+    check(&vms[0], &reports[0], 0x100, 1);
+    check(&vms[1], &reports[1], 0x200, 2);
+    for (vm, place, vcpus) in [(&vms[0], 0x100, 1), (&vms[1], 0x200, 2)] {
+        check(
+            vm,
+            &inspection().set("vm_fd", vm.fd()).report(),
+            place,
+            vcpus,
+        );
+    }
+    vms.iter_mut().for_each(Vm::finish);
+}
+
+/// Two VMMs: only the one that is named, with what is in it.
+fn two_vmms() {
+    let secret = secret(82, 16);
+    let mut vmms = [0x300, 0x400].map(|place: u64| {
+        let mut vmm = Other::start("has_secret", &[&place.to_string()]);
+        assert_eq!(vmm.hear(), "runs");
+        (vmm, place)
+    });
+    for round in 0..4 {
+        let (vmm, place) = &mut vmms[round % 2];
+        assert_eq!(vmm.ask("load"), "ready");
+        let report = Inspection::of(vmm.pid()).patterns(&[hex(&secret)]).report();
+        assert_eq!(report.pid, vmm.pid());
+        assert_eq!(report.states(), [State::Parked]);
+        assert_eq!(report.hits_of(0), [*place]);
+    }
+    for (mut vmm, _) in vmms {
+        // Each goes on, and the one that was not inspected has not been disturbed meanwhile.
+        vmm.tell("end");
+        vmm.finish();
+    }
+}
+
+/// A VMM with one VM.
+fn has_secret(arguments: &[&str]) {
+    let place: u64 = arguments[0].parse().expect("a number");
+    let mut vm = Vm::running(Work::Count);
+    vm.write(place, &secret(82, 16));
+    say("runs");
+    while hear() == "load" {
+        expect_load();
+        say("ready");
+    }
+    vm.vcpu(0).wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// A VMM that has closed its VM's file, and keeps only those of the vCPUs.
+fn by_vcpu() {
+    let secret = secret(83, 16);
+    let mut vm = Vm::bootable();
+    for _ in 0..2 {
+        vm.add_vcpu(Mode::Long, Work::Count);
+    }
+    vm.start();
+    vm.write(0x500, &secret);
+    vm.close_fd();
+    let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
+    assert_eq!(report.fd, None);
+    assert_eq!(report.states(), [State::Parked; 2]);
+    assert_eq!(report.hits, vm.hits(0, &[0x500]));
+    vm.finish();
+}

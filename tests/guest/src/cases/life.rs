@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module comes and goes, and so do VMMs, at any moment.
+
+use std::{
+    fs,
+    thread::{self, sleep},
+    time::{Duration, Instant},
+};
+
+use rustix::io::Errno;
+
+use super::{secret, Case};
+use crate::{
+    inspect::{assert_nothing_left, expect_load, hex, is_loaded, Inspection, Refusal},
+    kernel_log::KernelLog,
+    process::{own_pid, wait_until, PAGE},
+    report::State,
+    role::{hear, say, Other, Role},
+    vmm::{Backing, Mode, Vm, Work},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("life_load_unload_100", load_unload_100).within(400),
+    Case::new("life_unload_busy", unload_busy).within(200),
+    Case::new("life_unload_while_scanning", unload_while_scanning).within(200),
+    Case::new("life_insmod_killed", insmod_killed).within(200),
+    Case::new("life_vmm_killed", vmm_killed).within(200),
+    Case::new("life_vmm_ends", vmm_ends),
+    Case::new("life_other_tracers", other_tracers),
+];
+
+pub(super) const ROLES: &[Role] = &[
+    Role {
+        name: "large",
+        run: large,
+    },
+    Role {
+        name: "insmod",
+        run: insmod,
+    },
+];
+
+const MIB: u64 = 1 << 20;
+
+/// So much memory takes a while to search.
+const LARGE: u64 = 64 * MIB;
+
+/// Loaded and unloaded 100 times under a guest that counts, one that halts and one that does port
+/// I/O: their VMM checks what they do to the last step.
+fn load_unload_100() {
+    let mut vm = Vm::bootable();
+    for work in [Work::Count, Work::PortIo, Work::Halt] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    vm.start();
+    let secret = secret(100, 16);
+    vm.write(0x400, &secret);
+    let begin = Instant::now();
+    for _ in 0..100 {
+        let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
+        assert_eq!(report.states(), [State::Parked; 3]);
+        assert_eq!(report.hits, vm.hits(0, &[0x400]));
+        vm.wait_until_it_goes_on();
+    }
+    println!("loaded and unloaded 100 times in {:?}", begin.elapsed());
+    vm.finish();
+}
+
+/// Unloaded while all vCPUs are in the module's hook: in the guest, halted, on their way in and out.
+fn unload_busy() {
+    for work in [Work::Spin, Work::Halt, Work::PortIo, Work::Count] {
+        let mut vm = Vm::bootable();
+        for _ in 0..3 {
+            vm.add_vcpu(Mode::Long, work);
+        }
+        for round in 0..5 {
+            let mut loaded = Inspection::of_self().set("interval_ms", 5).load();
+            // Each of their calls comes after the module; none may return early because of it.
+            vm.start();
+            loaded.reports();
+            wait_until("reports with all of them", || {
+                let reports = loaded.reports();
+                reports
+                    .iter()
+                    .any(|report| report.states() == [State::Parked; 3])
+            });
+            sleep(Duration::from_millis(round * 3));
+            loaded.unload();
+            vm.wait_until_it_goes_on();
+            vm.stop();
+        }
+        vm.finish();
+    }
+}
+
+/// Unloaded at any moment of an inspection that takes long.
+fn unload_while_scanning() {
+    let mut vm = Vm::running(Work::Count);
+    vm.add_memory(MIB, LARGE, Backing::Anonymous).touch_all();
+    let inspection = Inspection::of_self()
+        .patterns(&["text:not there"])
+        .set("interval_ms", 1);
+    let mut cut_short = 0;
+    let mut pause = 0;
+    for round in 0..8 {
+        let mut loaded = inspection.load();
+        let report = loaded.reports().pop().expect("the first report");
+        pause = report.done.pause_us;
+        sleep(Duration::from_micros(1000 + pause * round / 8));
+        // One more has begun; its report would come at its end.
+        cut_short += u64::from(loaded.unload().is_empty());
+        vm.vcpu(0).wait_until_it_goes_on();
+    }
+    println!("{cut_short} of 8 inspections of {pause} us were cut short");
+    assert!(cut_short > 0, "no inspection was cut short");
+    vm.finish();
+}
+
+/// `insmod` is killed while the guest is being searched.
+fn insmod_killed() {
+    let mut vm = Vm::running(Work::Count);
+    vm.add_memory(MIB, LARGE, Backing::Anonymous).touch_all();
+    let inspection = Inspection::of_self().patterns(&["text:not there"]);
+    let pause = inspection.report().done.pause_us;
+    let mut cut_short = 0;
+    for round in 0..8 {
+        let mut log = KernelLog::from_now();
+        expect_load();
+        let mut insmod = Other::start("insmod", &[&own_pid().to_string()]);
+        assert_eq!(insmod.hear(), "begins");
+        sleep(Duration::from_micros(pause * (round + 1) / 8));
+        insmod.kill();
+        wait_until("the module is gone or stays", || !is_loaded() || is_live());
+        if is_live() {
+            crate::inspect::unload_module("kvm_inspect");
+        }
+        assert_nothing_left();
+        let done = log
+            .module_lines()
+            .iter()
+            .any(|line| line.starts_with("done "));
+        cut_short += u64::from(!done);
+        vm.vcpu(0).wait_until_it_goes_on();
+    }
+    println!("{cut_short} of 8 inspections of {pause} us were cut short");
+    assert!(cut_short > 0, "no inspection was cut short");
+    assert_eq!(inspection.report().states(), [State::Parked]);
+    vm.finish();
+}
+
+/// Whether the module is loaded for good.
+fn is_live() -> bool {
+    let state = fs::read_to_string("/sys/module/kvm_inspect/initstate");
+    state.is_ok_and(|state| state.trim() == "live")
+}
+
+/// Loads the module, for the VMM with this number.
+fn insmod(arguments: &[&str]) {
+    let pid = arguments[0].parse().expect("a number");
+    let inspection = Inspection::of(pid).patterns(&["text:not there"]);
+    say("begins");
+    // Whatever comes of it: this process may be killed before.
+    let _ = inspection.try_load().map(std::mem::forget);
+}
+
+/// A VMM is killed before, while and after its guest is searched: it is gone at once, and the
+/// module says so, and can be unloaded.
+fn vmm_killed() {
+    let inspection = |vmm: &Other| Inspection::of(vmm.pid()).patterns(&[hex(&secret(101, 16))]);
+    let begin = Instant::now();
+    let vmm = Other::start("large", &[]);
+    let mut vmm = vmm;
+    assert_eq!(vmm.hear(), "runs");
+    let started = begin.elapsed();
+    let begin = Instant::now();
+    assert_eq!(inspection(&vmm).report().done.hits, 1);
+    let whole = begin.elapsed();
+    vmm.kill();
+
+    let mut killed = 0;
+    for round in 1..=12 {
+        let mut vmm = Other::start("large", &[]);
+        assert_eq!(vmm.hear(), "runs");
+        let inspection = inspection(&vmm);
+        let load = thread::spawn(move || inspection.try_load());
+        sleep(whole * round / 12);
+        let begin = Instant::now();
+        vmm.kill();
+        let end = begin.elapsed();
+        assert!(
+            end < started + Duration::from_secs(5),
+            "it took {end:?} to kill the VMM"
+        );
+        match load.join().expect("a panic would have ended the process") {
+            Ok(loaded) => {
+                let reports = loaded.unload();
+                let [report] = reports.as_slice() else {
+                    panic!("one report: {reports:#?}");
+                };
+                match report.done.result.as_str() {
+                    "ok" => assert_eq!(report.done.hits, 1),
+                    "vmm_killed" => killed += 1,
+                    other => panic!("unexpected result {other}"),
+                }
+            }
+            Err(Refusal { errno, lines }) => {
+                let gone = [Errno::SRCH, Errno::NOENT, Errno::TIMEDOUT].contains(&errno);
+                assert!(gone, "{errno}: {lines:#?}");
+                let errors = lines.iter().filter(|line| line.starts_with("error: "));
+                assert_eq!(errors.count(), 1, "{lines:#?}");
+            }
+        }
+        assert_nothing_left();
+    }
+    println!("killed {killed} times in the middle of an inspection of {whole:?}");
+    assert!(
+        killed > 0,
+        "no VMM was killed in the middle of its inspection"
+    );
+}
+
+/// A VMM with much memory, a secret at its end, and vCPUs of three kinds.
+fn large(_: &[&str]) {
+    let mut vm = Vm::bootable();
+    vm.add_memory(MIB, LARGE, Backing::Anonymous).touch_all();
+    vm.write(MIB + LARGE - PAGE, &secret(101, 16));
+    for work in [Work::Count, Work::Halt, Work::PortIo] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    vm.start();
+    say("runs");
+    hear();
+}
+
+/// A VMM ends between two inspections: the module waits for the next one and keeps nothing of it.
+fn vmm_ends() {
+    let mut vmm = Other::start("large", &[]);
+    assert_eq!(vmm.hear(), "runs");
+    let (pid, mut log) = (vmm.pid(), KernelLog::from_now());
+    let has_vm = || {
+        let known = fs::read_dir("/sys/kernel/debug/kvm").expect("KVM has its folder");
+        let prefix = format!("{pid}-");
+        known
+            .flatten()
+            .any(|vm| vm.file_name().to_string_lossy().starts_with(&prefix))
+    };
+    assert!(has_vm(), "the VM is known to KVM");
+    let loaded = Inspection::of(pid).set("interval_ms", 2000).load();
+    vmm.kill();
+    wait_until("the VM is destroyed", || !has_vm());
+    let mut lines = Vec::new();
+    wait_until("the module has noticed", || {
+        lines.extend(log.module_lines());
+        lines.iter().any(|line| line.starts_with("error: "))
+    });
+    assert!(is_live(), "the module stays");
+    let lines = loaded.unload_for_lines();
+    let errors: Vec<_> = lines
+        .iter()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert!(
+        errors.len() == 1 && errors[0].contains("no process"),
+        "{errors:?}"
+    );
+}
+
+/// Others trace the same function, before and while the module is there.
+fn other_tracers() {
+    const TRACING: &str = "/sys/kernel/tracing";
+    let write = |file: &str, text: &str| {
+        let path = format!("{TRACING}/{file}");
+        fs::write(&path, text).unwrap_or_else(|error| panic!("{path}: {error}"));
+    };
+    let trace = || {
+        write(
+            "kprobe_events",
+            "p:kvm_enter kvm_vcpu_ioctl\nr:kvm_leave kvm_vcpu_ioctl\n",
+        );
+        write("events/kprobes/enable", "1");
+        write("set_ftrace_filter", "kvm_vcpu_ioctl");
+        write("current_tracer", "function");
+    };
+    let untrace = || {
+        let text = fs::read_to_string(format!("{TRACING}/trace")).expect("the trace can be read");
+        for name in ["kvm_enter:", "kvm_leave:", "kvm_vcpu_ioctl <-"] {
+            assert!(text.contains(name), "no {name} in the trace");
+        }
+        write("current_tracer", "nop");
+        write("set_ftrace_filter", "\n");
+        write("events/kprobes/enable", "0");
+        write("kprobe_events", "\n");
+    };
+    let mut vm = Vm::bootable();
+    for work in [Work::Count, Work::PortIo, Work::Halt] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    let inspection = Inspection::of_self().set("interval_ms", 5);
+    for before in [true, false] {
+        if before {
+            trace();
+        }
+        let mut loaded = inspection.load();
+        vm.start();
+        if !before {
+            trace();
+        }
+        loaded.reports();
+        let mut count = 0;
+        wait_until("20 reports with all of them", || {
+            let reports = loaded.reports();
+            count += reports
+                .iter()
+                .filter(|report| report.states() == [State::Parked; 3])
+                .count();
+            count >= 20
+        });
+        vm.wait_until_it_goes_on();
+        if before {
+            loaded.unload_beside_others();
+            untrace();
+        } else {
+            untrace();
+            loaded.unload();
+        }
+        vm.wait_until_it_goes_on();
+        vm.stop();
+    }
+    vm.finish();
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is found where, and what is left alone.
+
+use std::sync::Arc;
+
+use super::{secret, Case};
+use crate::{
+    inspect::{hex, Inspection},
+    process::{huge_kib, own_pid, present_pages, resident_kib, PAGE},
+    report::Hit,
+    role::{hear, say, Other, Role},
+    vmm::{Backing, Mapping, Mode, Slot, Vm, Work, HUGE_PAGE, LOW_MEMORY},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("memory_borders", borders),
+    Case::new("memory_highest", highest),
+    Case::new("memory_overlaps", overlaps),
+    Case::new("memory_holes", holes),
+    Case::new("memory_anonymous", || backing(Backing::Anonymous)),
+    Case::new("memory_transparent_huge", || {
+        backing(Backing::TransparentHuge);
+    }),
+    Case::new("memory_memfd", || backing(Backing::Memfd)),
+    Case::new("memory_hugetlb", || backing(Backing::HugeTlb)),
+    Case::new("memory_untouched", untouched),
+];
+
+pub(super) const ROLES: &[Role] = &[Role {
+    name: "mostly_untouched",
+    run: mostly_untouched,
+}];
+
+const MIB: u64 = 1 << 20;
+
+/// A pattern across each border of two pages of 8 MiB, so across each border of windows as well,
+/// however large they are; and in the first and the last bytes.
+fn borders() {
+    let mut vm = Vm::running(Work::Count);
+    let (gpa, len) = (MIB, 8 * MIB);
+    vm.add_memory(gpa, len, Backing::Anonymous).touch_all();
+
+    let secret = secret(1, 16);
+    let mut places = vec![0, LOW_MEMORY - 16, gpa];
+    for (border, before) in (gpa + PAGE..gpa + len).step_by(4096).zip((1..16).cycle()) {
+        places.push(border - before);
+    }
+    places.push(gpa + len - 16);
+    for &place in &places {
+        vm.write(place, &secret);
+    }
+    let report = Inspection::of_self()
+        .patterns(&[hex(&secret)])
+        .set("max_hits", 4096)
+        .report();
+    assert_eq!(report.hits, vm.hits(0, &places));
+    assert_eq!(report.done.hits, places.len() as u64);
+    assert_eq!(report.done.scanned_bytes, LOW_MEMORY + len);
+    vm.assert_slots(&report);
+
+    // A single byte, the very first and the very last one, and nothing beside them.
+    let byte = 0xe7;
+    vm.write(gpa, &[byte; 2]);
+    vm.write(gpa + len - 2, &[byte; 2]);
+    for (first, last, hits) in [
+        (gpa, gpa, vec![gpa]),
+        (gpa + len - 1, gpa + len - 1, vec![gpa + len - 1]),
+    ] {
+        let report = Inspection::of_self()
+            .patterns(&[hex(&[byte])])
+            .ranges(&[format!("{first:#x}-{last:#x}")])
+            .report();
+        assert_eq!(report.hits, vm.hits(0, &hits));
+    }
+    vm.finish();
+}
+
+/// Memory that ends where guest-physical addresses do.
+fn highest() {
+    let mut vm = Vm::running(Work::Halt);
+    let end = 1 << physical_address_bits();
+    vm.add_memory(end - 4 * PAGE, 4 * PAGE, Backing::Anonymous)
+        .touch_all();
+    vm.add_memory((4 << 30) - PAGE, 2 * PAGE, Backing::Anonymous)
+        .touch_all();
+
+    let secret = secret(2, 24);
+    let places = [(4 << 30) - 12, end - 24];
+    for place in places {
+        vm.write(place, &secret);
+    }
+    let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
+    assert_eq!(report.hits, vm.hits(0, &places));
+    vm.assert_slots(&report);
+    vm.finish();
+}
+
+/// How many bits a guest-physical address has on this machine.
+fn physical_address_bits() -> u32 {
+    let text = std::fs::read_to_string("/proc/cpuinfo").expect("it can be read");
+    let line = text.lines().find(|line| line.starts_with("address sizes"));
+    let bits = line.and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
+    bits.expect("the line says \"address sizes : N bits physical, …\"")
+}
+
+/// Matches that overlap each other are all found, of one pattern and of several.
+fn overlaps() {
+    let mut vm = Vm::running(Work::Spin);
+    let gpa = MIB;
+    vm.add_memory(gpa, 4 * PAGE, Backing::Anonymous).touch_all();
+    let letters = gpa + PAGE - 500;
+    vm.write(letters, &[b'a'; 1000]);
+    let pairs = gpa + 3 * PAGE - 101;
+    vm.write(pairs, &b"xy".repeat(100));
+
+    let report = Inspection::of_self()
+        .patterns(&["text:aaaa", "text:xyxy", "text:yxyx", "text:aaaaaaaa"])
+        .ranges(&[format!("{gpa:#x}-{:#x}", gpa + 4 * PAGE - 1)])
+        .set("max_hits", 4096)
+        .report();
+    let expected: [Vec<u64>; 4] = [
+        (letters..letters + 997).collect(),
+        (pairs..pairs + 197).step_by(2).collect(),
+        (pairs + 1..pairs + 197).step_by(2).collect(),
+        (letters..letters + 993).collect(),
+    ];
+    for (pattern, places) in expected.iter().enumerate() {
+        assert_eq!(&report.hits_of(pattern), places, "pattern {pattern}");
+    }
+    let count: usize = expected.iter().map(Vec::len).sum();
+    assert_eq!(report.done.hits, count as u64);
+    vm.finish();
+}
+
+/// No match spans a hole, be it one between slots or an absent page; what comes after it is found.
+fn holes() {
+    let mut vm = Vm::running(Work::Halt);
+    let secret = secret(3, 32);
+    let (first, second) = secret.split_at(16);
+
+    // Neighbours in the VMM, with a hole of one page between them in the guest.
+    let mapping = Mapping::new(8 * PAGE, Backing::Anonymous);
+    mapping.touch_all();
+    let below = Slot {
+        len: 4 * PAGE,
+        ..Slot::of(1, MIB, &mapping)
+    };
+    let above = Slot {
+        id: 2,
+        gpa: MIB + 5 * PAGE,
+        offset: 4 * PAGE,
+        ..below.clone()
+    };
+    let (end_below, begin_above) = (below.gpa + below.len, above.gpa);
+    vm.add(below);
+    vm.add(above);
+    vm.write(end_below - 16, first);
+    vm.write(begin_above, second);
+
+    // Three pages present, one absent, one that is given back, and again three present.
+    let gpa = 4 * MIB;
+    let sparse = vm.add_memory(gpa, 8 * PAGE, Backing::Anonymous);
+    for page in [0, 1, 2, 4, 5, 6, 7] {
+        sparse.write(page * PAGE, &[0]);
+    }
+    vm.write(gpa + 3 * PAGE - 16, first);
+    vm.write(gpa + 5 * PAGE, second);
+    vm.write(gpa + 2 * PAGE - 7, &secret);
+    vm.write(gpa + 6 * PAGE - 7, &secret);
+    sparse.discard(4 * PAGE, PAGE);
+
+    let report = Inspection::of_self()
+        .patterns(&[hex(&secret), hex(first), hex(second)])
+        .report();
+    let whole = [gpa + 2 * PAGE - 7, gpa + 6 * PAGE - 7];
+    assert_eq!(report.hits_of(0), whole);
+    assert_eq!(
+        report.hits_of(1),
+        [end_below - 16, whole[0], gpa + 3 * PAGE - 16, whole[1]]
+    );
+    assert_eq!(
+        report.hits_of(2),
+        [begin_above, whole[0] + 16, gpa + 5 * PAGE, whole[1] + 16]
+    );
+    assert_eq!(report.done.absent_pages, 2);
+    vm.assert_slots(&report);
+    vm.finish();
+}
+
+/// Memory of each kind: found at both ends and across borders of both page sizes, counted to the
+/// page, and left as it was.
+fn backing(backing: Backing) {
+    let mut vm = Vm::running(Work::Count);
+    let gpa = 64 * MIB;
+    let chunk = HUGE_PAGE;
+    let memory = vm.add_memory(gpa, 6 * chunk, backing);
+
+    // All of the first and the second huge page, one byte of the fourth, all of the last.
+    let huge = matches!(backing, Backing::TransparentHuge | Backing::HugeTlb);
+    for offset in (0..2 * chunk).chain(5 * chunk..6 * chunk).step_by(4096) {
+        memory.write(offset, &[0]);
+    }
+    memory.write(3 * chunk + 5 * PAGE, &[0]);
+    let expected = (3 * chunk + if huge { chunk } else { PAGE }) / PAGE;
+    if backing == Backing::TransparentHuge {
+        assert_eq!(
+            huge_kib(memory.address()),
+            4 * chunk / 1024,
+            "the pages are huge"
+        );
+    }
+
+    let secret = secret(4, 40);
+    let offsets = [
+        0,
+        7 * PAGE - 13,
+        chunk - 39,
+        2 * chunk - 40,
+        3 * chunk + 5 * PAGE,
+        5 * chunk,
+        6 * chunk - 40,
+    ];
+    let places = offsets.map(|offset| gpa + offset);
+    for place in places {
+        vm.write(place, &secret);
+    }
+    let state = || {
+        let pages = present_pages(own_pid(), memory.address(), memory.len() / PAGE);
+        let huge = (backing == Backing::TransparentHuge).then(|| huge_kib(memory.address()));
+        (pages, huge)
+    };
+    let before = state();
+    let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
+    assert_eq!(state(), before, "pages present before and after");
+    assert_eq!(report.hits, vm.hits(0, &places));
+    vm.assert_slots(&report);
+    let slot = report
+        .slots
+        .iter()
+        .find(|slot| slot.gpa.0 == gpa)
+        .expect("the slot");
+    assert_eq!(slot.present, expected, "pages present");
+    vm.finish();
+}
+
+/// How much of the memory of [`mostly_untouched`] is touched: every 1000th page, counted from 1.
+const GIANT: u64 = 4 << 30;
+const GIANT_GPA: u64 = 4 << 30;
+const GIANT_STEP: u64 = 1000 * PAGE;
+
+/// Of a large VM that uses little memory no page is faulted in.
+fn untouched() {
+    let mut vmm = Other::start("mostly_untouched", &[]);
+    let address: u64 = vmm.hear().parse().expect("an address");
+    let pid = vmm.pid();
+    let secret = secret(5, 32);
+
+    let pages = || present_pages(pid, address, GIANT / PAGE);
+    let untouched = pages();
+    let mut inspect = || {
+        assert_eq!(vmm.ask("load"), "ready");
+        let report = Inspection::of(pid).patterns(&[hex(&secret)]).report();
+        assert_eq!(vmm.ask("check"), "right");
+        report
+    };
+    // Once before the comparison: the VMM's own code for all this has then been used.
+    inspect();
+    let before = resident_kib(pid);
+    let report = inspect();
+    assert_eq!(resident_kib(pid), before, "resident KiB after and before");
+    assert!(
+        pages() == untouched,
+        "the same pages are present after and before"
+    );
+
+    let places: Vec<u64> = (GIANT_STEP..GIANT)
+        .step_by(usize::try_from(GIANT_STEP).expect("64 bits"))
+        .collect();
+    let hit = |&offset: &u64| Hit {
+        space: 0,
+        gpa: GIANT_GPA + offset,
+        pattern: 0,
+        slot: 1,
+        hva: address + offset,
+        bytes: None,
+    };
+    let hits: Vec<Hit> = places.iter().map(hit).take(64).collect();
+    assert_eq!(report.hits, hits);
+    assert_eq!(report.done.hits, places.len() as u64);
+    let present = places.len() as u64;
+    assert_eq!(report.slots[1].present, present);
+    assert_eq!(report.done.absent_pages, GIANT / PAGE - present);
+    assert_eq!(report.done.scanned_bytes, LOW_MEMORY + present * PAGE);
+    vmm.tell("end");
+    vmm.finish();
+}
+
+/// A VMM with 4 GiB, of which every 1000th page is touched. One more page is read, but never
+/// written: it stands for zeros, and is no page of its own.
+fn mostly_untouched(_: &[&str]) {
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::Halt);
+    let memory: Arc<Mapping> = vm.add_memory(GIANT_GPA, GIANT, Backing::Anonymous);
+    let secret = secret(5, 32);
+    for offset in (GIANT_STEP..GIANT).step_by(usize::try_from(GIANT_STEP).expect("64 bits")) {
+        memory.write(offset, &secret);
+    }
+    assert_eq!(memory.read(PAGE, 1), [0]);
+    vm.start();
+    say(&memory.address().to_string());
+    loop {
+        match hear().as_str() {
+            "load" => {
+                crate::inspect::expect_load();
+                say("ready");
+            }
+            "check" => {
+                assert_eq!(vm.vcpu(0).interruptions(), 0);
+                say("right");
+            }
+            _ => break,
+        }
+    }
+    vm.finish();
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What can be searched for.
+
+use super::{secret, Case};
+use crate::{
+    inspect::{hex, Inspection},
+    process::PAGE,
+    vmm::{Backing, Vm, Work},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("patterns_many", many),
+    Case::new("patterns_wildcards", wildcards),
+    Case::new("patterns_text", text),
+];
+
+const MIB: u64 = 1 << 20;
+
+/// 32 patterns at once, of 1 to 256 bytes, each in several places.
+fn many() {
+    let mut vm = Vm::running(Work::Count);
+    vm.add_memory(MIB, 64 * PAGE, Backing::Anonymous)
+        .touch_all();
+    let range = format!("{MIB:#x}+{:#x}", 64 * PAGE);
+
+    // The first ones are so short that they need bytes of their own.
+    let plain_secret = |number, len| -> Vec<u8> {
+        let bytes = secret(number, len);
+        bytes.into_iter().map(|byte| byte & 0x7f).collect()
+    };
+    let secrets: Vec<Vec<u8>> = (0..32_u8)
+        .map(|index| match index {
+            0 => vec![0xf1],
+            1 => vec![0xf2, 0xf3],
+            2 => vec![0xf4, 0xf5, 0xf6],
+            31 => plain_secret(51, 256),
+            _ => plain_secret(20 + u64::from(index), usize::from(index) * 8),
+        })
+        .collect();
+    let mut expected = Vec::new();
+    for (index, secret) in secrets.iter().enumerate() {
+        // At the border of two pages, and a page further down, close to the next one's.
+        let border = MIB + (2 * index as u64 + 1) * PAGE;
+        let places = [border - secret.len() as u64 / 2, border + PAGE / 2];
+        for place in places {
+            vm.write(place, secret);
+        }
+        expected.extend(vm.hits(index, &places));
+    }
+    let patterns: Vec<String> = secrets.iter().map(|secret| hex(secret)).collect();
+    let report = Inspection::of_self()
+        .patterns(&patterns)
+        .ranges(&[&range])
+        .report();
+    let mut hits = report.hits.clone();
+    hits.sort();
+    expected.sort();
+    assert_eq!(hits, expected);
+    assert_eq!(report.done.hits, 64);
+    vm.finish();
+}
+
+/// Bytes and nibbles that may be any, and those that may not.
+fn wildcards() {
+    let mut vm = Vm::running(Work::Halt);
+    vm.add_memory(MIB, 8 * PAGE, Backing::Anonymous).touch_all();
+    let written: [(u64, &[u8]); 7] = [
+        (0x100, &[0x48, 0x8b, 0x00, 0x40, 0xd7]),
+        (0x200, &[0x48, 0x8b, 0xff, 0x4f, 0xd7]),
+        // Wrong: the high nibble, the low nibble, the last byte.
+        (0x300, &[0x48, 0x8b, 0xff, 0x5f, 0xd7]),
+        (0x400, &[0x49, 0x8b, 0xff, 0x4f, 0xd7]),
+        (0x500, &[0x48, 0x8b, 0xff, 0x4f, 0xd6]),
+        // Across the border of two pages, the open byte on each side of it.
+        (PAGE - 3, &[0x48, 0x8b, 0x12, 0x43, 0xd7]),
+        (2 * PAGE - 2, &[0x48, 0x8b, 0x12, 0x43, 0xd7]),
+    ];
+    for (offset, bytes) in written {
+        vm.write(MIB + offset, bytes);
+    }
+    let at = |offsets: &[u64]| -> Vec<u64> { offsets.iter().map(|offset| MIB + offset).collect() };
+    let exact = at(&[0x100, 0x200, PAGE - 3, 2 * PAGE - 2]);
+    let report = Inspection::of_self()
+        .patterns(&[
+            "hex:48 8b ?? 4? d7",
+            "hex:488B??4?D7",
+            "hex:4? 8b ?? ?? d7",
+            "hex:?8 8b ff ?f",
+            // Open at both ends, the last one beyond the end of memory.
+            "hex:?? 8b 12 43 ??",
+            "hex:d6 ?? ??",
+        ])
+        .ranges(&[format!("{MIB:#x}+{:#x}", 8 * PAGE)])
+        .report();
+    assert_eq!(report.hits_of(0), exact);
+    assert_eq!(report.hits_of(1), exact);
+    assert_eq!(
+        report.hits_of(2),
+        at(&[0x100, 0x200, 0x300, 0x400, PAGE - 3, 2 * PAGE - 2])
+    );
+    assert_eq!(report.hits_of(3), at(&[0x200, 0x300, 0x500]));
+    assert_eq!(report.hits_of(4), at(&[PAGE - 3, 2 * PAGE - 2]));
+    assert_eq!(report.hits_of(5), at(&[0x504]));
+
+    // An open byte needs a byte: at the end of memory there is none.
+    let end = MIB + 8 * PAGE;
+    vm.write(end - 2, &[0xd6, 0x11]);
+    let report = Inspection::of_self()
+        .patterns(&["hex:d6 11 ??", "hex:?? d6 11", "hex:d6 11"])
+        .report();
+    assert_eq!(report.hits_of(0), [0; 0]);
+    assert_eq!(report.hits_of(1), [end - 3]);
+    assert_eq!(report.hits_of(2), [end - 2]);
+    vm.finish();
+}
+
+/// Text, with escapes, in bytes and in UTF-16.
+fn text() {
+    let mut vm = Vm::running(Work::PortIo);
+    vm.add_memory(MIB, 4 * PAGE, Backing::Anonymous).touch_all();
+    let utf16 =
+        |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+    let written = [
+        (0x100, b"user=root, \\ secret".to_vec()),
+        (0x200, "größer".as_bytes().to_vec()),
+        (0x300, utf16("Passwort: größer 🔑")),
+        // Big endian is something else.
+        (
+            0x400,
+            "PasswortĀ"
+                .encode_utf16()
+                .flat_map(u16::to_be_bytes)
+                .collect(),
+        ),
+        (PAGE - 5, utf16("across")),
+    ];
+    for (offset, bytes) in &written {
+        vm.write(MIB + offset, bytes);
+    }
+    let report = Inspection::of_self()
+        .patterns(&[
+            r"text:user=root\x2c\s\\",
+            "text:root\\x2C \\x5c",
+            "text:größer",
+            "utf16:größer 🔑",
+            r"utf16:Passwort:\s",
+            "utf16:across",
+            "text:Passwort",
+            "utf16:Passwort",
+            r"utf16:gr\xf6\xdfer",
+        ])
+        .report();
+    let expected: [&[u64]; 9] = [
+        &[0x100],
+        &[0x105],
+        &[0x200],
+        &[0x314],
+        &[0x300],
+        &[PAGE - 5],
+        &[],
+        &[0x300],
+        &[0x314],
+    ];
+    for (pattern, offsets) in expected.into_iter().enumerate() {
+        let places: Vec<u64> = offsets.iter().map(|offset| MIB + offset).collect();
+        assert_eq!(report.hits_of(pattern), places, "pattern {pattern}");
+    }
+    vm.finish();
+}

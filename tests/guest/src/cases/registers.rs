@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The registers in the report are those that KVM tells the VMM, and those that the guest has
+//! loaded.
+
+use std::collections::BTreeMap;
+
+use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
+
+use super::Case;
+use crate::{
+    inspect::Inspection,
+    report::{self, State},
+    vmm::{port_number, Mode, Vcpu, Vm, Work, GDT_LIMIT, IDT_LIMIT},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("registers_real", || parked(&[Mode::Real])),
+    Case::new("registers_protected", || {
+        parked(&[Mode::Protected, Mode::ProtectedPaging, Mode::ProtectedPae]);
+    }),
+    Case::new("registers_long", || {
+        parked(&[Mode::Long, Mode::Compatibility, Mode::LongUser]);
+    }),
+    Case::new("registers_la57", || parked(&[Mode::LongLa57])),
+    Case::new("registers_outside", outside),
+    Case::new("registers_port_io", port_io),
+];
+
+/// Two vCPUs in each mode that load every register: one halts then, one spins. Both modes of
+/// standing show the same as the VMM's own ioctls once they are stopped.
+fn parked(modes: &[Mode]) {
+    let mut vm = Vm::bootable();
+    for &mode in modes {
+        for work in [Work::RegistersHalt, Work::RegistersSpin] {
+            // Only level 0 may halt.
+            if (mode, work) != (Mode::LongUser, Work::RegistersHalt) {
+                vm.add_vcpu(mode, work);
+            }
+        }
+    }
+    vm.start();
+    // The second time each comes from where the first inspection has put it.
+    for _ in 0..2 {
+        let report = Inspection::of_self().report();
+        assert!(report.states().iter().all(|&state| state == State::Parked));
+        for (reported, vcpu) in report.vcpus.iter().zip(vm.vcpus()) {
+            vcpu.stop();
+            let names = vcpu.mode().names();
+            let level = u64::from(vcpu.mode().privilege_level());
+            let expected = (names.0.to_owned(), names.1.to_owned(), level);
+            assert_eq!(
+                reported.mode.as_ref(),
+                Some(&expected),
+                "mode of vCPU {}",
+                reported.id
+            );
+            assert_same(reported, &vcpu.regs(), &vcpu.sregs());
+            assert_loaded(reported, vcpu);
+        }
+        vm.start();
+    }
+    vm.finish();
+}
+
+/// vCPUs that are held out: what KVM holds is what its ioctls tell, too.
+fn outside() {
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::UserSpace);
+    vm.add_vcpu(Mode::Real, Work::UserSpace);
+    vm.add_vcpu(Mode::LongLa57, Work::Count);
+    vm.add_vcpu(Mode::Protected, Work::Spin);
+    for id in [0, 1] {
+        vm.vcpu(id).start();
+        vm.vcpu(id).wait_until_at_work();
+    }
+    let report = Inspection::of_self().report();
+    assert_eq!(report.states(), [State::Outside; 4]);
+    for (reported, vcpu) in report.vcpus.iter().zip(vm.vcpus()) {
+        vcpu.stop();
+        let (mut general, control) = (general(&vcpu.regs()), control(&vcpu.sregs()));
+        // Known to the vendor's module alone.
+        general.remove("rflags");
+        assert_eq!(
+            reported.general, general,
+            "registers of vCPU {}",
+            reported.id
+        );
+        assert_eq!(
+            reported.control, control,
+            "control registers of vCPU {}",
+            reported.id
+        );
+        assert!(reported.segments.is_empty() && reported.tables.is_empty());
+    }
+    vm.finish();
+}
+
+/// A vCPU that does port I/O all the time: the registers are those of one moment, with the number
+/// that it read or the one that it wrote, never half of a step.
+fn port_io() {
+    let mut vm = Vm::running(Work::PortIo);
+    for _ in 0..20 {
+        let before = vm.vcpu(0).rounds();
+        let report = Inspection::of_self().report();
+        let after = vm.vcpu(0).rounds();
+        let vcpu = report.vcpu(0);
+        let rounds = vcpu.general["rbx"];
+        assert!(
+            (before.saturating_sub(1)..=after).contains(&rounds),
+            "{before} {rounds} {after}"
+        );
+        // What it has made of the number of the last round, or this round's, or what it makes of that.
+        let (last, this) = (port_number(rounds - 1), port_number(rounds));
+        let possible = [last.wrapping_add(1), this, this.wrapping_add(1)].map(u64::from);
+        let rax = vcpu.general["rax"];
+        assert!(possible.contains(&rax), "rax={rax:#x} in round {rounds}");
+        vm.vcpu(0).wait_until_it_goes_on();
+    }
+    vm.finish();
+}
+
+/// The report has exactly what `KVM_GET_REGS` and `KVM_GET_SREGS` give.
+fn assert_same(reported: &report::Vcpu, regs: &kvm_regs, sregs: &kvm_sregs) {
+    let id = reported.id;
+    assert_eq!(reported.general, general(regs), "registers of vCPU {id}");
+    assert_eq!(
+        reported.control,
+        control(sregs),
+        "control registers of vCPU {id}"
+    );
+    let segments = [
+        ("cs", sregs.cs),
+        ("ds", sregs.ds),
+        ("es", sregs.es),
+        ("fs", sregs.fs),
+        ("gs", sregs.gs),
+        ("ss", sregs.ss),
+        ("tr", sregs.tr),
+        ("ldt", sregs.ldt),
+    ];
+    let segments: BTreeMap<_, _> = segments
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), segment(value)))
+        .collect();
+    assert_eq!(reported.segments, segments, "segments of vCPU {id}");
+    let tables = [("gdt", sregs.gdt), ("idt", sregs.idt)];
+    let tables: BTreeMap<_, _> = tables
+        .iter()
+        .map(|(name, table)| ((*name).to_owned(), (table.base, u64::from(table.limit))))
+        .collect();
+    assert_eq!(reported.tables, tables, "tables of vCPU {id}");
+}
+
+/// The report has what the guest's program has loaded.
+fn assert_loaded(reported: &report::Vcpu, vcpu: &Vcpu) {
+    let (general, control) = (&reported.general, &reported.control);
+    let park = vcpu.park_address();
+    let halted = vcpu.work() == Work::RegistersHalt;
+    assert_eq!(general["rip"], park + u64::from(halted));
+    if vcpu.mode() == Mode::LongUser {
+        return;
+    }
+    // Carry and direction.
+    assert_eq!(general["rflags"] & 0x401, 0x401);
+    let long = matches!(vcpu.mode(), Mode::Long | Mode::LongLa57);
+    if long {
+        assert_eq!(general["rax"], 0xa0a1_a2a3_a4a5_a6a7);
+        assert_eq!(general["rdi"], 0xd1d1_d1d1_d1d1_d1d1);
+        assert_eq!(general["r8"], 0x0808_0808_0808_0808);
+        assert_eq!(general["r15"], 0x1515_1515_1515_1515);
+        assert_eq!(control["cr2"], 0x0000_1234_5678_9abc);
+        assert_eq!(control["cr8"], 9);
+        assert_eq!(reported.segments["gs"]["base"], 0x0000_7abc_0123_4567);
+    } else {
+        assert_eq!(general["rax"], 0xa0a1_a2a3);
+        assert_eq!(general["rdi"], 0xd1d1_d1d1);
+        assert_eq!(general["rbp"], 0xbabb_bcbd);
+    }
+    assert_eq!(reported.tables["gdt"].1, u64::from(GDT_LIMIT));
+    assert_eq!(reported.tables["idt"].1, u64::from(IDT_LIMIT));
+    let segments = &reported.segments;
+    if vcpu.mode() == Mode::Real {
+        let selectors = [
+            ("ss", 0x1234),
+            ("ds", 0x2345),
+            ("es", 0x3456),
+            ("fs", 0x4567),
+            ("gs", 0x5678),
+        ];
+        for (name, selector) in selectors {
+            assert_eq!(segments[name]["selector"], selector, "{name}");
+            assert_eq!(segments[name]["base"], selector << 4, "{name}");
+        }
+    } else {
+        assert_eq!(
+            (segments["ss"]["selector"], segments["ds"]["selector"]),
+            (0x20, 0x33)
+        );
+        assert_eq!(
+            (segments["ds"]["base"], segments["ds"]["limit"]),
+            (0x1000, 0xfeff_0fff)
+        );
+        let (tr, limit) = if long { (0x38, 0x67) } else { (0x60, 0x68) };
+        assert_eq!(
+            (segments["tr"]["selector"], segments["tr"]["limit"]),
+            (tr, limit)
+        );
+        assert_eq!(
+            (segments["ldt"]["selector"], segments["ldt"]["limit"]),
+            (0x48, 0xff)
+        );
+    }
+}
+
+fn named<const N: usize>(values: [(&str, u64); N]) -> BTreeMap<String, u64> {
+    values.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+fn general(regs: &kvm_regs) -> BTreeMap<String, u64> {
+    named([
+        ("rip", regs.rip),
+        ("rflags", regs.rflags),
+        ("rax", regs.rax),
+        ("rbx", regs.rbx),
+        ("rcx", regs.rcx),
+        ("rdx", regs.rdx),
+        ("rsi", regs.rsi),
+        ("rdi", regs.rdi),
+        ("rsp", regs.rsp),
+        ("rbp", regs.rbp),
+        ("r8", regs.r8),
+        ("r9", regs.r9),
+        ("r10", regs.r10),
+        ("r11", regs.r11),
+        ("r12", regs.r12),
+        ("r13", regs.r13),
+        ("r14", regs.r14),
+        ("r15", regs.r15),
+    ])
+}
+
+fn control(sregs: &kvm_sregs) -> BTreeMap<String, u64> {
+    named([
+        ("cr0", sregs.cr0),
+        ("cr2", sregs.cr2),
+        ("cr3", sregs.cr3),
+        ("cr4", sregs.cr4),
+        ("cr8", sregs.cr8),
+        ("efer", sregs.efer),
+        ("apic_base", sregs.apic_base),
+    ])
+}
+
+fn segment(segment: &kvm_segment) -> BTreeMap<String, u64> {
+    named([
+        ("selector", u64::from(segment.selector)),
+        ("base", segment.base),
+        ("limit", u64::from(segment.limit)),
+        ("type", u64::from(segment.type_)),
+        ("s", u64::from(segment.s)),
+        ("dpl", u64::from(segment.dpl)),
+        ("present", u64::from(segment.present)),
+        ("avl", u64::from(segment.avl)),
+        ("l", u64::from(segment.l)),
+        ("db", u64::from(segment.db)),
+        ("g", u64::from(segment.g)),
+        ("unusable", u64::from(segment.unusable)),
+    ])
+}

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Memslots: their borders, their kinds, their number, system management mode.
+
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
+
+use super::{secret, Case};
+use crate::{
+    inspect::{hex, Inspection},
+    process::PAGE,
+    report::{Hit, State},
+    vmm::{Backing, Mapping, Mode, Slot, Vm, Work, HUGE_PAGE, LOW_MEMORY},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("slots_borders", borders),
+    Case::new("slots_flags", flags),
+    Case::new("slots_many", many),
+    Case::new("slots_smm", smm),
+    Case::new("slots_none", none),
+];
+
+const MIB: u64 = 1 << 20;
+
+/// Slots that are neighbours in the guest but not in the VMM: matches across their borders are
+/// found, and belong to the slot where they begin.
+fn borders() {
+    let mut vm = Vm::running(Work::Spin);
+    let mut borders = Vec::new();
+    let mut gpa = MIB;
+    // Of one page, where the longest pattern can be; of many; and up to exactly 2 MiB from the
+    // beginning, where it is a border of two huge pages as well.
+    let lens = [
+        PAGE,
+        PAGE,
+        3 * PAGE,
+        HUGE_PAGE - 5 * PAGE,
+        16 * PAGE,
+        PAGE,
+        HUGE_PAGE,
+    ];
+    // The last is mapped first: addresses in the VMM descend while those in the guest ascend.
+    let mut mappings = lens.map(|len| Mapping::new(len, Backing::Anonymous));
+    mappings.sort_by_key(|mapping| std::cmp::Reverse(mapping.address()));
+    let mut mappings = mappings.to_vec();
+    for (id, len) in (10..).zip(lens) {
+        let fits = mappings.iter().position(|mapping| mapping.len() == len);
+        let mapping = mappings.remove(fits.expect("there is one for each"));
+        mapping.touch_all();
+        vm.add(Slot::of(id, gpa, &mapping));
+        gpa += len;
+        borders.push(gpa);
+    }
+    borders.pop();
+    let hva = |gpa| vm.slot_at(gpa).hva(gpa);
+    assert!(borders
+        .iter()
+        .all(|&border| hva(border - 1) + 1 != hva(border)));
+
+    let long = secret(10, 256);
+    let short = secret(11, 2);
+    let long_places: Vec<u64> = borders.iter().map(|border| border - 200).collect();
+    for &place in &long_places {
+        vm.write(place, &long);
+    }
+    let report = Inspection::of_self().patterns(&[hex(&long)]).report();
+    assert_eq!(report.hits, vm.hits(0, &long_places));
+    vm.assert_slots(&report);
+
+    // The shortest one that can be across a border.
+    let short_places: Vec<u64> = borders.iter().map(|border| border - 1).collect();
+    for &place in &short_places {
+        vm.write(place, &short);
+    }
+    let ranges: Vec<String> = short_places
+        .iter()
+        .map(|place| format!("{place:#x}+2"))
+        .collect();
+    let report = Inspection::of_self()
+        .patterns(&[hex(&short)])
+        .ranges(&ranges)
+        .report();
+    assert_eq!(report.hits, vm.hits(0, &short_places));
+    vm.finish();
+}
+
+/// Slots with flags are searched like others; the flags are named.
+fn flags() {
+    let mut vm = Vm::running(Work::Count);
+    let secret = secret(12, 20);
+    let mut places = Vec::new();
+    for (id, flags) in [(1, KVM_MEM_READONLY), (2, KVM_MEM_LOG_DIRTY_PAGES), (3, 0)] {
+        let mapping = Mapping::new(4 * PAGE, Backing::Anonymous);
+        mapping.touch_all();
+        let gpa = u64::from(id) * MIB;
+        vm.add(Slot {
+            flags,
+            ..Slot::of(id, gpa, &mapping)
+        });
+        places.extend([gpa, gpa + 2 * PAGE - 10, gpa + 4 * PAGE - 20]);
+    }
+    for &place in &places {
+        vm.write(place, &secret);
+    }
+    // One mapping at two more addresses.
+    let alias = Slot {
+        id: 4,
+        gpa: 16 * MIB,
+        ..vm.slot_at(MIB).clone()
+    };
+    places.extend([
+        alias.gpa,
+        alias.gpa + 2 * PAGE - 10,
+        alias.gpa + 4 * PAGE - 20,
+    ]);
+    vm.add(alias);
+
+    let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
+    assert_eq!(report.hits, vm.hits(0, &places));
+    vm.assert_slots(&report);
+    let named: Vec<&str> = report
+        .slots
+        .iter()
+        .map(|slot| slot.flags.as_str())
+        .collect();
+    assert_eq!(named, ["none", "readonly", "log_dirty", "none", "readonly"]);
+    vm.finish();
+}
+
+/// 300 slots, made in no order, each with its own contents.
+fn many() {
+    const COUNT: u64 = 300;
+    let mut vm = Vm::running(Work::Count);
+    let secret = secret(13, 16);
+    let mut places = Vec::new();
+    for index in 0..COUNT {
+        // All of them, as 7 and the count have no common divisor.
+        let at = index * 7 % COUNT;
+        let id = u16::try_from(1000 - at).expect("it is small");
+        // Every third one is a neighbour of the one before.
+        let gpa = 16 * MIB + (2 * at - u64::from(at % 3 == 2)) * PAGE;
+        let mapping = Mapping::new(PAGE, Backing::Anonymous);
+        mapping.write(at, &secret);
+        vm.add(Slot::of(id, gpa, &mapping));
+        places.push(gpa + at);
+    }
+    places.sort_unstable();
+    let report = Inspection::of_self()
+        .patterns(&[hex(&secret)])
+        .set("max_hits", 1000)
+        .report();
+    assert_eq!(report.hits, vm.hits(0, &places));
+    vm.assert_slots(&report);
+    assert_eq!(report.slots.len() as u64, COUNT + 1);
+    vm.finish();
+}
+
+/// What the guest sees in system management mode: searched, but not twice where it is what it sees
+/// outside it, too.
+fn smm() {
+    let mut vm = Vm::running(Work::Count);
+    let (shared_only, smm_only, across) = (secret(14, 24), secret(15, 24), secret(16, 24));
+    // A megabyte outside; in SMM the same, but for 64 KiB in the middle of it, and 16 KiB more
+    // after its end, where there is nothing outside.
+    let outside = vm.add_memory(MIB, MIB, Backing::Anonymous);
+    outside.touch_all();
+    let inside = Mapping::new(20 * PAGE, Backing::Anonymous);
+    inside.touch_all();
+    let hole = (MIB / 2, MIB / 2 + 16 * PAGE);
+    let slot = |id, gpa, mapping, offset, len| Slot {
+        space: 1,
+        offset,
+        len,
+        ..Slot::of(id, gpa, mapping)
+    };
+    vm.add(slot(1, MIB, &outside, 0, hole.0));
+    vm.add(slot(2, MIB + hole.0, &inside, 0, 16 * PAGE));
+    vm.add(slot(3, MIB + hole.1, &outside, hole.1, MIB - hole.1));
+    vm.add(slot(4, 2 * MIB, &inside, 16 * PAGE, 4 * PAGE));
+
+    outside.write(100, &shared_only);
+    // Seen outside only.
+    outside.write(hole.0 + 100, &shared_only);
+    inside.write(5 * PAGE - 10, &smm_only);
+    inside.write(20 * PAGE - 24, &smm_only);
+    // Into what only SMM sees, out of it, and at its other place into it again.
+    let write_across = |at: u64, from: (&Mapping, u64), to: (&Mapping, u64)| {
+        let (first, second) = across.split_at(usize::try_from(at).expect("it is small"));
+        from.0.write(from.1 - at, first);
+        to.0.write(to.1, second);
+    };
+    write_across(7, (&outside, hole.0), (&inside, 0));
+    write_across(8, (&inside, 16 * PAGE), (&outside, hole.1));
+    write_across(9, (&outside, MIB), (&inside, 16 * PAGE));
+
+    let report = Inspection::of_self()
+        .patterns(&[hex(&shared_only), hex(&smm_only), hex(&across)])
+        .report();
+    let hit = |space, slot, gpa, hva, pattern| Hit {
+        space,
+        gpa,
+        pattern,
+        slot,
+        hva,
+        bytes: None,
+    };
+    let (outside, inside) = (outside.address(), inside.address());
+    let (into, out, end) = (MIB + hole.0 - 7, MIB + hole.1 - 8, 2 * MIB - 9);
+    let mut hits = report.hits.clone();
+    hits.sort();
+    assert_eq!(
+        hits,
+        [
+            hit(0, 1, MIB + 100, outside + 100, 0),
+            hit(0, 1, MIB + hole.0 + 100, outside + hole.0 + 100, 0),
+            hit(1, 1, into, outside + hole.0 - 7, 2),
+            hit(
+                1,
+                2,
+                MIB + hole.0 + 5 * PAGE - 10,
+                inside + 5 * PAGE - 10,
+                1
+            ),
+            hit(1, 2, out, inside + 16 * PAGE - 8, 2),
+            hit(1, 3, end, outside + MIB - 9, 2),
+            hit(1, 4, 2 * MIB + 4 * PAGE - 24, inside + 20 * PAGE - 24, 1),
+        ]
+    );
+    vm.assert_slots(&report);
+    assert_eq!(report.done.scanned_bytes, LOW_MEMORY + MIB + 20 * PAGE);
+    vm.finish();
+}
+
+/// A VM with nothing, one without memory, one without vCPUs.
+fn none() {
+    let secret = secret(17, 16);
+    let inspection = Inspection::of_self().patterns(&[hex(&secret)]);
+
+    let mut vm = Vm::empty();
+    let report = inspection.report();
+    assert_eq!(report.fd, Some(vm.fd()));
+    assert!(report.vcpus.is_empty() && report.slots.is_empty() && report.hits.is_empty());
+    assert_eq!(
+        (report.done.scanned_bytes, report.done.absent_pages),
+        (0, 0)
+    );
+
+    vm.add_vcpu(Mode::Real, Work::Spin);
+    let report = inspection.report();
+    assert_eq!(report.states(), [State::Outside]);
+    assert!(report.slots.is_empty() && report.hits.is_empty());
+    drop(vm);
+
+    let mut vm = Vm::empty();
+    vm.add_memory(MIB, 4 * PAGE, Backing::Anonymous)
+        .write(PAGE, &secret);
+    let report = inspection.report();
+    assert!(report.vcpus.is_empty());
+    assert_eq!(report.hits, vm.hits(0, &[MIB + PAGE]));
+    vm.assert_slots(&report);
+}

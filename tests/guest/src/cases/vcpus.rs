@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! vCPUs, whatever they are doing: they stand, or are held out, and then go on as if nothing had
+//! been.
+
+use rustix::process::Signal;
+
+use super::{secret, Case};
+use crate::{
+    inspect::{expect_load, hex, Inspection},
+    process::wait_until,
+    report::{Report, State},
+    role::{hear, say, Other, Role},
+    vmm::{Mode, Vm, Work},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("vcpus_one_two_eight", one_two_eight),
+    Case::new("vcpus_spin", || alike(Work::Spin, State::Parked)),
+    Case::new("vcpus_halt", || alike(Work::Halt, State::Parked)),
+    Case::new("vcpus_port_io", || alike(Work::PortIo, State::Parked)),
+    Case::new("vcpus_user_space", || {
+        alike(Work::UserSpace, State::Outside);
+    }),
+    Case::new("vcpus_never_ran", never_ran),
+    Case::new("vcpus_mixed", mixed),
+    Case::new("vcpus_stopped_vmm", stopped_vmm),
+];
+
+pub(super) const ROLES: &[Role] = &[Role {
+    name: "counts",
+    run: counts,
+}];
+
+/// Wants a secret in the first page of the guest's memory to be found, and each vCPU's state.
+fn inspect(vm: &Vm, states: &[State]) -> Report {
+    let secret = secret(70, 32);
+    vm.write(0x800, &secret);
+    let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
+    assert_eq!(report.states(), states);
+    let ids: Vec<u64> = report.vcpus.iter().map(|vcpu| vcpu.id).collect();
+    assert_eq!(ids, (0..states.len() as u64).collect::<Vec<_>>());
+    assert_eq!(report.hits, vm.hits(0, &[0x800]));
+    report
+}
+
+/// One, two, eight vCPUs that count.
+fn one_two_eight() {
+    for count in [1, 2, 8] {
+        let mut vm = Vm::bootable();
+        for _ in 0..count {
+            vm.add_vcpu(Mode::Long, Work::Count);
+        }
+        vm.start();
+        for _ in 0..3 {
+            inspect(&vm, &vec![State::Parked; count]);
+            vm.wait_until_it_goes_on();
+        }
+        vm.finish();
+    }
+}
+
+/// Two vCPUs that do the same.
+fn alike(work: Work, state: State) {
+    let mut vm = Vm::bootable();
+    for _ in 0..2 {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    vm.start();
+    for _ in 0..5 {
+        inspect(&vm, &[state; 2]);
+        vm.wait_until_it_goes_on();
+    }
+    vm.finish();
+}
+
+/// vCPUs that never ran are held out, and can run afterwards.
+fn never_ran() {
+    let mut vm = Vm::bootable();
+    for _ in 0..2 {
+        vm.add_vcpu(Mode::Long, Work::Count);
+    }
+    inspect(&vm, &[State::Outside; 2]);
+    vm.vcpu(1).start();
+    vm.vcpu(1).wait_until_at_work();
+    inspect(&vm, &[State::Outside, State::Parked]);
+    vm.vcpu(0).start();
+    vm.vcpu(0).wait_until_at_work();
+    inspect(&vm, &[State::Parked; 2]);
+    // Stopped by their VMM, and never seen by a kick again.
+    vm.vcpu(1).stop();
+    inspect(&vm, &[State::Parked, State::Outside]);
+    vm.finish();
+}
+
+/// Of each kind one or two, in one VM.
+fn mixed() {
+    let mut vm = Vm::bootable();
+    let works = [
+        (Work::Count, State::Parked),
+        (Work::PortIo, State::Parked),
+        (Work::Halt, State::Parked),
+        (Work::UserSpace, State::Outside),
+        (Work::Spin, State::Parked),
+        (Work::Halt, State::Parked),
+        (Work::PortIo, State::Parked),
+        (Work::Count, State::Outside),
+    ];
+    for (work, _) in works {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    let (never_ran, others) = vm.vcpus().split_last_mut().expect("there are eight");
+    assert_eq!(never_ran.work(), Work::Count);
+    for vcpu in others {
+        vcpu.start();
+        vcpu.wait_until_at_work();
+    }
+    for _ in 0..5 {
+        inspect(&vm, &works.map(|(_, state)| state));
+        vm.wait_until_it_goes_on();
+    }
+    vm.finish();
+}
+
+/// A VMM that is stopped by a signal: its vCPUs are held out, and it can go on.
+fn stopped_vmm() {
+    let mut vmm = Other::start("counts", &[]);
+    assert_eq!(vmm.hear(), "runs");
+    for _ in 0..3 {
+        assert_eq!(vmm.ask("load"), "ready");
+        vmm.signal(Signal::STOP);
+        wait_until("the VMM is stopped", || state(vmm.pid()) == 'T');
+        let report = Inspection::of(vmm.pid()).report();
+        assert_eq!(report.states(), [State::Outside; 2]);
+        assert_eq!(state(vmm.pid()), 'T', "it is still stopped");
+        vmm.signal(Signal::CONT);
+        assert_eq!(vmm.ask("check"), "goes on");
+    }
+    vmm.tell("end");
+    vmm.finish();
+}
+
+fn state(pid: i32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+    let (_, rest) = stat.rsplit_once(") ").expect("the name is in parentheses");
+    rest.chars().next().expect("there is a state")
+}
+
+/// A VMM with two vCPUs that count.
+fn counts(_: &[&str]) {
+    let mut vm = Vm::bootable();
+    for _ in 0..2 {
+        vm.add_vcpu(Mode::Long, Work::Count);
+    }
+    vm.start();
+    say("runs");
+    loop {
+        match hear().as_str() {
+            "load" => {
+                expect_load();
+                say("ready");
+            }
+            "check" => {
+                vm.wait_until_it_goes_on();
+                say("goes on");
+            }
+            _ => break,
+        }
+    }
+    vm.finish();
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The first process of a test VM.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead, BufReader, Read, Write},
+    panic,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use guest::protocol::{Message, CASE_PARAMETER};
+use rustix::{
+    mount::{mount, MountFlags},
+    process::{kill_process, Pid, Signal},
+    system::{finit_module, reboot, RebootCommand},
+    termios::{tcgetattr, tcsetattr, OptionalActions},
+};
+
+use crate::cases::{self, Case};
+
+/// The modules that KVM consists of, in the order of loading, one path a line.
+const KVM_MODULES: &str = "/modules/kvm";
+
+/// The second serial port: the report to the harness.
+const RESULT_PORT: &str = "/dev/ttyS1";
+
+/// What an out-of-tree module without a signature leaves in `/proc/sys/kernel/tainted`. Any other
+/// bit is a fault: a warning, an Oops, a lock-up.
+const EXPECTED_TAINT: u64 = (1 << 12) | (1 << 13);
+
+/// How long a killed case may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Does all, and powers off. Without the report's end marker the harness takes the VM for lost.
+pub(crate) fn run() -> ! {
+    let outcome = panic::catch_unwind(|| set_up().and_then(|(case, port)| run_case(&case, port)));
+    match outcome {
+        Ok(Ok(())) => (),
+        Ok(Err(error)) => eprintln!("init: {error}"),
+        Err(_) => eprintln!("init: panicked"),
+    }
+    loop {
+        let _ = reboot(RebootCommand::PowerOff);
+        thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// Makes the VM a place for a case to run in.
+fn set_up() -> io::Result<(Case, File)> {
+    for (kind, place) in [
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("devtmpfs", "/dev"),
+        ("tmpfs", "/tmp"),
+        ("debugfs", "/sys/kernel/debug"),
+        ("tracefs", "/sys/kernel/tracing"),
+        ("hugetlbfs", "/dev/hugepages"),
+    ] {
+        if place == "/dev/hugepages" {
+            fs::create_dir(place)?;
+        }
+        mount(kind, place, kind, MountFlags::empty(), None)
+            .map_err(|error| io::Error::other(format!("mount {place}: {error}")))?;
+    }
+    // The case is ended earlier than by the kernel's default; what hangs shall be in the log.
+    fs::write("/proc/sys/kernel/hung_task_timeout_secs", "20")?;
+
+    let parameters = fs::read_to_string("/proc/cmdline")?;
+    let name = parameters
+        .split_whitespace()
+        .find_map(|parameter| parameter.strip_prefix(CASE_PARAMETER))
+        .ok_or_else(|| io::Error::other("the kernel's command line names no case"))?;
+    let case = cases::find(name);
+    if case.needs_kvm {
+        load_kvm()?;
+    }
+    Ok((case, result_port()?))
+}
+
+/// Loads KVM.
+pub(crate) fn load_kvm() -> io::Result<()> {
+    for path in fs::read_to_string(KVM_MODULES)?.lines() {
+        finit_module(File::open(path)?, c"", 0)
+            .map_err(|error| io::Error::other(format!("load {path}: {error}")))?;
+    }
+    Ok(())
+}
+
+/// Opens the port for plain bytes.
+fn result_port() -> io::Result<File> {
+    let port = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(RESULT_PORT)?;
+    let mut settings = tcgetattr(&port)?;
+    settings.make_raw();
+    tcsetattr(&port, OptionalActions::Now, &settings)?;
+    Ok(port)
+}
+
+/// Runs the case as a child, watches over it, and reports.
+fn run_case(case: &Case, mut port: File) -> io::Result<()> {
+    let mut tell = |message: Message| writeln!(port, "{message}");
+    tell(Message::Start(case.name.to_owned()))?;
+
+    let mut child = Command::new("/proc/self/exe")
+        .args(["--case", case.name])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let text = Arc::new(Mutex::new(String::new()));
+    if let Some(stdout) = child.stdout.take() {
+        collect(stdout, &text);
+    }
+    if let Some(stderr) = child.stderr.take() {
+        collect(stderr, &text);
+    }
+    let mut problem = wait(&mut child, case.limit)?.err();
+
+    // What the case left behind, so that the pipes are closed and nothing disturbs the shutdown.
+    let _ = kill_all();
+    thread::sleep(Duration::from_millis(20));
+    if problem.is_none() {
+        problem = unexpected_taint()?;
+    }
+
+    tell(problem.as_ref().map_or(Message::Pass, |_| Message::Fail))?;
+    let text = text.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    for line in problem.iter().map(String::as_str).chain(text.lines()) {
+        tell(Message::Text(line.to_owned()))?;
+    }
+    tell(Message::End)
+}
+
+/// Collects what comes from a pipe, line by line.
+fn collect(pipe: impl Read + Send + 'static, text: &Arc<Mutex<String>>) {
+    let text = text.clone();
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            let mut text = text.lock().unwrap_or_else(PoisonError::into_inner);
+            text.push_str(&line);
+            text.push('\n');
+        }
+    });
+}
+
+/// Waits for the case to end; the inner error says what was wrong with that end.
+fn wait(child: &mut Child, limit: Duration) -> io::Result<Result<(), String>> {
+    let begin = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(if status.success() {
+                Ok(())
+            } else {
+                Err(format!("the case ended with {status}"))
+            });
+        }
+        if begin.elapsed() > limit {
+            break;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    // Into the kernel log: what is blocked, and where.
+    fs::write("/proc/sysrq-trigger", "w")?;
+    kill_all()?;
+    let killed = Instant::now();
+    while child.try_wait()?.is_none() {
+        if killed.elapsed() > KILL_LIMIT {
+            return Ok(Err(format!(
+                "the case did not end within {limit:?}, and cannot be killed"
+            )));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(Err(format!("the case did not end within {limit:?}")))
+}
+
+/// Kills all processes but this one.
+fn kill_all() -> io::Result<()> {
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = number.filter(|&pid| pid != 1).and_then(Pid::from_raw) else {
+            continue;
+        };
+        // Kernel threads do not take it, others may be gone already.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    Ok(())
+}
+
+/// Says so if the kernel has noticed a fault of its own.
+fn unexpected_taint() -> io::Result<Option<String>> {
+    let text = fs::read_to_string("/proc/sys/kernel/tainted")?;
+    let taint: u64 = text.trim().parse().map_err(io::Error::other)?;
+    let fault = taint & !EXPECTED_TAINT;
+    Ok((fault != 0).then(|| format!("the kernel is tainted: {taint:#x}")))
+}

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Calling the module: loading it with parameters, reading what it says, unloading it.
+
+use std::{
+    ffi::CString,
+    fmt::{Display, Write},
+    fs::{self, File},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use rustix::{
+    io::Errno,
+    system::{delete_module, finit_module},
+};
+
+use crate::{kernel_log::KernelLog, process::own_pid, report::Report};
+
+/// Where the harness puts the module.
+const MODULE: &str = "/modules/kvm_inspect.ko";
+
+/// How often the module was about to be loaded for this process: each time a `KVM_RUN` that is
+/// under way may return `EINTR`, once.
+static LOADS: AtomicU64 = AtomicU64::new(0);
+
+/// How often the module was about to be loaded for this process.
+pub(crate) fn loads() -> u64 {
+    LOADS.load(Ordering::SeqCst)
+}
+
+/// Another process is about to load the module.
+pub(crate) fn expect_load() {
+    LOADS.fetch_add(1, Ordering::SeqCst);
+}
+
+/// An inspection to be made.
+pub(crate) struct Inspection {
+    parameters: Vec<(String, String)>,
+}
+
+impl Inspection {
+    /// Of the VMs of this process.
+    pub(crate) fn of_self() -> Self {
+        Self::of(own_pid())
+    }
+
+    /// Of the VMs of another process.
+    pub(crate) fn of(pid: i32) -> Self {
+        Self::without_pid().set("pid", pid)
+    }
+
+    /// Of nothing yet.
+    pub(crate) fn without_pid() -> Self {
+        Self {
+            parameters: Vec::new(),
+        }
+    }
+
+    /// Gives a parameter, or another value to one; the value is put in quotes.
+    pub(crate) fn set(mut self, name: &str, value: impl Display) -> Self {
+        self.parameters.retain(|(other, _)| other != name);
+        self.parameters.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Searches for these patterns, in the module's notation.
+    pub(crate) fn patterns<S: AsRef<str>>(self, patterns: &[S]) -> Self {
+        self.list("pattern", patterns)
+    }
+
+    /// Searches in these ranges only.
+    pub(crate) fn ranges<S: AsRef<str>>(self, ranges: &[S]) -> Self {
+        self.list("range", ranges)
+    }
+
+    fn list<S: AsRef<str>>(self, name: &str, values: &[S]) -> Self {
+        let values: Vec<&str> = values.iter().map(AsRef::as_ref).collect();
+        self.set(name, values.join(","))
+    }
+
+    /// Loads the module, and keeps it loaded.
+    pub(crate) fn try_load(&self) -> Result<Loaded, Refusal> {
+        let mut log = KernelLog::from_now();
+        let result = load(&self.to_string());
+        let lines = log.module_lines();
+        match result {
+            Ok(()) => Ok(Loaded { log, lines }),
+            Err(errno) => Err(Refusal { errno, lines }),
+        }
+    }
+
+    /// Loads the module, which must succeed, and keeps it loaded.
+    pub(crate) fn load(&self) -> Loaded {
+        self.try_load()
+            .unwrap_or_else(|refusal| panic!("the module was refused with {self}: {refusal:?}"))
+    }
+
+    /// Makes the inspection, and unloads the module.
+    pub(crate) fn reports(&self) -> Vec<Report> {
+        let reports = self.load().unload();
+        assert!(!reports.is_empty(), "the module said nothing with {self}");
+        reports
+    }
+
+    /// Makes the inspection of what must be one VM, and unloads the module.
+    pub(crate) fn report(&self) -> Report {
+        let report = self.partial_report();
+        assert_eq!(report.done.result, "ok");
+        report
+    }
+
+    /// Makes the inspection of what must be one VM, whatever comes of it, and unloads the module.
+    pub(crate) fn partial_report(&self) -> Report {
+        let mut reports = self.reports();
+        assert_eq!(reports.len(), 1, "one VM, one report: {reports:#?}");
+        reports.remove(0)
+    }
+
+    /// Makes an inspection that must be refused, with one line that says why; nothing may be left.
+    pub(crate) fn refused(&self, errno: Errno, why: &[&str]) {
+        let refusal = match self.try_load() {
+            Ok(loaded) => panic!("not refused: {self}: {:#?}", loaded.unload()),
+            Err(refusal) => refusal,
+        };
+        assert_eq!(refusal.errno, errno, "with {self}: {refusal:?}");
+        let [line] = refusal.lines.as_slice() else {
+            panic!("one line was expected with {self}: {refusal:?}");
+        };
+        let text = line.strip_prefix("error: ");
+        let text = text.unwrap_or_else(|| panic!("not an error line: {line}"));
+        for part in why {
+            assert!(text.contains(part), "no {part:?} with {self} in: {line}");
+        }
+        // What is wrong, and what to do.
+        assert!(text.contains("; "), "nothing to do with {self} in: {line}");
+        assert_nothing_left();
+    }
+}
+
+impl Display for Inspection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, (name, value)) in self.parameters.iter().enumerate() {
+            if index > 0 {
+                f.write_char(' ')?;
+            }
+            // Quotes let a value have spaces; they have to stand around the whole of it.
+            write!(f, "{name}=\"{value}\"")?;
+        }
+        Ok(())
+    }
+}
+
+/// The module's answer when it is not to stay.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) errno: Errno,
+    pub(crate) lines: Vec<String>,
+}
+
+/// The loaded module, to be unloaded with [`Loaded::unload`].
+#[must_use]
+pub(crate) struct Loaded {
+    log: KernelLog,
+    lines: Vec<String>,
+}
+
+impl Loaded {
+    /// The complete reports since the last call.
+    pub(crate) fn reports(&mut self) -> Vec<Report> {
+        self.lines.extend(self.log.module_lines());
+        let end = self
+            .lines
+            .iter()
+            .rposition(|line| line.starts_with("done "));
+        let complete = end.map_or(0, |end| end + 1);
+        let lines: Vec<String> = self.lines.drain(..complete).collect();
+        let (reports, others) = Report::parse_all(&lines);
+        assert!(others.is_empty(), "unexpected: {others:#?}");
+        reports
+    }
+
+    /// Unloads the module; nothing may be left of it. Returns the reports since the last call.
+    pub(crate) fn unload(mut self) -> Vec<Report> {
+        self.lines.extend(unload(&mut self.log));
+        let (reports, others) = Report::parse_all(&self.lines);
+        assert!(others.is_empty(), "unexpected: {others:#?}");
+        reports
+    }
+
+    /// Unloads the module, and returns all its lines since the last call.
+    pub(crate) fn unload_for_lines(mut self) -> Vec<String> {
+        self.lines.extend(unload(&mut self.log));
+        self.lines
+    }
+
+    /// Unloads the module while others have probes on the same function.
+    pub(crate) fn unload_beside_others(mut self) {
+        unload_module("kvm_inspect");
+        assert!(!is_loaded(), "the module is still loaded");
+        self.reports();
+    }
+}
+
+/// Loads the module with parameters.
+pub(crate) fn load(parameters: &str) -> Result<(), Errno> {
+    expect_load();
+    load_module(MODULE, parameters)
+}
+
+/// Loads any module with parameters.
+pub(crate) fn load_module(path: &str, parameters: &str) -> Result<(), Errno> {
+    let file = File::open(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let parameters = CString::new(parameters).expect("there is no NUL in it");
+    finit_module(file, &parameters, 0)
+}
+
+/// Unloads any module.
+pub(crate) fn unload_module(name: &str) {
+    let name = CString::new(name).expect("there is no NUL in it");
+    let result = delete_module(&name, libc::O_NONBLOCK);
+    result.unwrap_or_else(|error| panic!("unloading {name:?}: {error}"));
+}
+
+/// Unloads the module, and returns what it said meanwhile.
+fn unload(log: &mut KernelLog) -> Vec<String> {
+    unload_module("kvm_inspect");
+    assert_nothing_left();
+    log.module_lines()
+}
+
+/// Wants the module to be gone, with its probe and its thread.
+pub(crate) fn assert_nothing_left() {
+    assert!(!is_loaded(), "the module is still loaded");
+    let probes = fs::read_to_string("/sys/kernel/debug/kprobes/list");
+    let probes = probes.expect("the list of probes can be read");
+    assert!(
+        !probes.contains("kvm_vcpu_ioctl"),
+        "a probe was left: {probes}"
+    );
+    assert!(!has_thread(), "a thread of the module was left");
+}
+
+/// Whether the module is loaded, or about to be.
+pub(crate) fn is_loaded() -> bool {
+    let modules = fs::read_to_string("/proc/modules").expect("the list of modules can be read");
+    modules.lines().any(|line| line.starts_with("kvm_inspect "))
+}
+
+/// Whether the module's kernel thread runs.
+fn has_thread() -> bool {
+    let processes = fs::read_dir("/proc").expect("/proc can be read");
+    processes.flatten().any(|process| {
+        fs::read_to_string(process.path().join("comm"))
+            .is_ok_and(|name| name.trim() == "kvm_inspect")
+    })
+}
+
+/// A pattern for exactly these bytes.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    format!("hex:{}", hex_digits(bytes))
+}
+
+/// Two hex digits for each byte.
+pub(crate) fn hex_digits(bytes: &[u8]) -> String {
+    let mut digits = String::new();
+    for byte in bytes {
+        write!(digits, "{byte:02x}").expect("writing to a string does not fail");
+    }
+    digits
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What `/proc` tells about a process and its memory.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The size of a page.
+pub(crate) const PAGE: u64 = 4096;
+
+/// Bit 63 of a pagemap entry: the page is mapped (`Documentation/admin-guide/mm/pagemap.rst`).
+const PAGEMAP_PRESENT: u64 = 1 << 63;
+
+/// The number of this process.
+pub(crate) fn own_pid() -> i32 {
+    i32::try_from(std::process::id()).expect("process numbers are positive")
+}
+
+/// How much memory the process has, in KiB, to the page.
+pub(crate) fn resident_kib(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+    field_kib(&text.expect("the process is there"), "Rss:").expect("there is an Rss line")
+}
+
+/// How much of the mapping at `address` consists of transparent huge pages, in KiB.
+pub(crate) fn huge_kib(address: u64) -> u64 {
+    let smaps = fs::read_to_string("/proc/self/smaps").expect("smaps can be read");
+    let mut inside = false;
+    for line in smaps.lines() {
+        if let Some((first, last)) = line
+            .split(' ')
+            .next()
+            .and_then(|range| range.split_once('-'))
+        {
+            let number = |text| u64::from_str_radix(text, 16);
+            if let (Ok(first), Ok(last)) = (number(first), number(last)) {
+                inside = (first..last).contains(&address);
+            }
+        }
+        if let Some(kib) = field_kib(line, "AnonHugePages:").filter(|_| inside) {
+            return kib;
+        }
+    }
+    panic!("nothing is mapped at {address:#x}");
+}
+
+/// The value of a line `NAME   N kB`.
+fn field_kib(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    rest.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+/// Whether each of the `pages` pages from `address` on is mapped, by the kernel's own account.
+pub(crate) fn present_pages(pid: i32, address: u64, pages: u64) -> Vec<bool> {
+    let pagemap = File::open(format!("/proc/{pid}/pagemap")).expect("the process is there");
+    let mut entries = vec![0; usize::try_from(pages * 8).expect("it fits in memory")];
+    pagemap
+        .read_exact_at(&mut entries, address / PAGE * 8)
+        .expect("pagemap covers all addresses");
+    let entries = entries.chunks_exact(8);
+    entries
+        .map(|entry| u64::from_ne_bytes(entry.try_into().expect("8 bytes")) & PAGEMAP_PRESENT != 0)
+        .collect()
+}
+
+/// The state of a thread of this process, as in `/proc/PID/stat`: `R`, `S`, …
+pub(crate) fn thread_state(tid: i32) -> char {
+    let stat = fs::read_to_string(format!("/proc/self/task/{tid}/stat"));
+    let stat = stat.expect("the thread is there");
+    let (_, rest) = stat.rsplit_once(") ").expect("the name is in parentheses");
+    rest.chars().next().expect("there is a state")
+}
+
+/// Waits until `condition` holds.
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    const LIMIT: Duration = Duration::from_secs(20);
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < LIMIT, "waited in vain: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the first process of a test VM tells the harness, line by line, over the second serial
+//! port: that the case begins, how it ended, what it said, and that this was all.
+//!
+//! A VM that was lost says no [`Message::End`], whatever QEMU's exit status is.
+
+use std::fmt;
+
+/// The kernel parameter that names the case.
+pub const CASE_PARAMETER: &str = "case=";
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The VM is ready, and the case with this name begins.
+    Start(String),
+    /// The case passed.
+    Pass,
+    /// The case failed; the text that follows says why.
+    Fail,
+    /// A line of what the case said.
+    Text(String),
+    /// Nothing else will come.
+    End,
+}
+
+impl Message {
+    /// Reads a line, without its line ending.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        if let Some(text) = line.strip_prefix("| ") {
+            return Some(Self::Text(text.to_owned()));
+        }
+        match line {
+            "@pass" => Some(Self::Pass),
+            "@fail" => Some(Self::Fail),
+            "@end" => Some(Self::End),
+            _ => line
+                .strip_prefix("@start ")
+                .map(|name| Self::Start(name.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start(name) => write!(f, "@start {name}"),
+            Self::Pass => f.write_str("@pass"),
+            Self::Fail => f.write_str("@fail"),
+            Self::Text(text) => write!(f, "| {text}"),
+            Self::End => f.write_str("@end"),
+        }
+    }
+}
+
+/// A case as `--list` of the guest's binary prints it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaseInfo {
+    /// Its name.
+    pub name: String,
+    /// After how many seconds the first process ends it.
+    pub seconds: u64,
+}
+
+impl CaseInfo {
+    /// Reads a line of `--list`.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let (name, seconds) = line.split_once(' ')?;
+        Some(Self {
+            name: name.to_owned(),
+            seconds: seconds.parse().ok()?,
+        })
+    }
+}
+
+impl fmt::Display for CaseInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.seconds)
+    }
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A page that makes whoever touches it wait.
+
+use std::{fs::File, io::Read, os::fd::AsRawFd, sync::Arc};
+
+use rustix::mm::{userfaultfd, UserfaultfdFlags};
+use vmm_sys_util::{ioctl::ioctl_with_mut_ref, ioctl_iowr_nr};
+
+use super::mapping::{Backing, Mapping};
+use crate::process::PAGE;
+
+/// `struct uffdio_api` of `include/uapi/linux/userfaultfd.h`.
+#[repr(C)]
+struct UffdioApi {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+/// `struct uffdio_register`.
+#[repr(C)]
+struct UffdioRegister {
+    start: u64,
+    len: u64,
+    mode: u64,
+    ioctls: u64,
+}
+
+/// `struct uffdio_zeropage`.
+#[repr(C)]
+struct UffdioZeropage {
+    start: u64,
+    len: u64,
+    mode: u64,
+    zeropage: i64,
+}
+
+const UFFD_API: u64 = 0xaa;
+const UFFDIO: u32 = 0xaa;
+const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
+/// The size of `struct uffd_msg`.
+const MESSAGE_SIZE: usize = 32;
+
+ioctl_iowr_nr!(UFFDIO_API, UFFDIO, 0x3f, UffdioApi);
+ioctl_iowr_nr!(UFFDIO_REGISTER, UFFDIO, 0x00, UffdioRegister);
+ioctl_iowr_nr!(UFFDIO_ZEROPAGE, UFFDIO, 0x04, UffdioZeropage);
+
+/// A page that is not there until [`Userfault::resolve`] is called.
+pub(crate) struct Userfault {
+    file: File,
+    page: Arc<Mapping>,
+}
+
+impl Userfault {
+    /// Makes one.
+    pub(crate) fn new() -> Self {
+        let page = Mapping::new(PAGE, Backing::Anonymous);
+        // SAFETY: Only pages of the mapping are handled, which is accessed by volatile operations.
+        let file = unsafe { userfaultfd(UserfaultfdFlags::CLOEXEC) };
+        let this = Self {
+            file: file.expect("userfaultfd is there").into(),
+            page,
+        };
+        let mut api = UffdioApi {
+            api: UFFD_API,
+            features: 0,
+            ioctls: 0,
+        };
+        // SAFETY: The operation takes such a structure.
+        let result = unsafe { ioctl_with_mut_ref(&this.file, UFFDIO_API(), &mut api) };
+        assert_eq!(result, 0, "the kernel knows this version");
+        let mut register = UffdioRegister {
+            start: this.address(),
+            len: PAGE,
+            mode: UFFDIO_REGISTER_MODE_MISSING,
+            ioctls: 0,
+        };
+        // SAFETY: The operation takes such a structure, and the page is ours.
+        let result = unsafe { ioctl_with_mut_ref(&this.file, UFFDIO_REGISTER(), &mut register) };
+        assert_eq!(result, 0, "the page can be handled");
+        this
+    }
+
+    /// The address of the page.
+    pub(crate) fn address(&self) -> u64 {
+        self.page.address()
+    }
+
+    /// Waits until somebody waits for the page.
+    pub(crate) fn wait(&self) {
+        let mut message = [0; MESSAGE_SIZE];
+        (&self.file)
+            .read_exact(&mut message)
+            .expect("a message comes");
+    }
+
+    /// Lets whoever waits have the page, full of zeros.
+    pub(crate) fn resolve(&self) {
+        let mut zeropage = UffdioZeropage {
+            start: self.address(),
+            len: PAGE,
+            mode: 0,
+            zeropage: 0,
+        };
+        // SAFETY: The operation takes such a structure, and the page is ours.
+        let result = unsafe { ioctl_with_mut_ref(&self.file, UFFDIO_ZEROPAGE(), &mut zeropage) };
+        assert_eq!(result, 0, "descriptor {}", self.file.as_raw_fd());
+    }
+}

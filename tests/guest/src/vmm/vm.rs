@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A virtual machine and its memory.
+
+use std::{os::fd::AsRawFd, sync::Arc};
+
+use kvm_bindings::{kvm_userspace_memory_region, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
+use kvm_ioctls::{Kvm, VmFd};
+
+use super::{
+    mapping::{Backing, Mapping},
+    mode,
+    vcpu::{self, Vcpu, Work},
+    Mode,
+};
+use crate::{
+    process::{own_pid, present_pages, PAGE},
+    report,
+};
+
+/// How much memory [`Vm::bootable`] has from address 0 on, in slot 0. Its first page is free for
+/// use by the cases.
+pub(crate) const LOW_MEMORY: u64 = 0x2_0000;
+
+/// KVM's own slots have numbers from here on (`KVM_USER_MEM_SLOTS`).
+const FIRST_INTERNAL_SLOT: u16 = 32764;
+
+/// A memslot.
+#[derive(Clone)]
+pub(crate) struct Slot {
+    pub(crate) space: u16,
+    pub(crate) id: u16,
+    pub(crate) gpa: u64,
+    pub(crate) len: u64,
+    pub(crate) mapping: Arc<Mapping>,
+    /// Where in `mapping` it begins.
+    pub(crate) offset: u64,
+    /// `KVM_MEM_READONLY`, `KVM_MEM_LOG_DIRTY_PAGES`.
+    pub(crate) flags: u32,
+}
+
+impl Slot {
+    /// All of `mapping`, in the first address space.
+    pub(crate) fn of(id: u16, gpa: u64, mapping: &Arc<Mapping>) -> Self {
+        Self {
+            space: 0,
+            id,
+            gpa,
+            len: mapping.len(),
+            mapping: mapping.clone(),
+            offset: 0,
+            flags: 0,
+        }
+    }
+
+    /// The host-virtual address of `gpa`.
+    pub(crate) fn hva(&self, gpa: u64) -> u64 {
+        self.mapping.address() + self.offset + (gpa - self.gpa)
+    }
+
+    /// What the module is to say about the slot.
+    pub(crate) fn expected(&self) -> report::Slot {
+        let hva = self.hva(self.gpa);
+        let pages = self.len / PAGE;
+        let present = present_pages(own_pid(), hva, pages);
+        let present = present.into_iter().filter(|present| *present).count() as u64;
+        let flags = match self.flags {
+            0 => "none",
+            KVM_MEM_READONLY => "readonly",
+            KVM_MEM_LOG_DIRTY_PAGES => "log_dirty",
+            other => panic!("no case uses the flags {other:#x}"),
+        };
+        report::Slot {
+            space: self.space,
+            id: self.id,
+            gpa: (self.gpa, self.gpa + self.len - 1),
+            hva: (hva, hva + self.len - 1),
+            pages,
+            present,
+            flags: flags.to_owned(),
+        }
+    }
+
+    fn contains(&self, gpa: u64) -> bool {
+        (self.gpa..self.gpa + self.len).contains(&gpa)
+    }
+}
+
+/// A virtual machine; its vCPUs are stopped when it is dropped.
+pub(crate) struct Vm {
+    // The vCPUs' threads use the memory of the slots: they go first.
+    vcpus: Vec<Vcpu>,
+    slots: Vec<Slot>,
+    fd: Option<VmFd>,
+    kvm: Kvm,
+}
+
+impl Vm {
+    /// A VM with neither memory nor vCPUs.
+    pub(crate) fn empty() -> Self {
+        let kvm = Kvm::new().expect("KVM is loaded");
+        let fd = kvm.create_vm().expect("a VM can be made");
+        // With it, a vCPU that halts does so in the kernel.
+        fd.create_irq_chip()
+            .expect("there is an interrupt controller");
+        Self {
+            vcpus: Vec::new(),
+            slots: Vec::new(),
+            fd: Some(fd),
+            kvm,
+        }
+    }
+
+    /// A VM with the memory that [`Vm::add_vcpu`] needs.
+    pub(crate) fn bootable() -> Self {
+        let mut vm = Self::empty();
+        let low = vm.add_memory(0, LOW_MEMORY, Backing::Anonymous);
+        low.touch_all();
+        mode::write_page_tables(&low);
+        vcpu::write_programs(&low);
+        vm
+    }
+
+    /// A bootable VM with one vCPU that has begun to do `work`.
+    pub(crate) fn running(work: Work) -> Self {
+        let mut vm = Self::bootable();
+        vm.add_vcpu(Mode::Long, work);
+        vm.start();
+        vm
+    }
+
+    /// The file descriptor.
+    pub(crate) fn fd(&self) -> i32 {
+        self.fd.as_ref().expect("it is open").as_raw_fd()
+    }
+
+    /// Closes the VM's own file; those of the vCPUs keep it.
+    pub(crate) fn close_fd(&mut self) {
+        self.fd = None;
+    }
+
+    /// Adds a slot.
+    pub(crate) fn add(&mut self, slot: Slot) {
+        let region = kvm_userspace_memory_region {
+            slot: (u32::from(slot.space) << 16) | u32::from(slot.id),
+            flags: slot.flags,
+            guest_phys_addr: slot.gpa,
+            memory_size: slot.len,
+            userspace_addr: slot.hva(slot.gpa),
+        };
+        let fd = self.fd.as_ref().expect("it is open");
+        // SAFETY: The mapping is kept for as long as the VM has the slot.
+        let result = unsafe { fd.set_user_memory_region(region) };
+        result.unwrap_or_else(|error| panic!("adding a slot at {:#x}: {error}", slot.gpa));
+        self.slots.push(slot);
+    }
+
+    /// Adds new memory in a slot of the first address space, with the next free number.
+    pub(crate) fn add_memory(&mut self, gpa: u64, len: u64, backing: Backing) -> Arc<Mapping> {
+        let mapping = Mapping::new(len, backing);
+        let used = self.slots.iter().filter(|slot| slot.space == 0);
+        let id = used.map(|slot| slot.id + 1).max().unwrap_or(0);
+        self.add(Slot::of(id, gpa, &mapping));
+        mapping
+    }
+
+    /// The slot of the first address space that contains `gpa`.
+    pub(crate) fn slot_at(&self, gpa: u64) -> &Slot {
+        let mut slots = self.slots.iter();
+        let slot = slots.find(|slot| slot.space == 0 && slot.contains(gpa));
+        slot.unwrap_or_else(|| panic!("no memory at {gpa:#x}"))
+    }
+
+    /// Writes bytes into guest memory, across slots where it has to be.
+    pub(crate) fn write(&self, gpa: u64, bytes: &[u8]) {
+        for (gpa, byte) in (gpa..).zip(bytes) {
+            let slot = self.slot_at(gpa);
+            slot.mapping.write(slot.offset + (gpa - slot.gpa), &[*byte]);
+        }
+    }
+
+    /// The hits that a pattern must give which stands at these addresses and nowhere else.
+    pub(crate) fn hits(&self, pattern: usize, at: &[u64]) -> Vec<report::Hit> {
+        let hit = |&gpa: &u64| {
+            let slot = self.slot_at(gpa);
+            report::Hit {
+                space: 0,
+                gpa,
+                pattern,
+                slot: slot.id,
+                hva: slot.hva(gpa),
+                bytes: None,
+            }
+        };
+        at.iter().map(hit).collect()
+    }
+
+    /// Wants the report to name all slots, with exactly the pages that are present, and the pages
+    /// that are not.
+    pub(crate) fn assert_slots(&self, report: &report::Report) {
+        let mut expected: Vec<_> = self.slots.iter().map(Slot::expected).collect();
+        expected.sort_by_key(|slot| (slot.space, slot.gpa));
+        let mut reported = report.slots.clone();
+        reported.retain(|slot| slot.id < FIRST_INTERNAL_SLOT);
+        assert_eq!(reported, expected, "slots");
+        let absent = report.pages() - report.present();
+        assert_eq!(report.done.absent_pages, absent, "absent pages");
+    }
+
+    /// Adds a vCPU, which does not run yet.
+    pub(crate) fn add_vcpu(&mut self, mode: Mode, work: Work) -> &mut Vcpu {
+        let fd = self.fd.as_ref().expect("it is open");
+        let id = self.vcpus.len() as u64;
+        let low = self.slots.first().filter(|slot| slot.gpa == 0);
+        let memory = low.map(|slot| slot.mapping.clone());
+        self.vcpus
+            .push(Vcpu::new(&self.kvm, fd, id, mode, work, memory));
+        self.vcpus.last_mut().expect("it was just added")
+    }
+
+    /// Starts all vCPUs, and waits until each does its work.
+    pub(crate) fn start(&mut self) {
+        self.vcpus.iter_mut().for_each(Vcpu::start);
+        self.vcpus.iter_mut().for_each(Vcpu::wait_until_at_work);
+    }
+
+    /// A vCPU.
+    pub(crate) fn vcpu(&mut self, id: usize) -> &mut Vcpu {
+        &mut self.vcpus[id]
+    }
+
+    /// The vCPUs.
+    pub(crate) fn vcpus(&mut self) -> &mut [Vcpu] {
+        &mut self.vcpus
+    }
+
+    /// Waits until each vCPU that runs has got on with its work, if that leaves a trace.
+    pub(crate) fn wait_until_it_goes_on(&self) {
+        let running = self.vcpus.iter().filter(|vcpu| vcpu.runs());
+        running.for_each(Vcpu::wait_until_it_goes_on);
+    }
+
+    /// Stops all vCPUs.
+    pub(crate) fn stop(&mut self) {
+        self.vcpus.iter_mut().for_each(Vcpu::stop);
+    }
+
+    /// Stops all vCPUs, and wants everything to have gone right in them.
+    pub(crate) fn finish(&mut self) {
+        self.vcpus.iter_mut().for_each(Vcpu::finish);
+    }
+}

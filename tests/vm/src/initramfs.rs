@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The file system that a VM boots with, packed into a cpio archive.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Cursor},
+    path::Path,
+};
+
+use cpio::{
+    newc::{Builder, ModeFileType},
+    write_cpio,
+};
+
+use crate::kernel::{module_name, read_module, Kernel};
+
+/// What is to be in an archive.
+#[derive(Default)]
+pub struct Initramfs {
+    entries: Vec<(Builder, Cursor<Vec<u8>>)>,
+}
+
+impl Initramfs {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a folder; those above it must have been added before.
+    pub fn folder(&mut self, path: &str) -> &mut Self {
+        self.add(path, 0o755, ModeFileType::Directory, Vec::new())
+    }
+
+    /// Adds a file.
+    pub fn file(&mut self, path: &str, contents: impl Into<Vec<u8>>) -> &mut Self {
+        self.add(path, 0o644, ModeFileType::Regular, contents.into())
+    }
+
+    /// Adds a program.
+    pub fn program(&mut self, path: &str, contents: impl Into<Vec<u8>>) -> &mut Self {
+        self.add(path, 0o755, ModeFileType::Regular, contents.into())
+    }
+
+    /// Adds a symbolic link.
+    pub fn link(&mut self, path: &str, target: &str) -> &mut Self {
+        self.add(path, 0o777, ModeFileType::Symlink, target.into())
+    }
+
+    /// Adds a file of this machine at its own path, with the folders above it, as a program.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn program_with_folders(&mut self, path: &Path) -> io::Result<&mut Self> {
+        let mut folders: Vec<&Path> = path.ancestors().skip(1).collect();
+        // A folder that is there twice does no harm; the root is always there.
+        folders.pop();
+        for folder in folders.iter().rev() {
+            self.folder(&folder.to_string_lossy());
+        }
+        Ok(self.program(&path.to_string_lossy(), fs::read(path)?))
+    }
+
+    /// Adds the modules that KVM consists of, below `/modules`, and a list of them there, named
+    /// `kvm`, in the order in which they are to be loaded.
+    ///
+    /// # Errors
+    ///
+    /// One of them cannot be read.
+    pub fn kvm(&mut self, kernel: &Kernel) -> io::Result<&mut Self> {
+        let mut order = String::new();
+        self.folder("/modules");
+        for path in kernel.module("kvm-amd")? {
+            let name = format!("/modules/{}.ko", module_name(&path.to_string_lossy()));
+            self.file(&name, read_module(&path)?);
+            order = order + &name + "\n";
+        }
+        Ok(self.file("/modules/kvm", order))
+    }
+
+    /// Writes the archive.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn write(self, path: &Path) -> io::Result<()> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let file = BufWriter::new(File::create(path)?);
+        let file = write_cpio(self.entries.into_iter(), file)?;
+        file.into_inner()?.sync_all()
+    }
+
+    fn add(&mut self, path: &str, mode: u32, kind: ModeFileType, contents: Vec<u8>) -> &mut Self {
+        let builder = Builder::new(path.trim_start_matches('/'))
+            .mode(mode)
+            .set_mode_file_type(kind);
+        self.entries.push((builder, Cursor::new(contents)));
+        self
+    }
+}

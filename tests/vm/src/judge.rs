@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Whether a kernel log is clean, and what a run was worth.
+
+use crate::qemu::{End, Run};
+
+/// What the kernel says when something is wrong with it, whatever else it says.
+const FAULTS: &[&str] = &[
+    "------------[ cut here ]",
+    "WARNING:",
+    "BUG:",
+    "kernel BUG at",
+    "Oops",
+    "Kernel panic",
+    "kernel panic",
+    "Call Trace",
+    "panicked at",
+    "general protection fault",
+    "stack segment",
+    "divide error",
+    "invalid opcode",
+    "double fault",
+    "unchecked MSR access",
+    "bad page state",
+    "Bad page state",
+    "corruption",
+    // Locking.
+    "possible circular locking dependency",
+    "possible recursive locking",
+    "possible irq lock inversion",
+    "inconsistent lock state",
+    "suspicious RCU usage",
+    "bad unlock balance",
+    "held lock freed",
+    "still has locks held",
+    "lock held when returning to user space",
+    "non-static key",
+    "DEBUG_LOCKS_WARN_ON",
+    "scheduling while atomic",
+    "sleeping function called from invalid context",
+    // What hangs.
+    "hung task",
+    "blocked for more than",
+    "soft lockup",
+    "hard LOCKUP",
+    "detected stall",
+    "self-detected stall",
+    "detected expedited stalls",
+    "starved for",
+    // What is leaked, or used wrongly.
+    "kmemleak",
+    "refcount_t",
+    "UBSAN",
+    "KASAN",
+    "KCSAN",
+    "ODEBUG",
+    "Bad rss-counter",
+    "non-zero pgtables_bytes",
+    "nobody cared",
+    "leaked",
+    // In user space: a case has crashed, or has had too little memory.
+    "segfault",
+    "Out of memory",
+];
+
+/// What looks like a fault and is none.
+const HARMLESS: &[&str] = &[];
+
+/// What the kernel says when the first module comes that is not its own: ours, or one of a case.
+const FIRST_MODULE: &str = "loading out-of-tree module";
+
+/// The lines of a kernel log that tell of a fault.
+#[must_use]
+pub fn faults(log: &str) -> Vec<&str> {
+    let is_fault = |line: &&str| {
+        FAULTS.iter().any(|fault| line.contains(fault))
+            && !HARMLESS.iter().any(|harmless| line.contains(harmless))
+    };
+    log.lines().filter(is_fault).collect()
+}
+
+/// What a run was worth.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The case passed; what it said.
+    Passed(String),
+    /// The case failed, or the kernel has said that something is wrong; the reason.
+    Failed(String),
+    /// The VM did not come so far, or was lost: nothing is known about the case.
+    Infrastructure(String),
+}
+
+/// Judges a run.
+#[must_use]
+pub fn judge(run: &Run) -> Verdict {
+    let (before, since) = run
+        .console
+        .split_at(run.console.find(FIRST_MODULE).unwrap_or(run.console.len()));
+    let faults_before = faults(before);
+    if !faults_before.is_empty() {
+        // The emulator's doing: with two processors it is not reliable.
+        let faults = faults_before.join("\n");
+        return Verdict::Infrastructure(format!("the VM broke before any module came:\n{faults}"));
+    }
+    let faults = faults(since);
+    let text = run.text.join("\n");
+    if !faults.is_empty() {
+        let mut reason = format!("the kernel log is not clean:\n{}", faults.join("\n"));
+        if !text.is_empty() {
+            reason = format!("{reason}\nthe case said:\n{text}");
+        }
+        return Verdict::Failed(reason);
+    }
+    match (run.started, run.passed, &run.end) {
+        (_, Some(true), End::Complete) => Verdict::Passed(text),
+        (_, Some(false), End::Complete) => Verdict::Failed(text),
+        (true, Some(_), End::TimedOut) => {
+            Verdict::Failed(format!("the VM did not power off\n{text}"))
+        }
+        (true, _, End::TimedOut) => Verdict::Failed("the VM hung".to_owned()),
+        (true, _, _) => Verdict::Infrastructure("the VM was lost".to_owned()),
+        (false, _, End::TimedOut) => {
+            Verdict::Infrastructure("the VM did not boot in time".to_owned())
+        }
+        (false, _, _) => Verdict::Infrastructure("the VM did not boot".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Logs of a kernel that is well, in the words of the kernel.
+    const CLEAN: &str = "\
+[    0.000000] Linux version 7.3.4+deb13-amd64 (debian-kernel@lists.debian.org)
+[    0.012345] x86/fpu: x87 FPU will use FXSAVE
+[    0.100000] rcu: \tRCU restricting CPUs from NR_CPUS=8192 to nr_cpu_ids=2.
+[    0.100000] debug: unmapping init [mem 0xffff-0xffff]
+[    1.000000] kvm_amd: Nested Paging enabled
+[    1.100000] kvm_inspect: loading out-of-tree module taints kernel.
+[    1.200000] kvm_inspect: error: there is no process 5; give the process number of the VMM as pid=
+[    1.300000] kvm_inspect: Unknown symbol kvm_get_kvm (err -2)
+[    1.400000] kvm [80]: vcpu0, guest rIP: 0x0 Unhandled WRMSR(0xc0010007) = 0x0
+[    2.000000] reboot: Power down";
+
+    /// One line each of what must not be overlooked, in the words of the kernel.
+    const BAD: &[&str] = &[
+        "[    3.1] WARNING: CPU: 0 PID: 80 at kernel/kprobes.c:1085 arm_kprobe+0x2c/0x80",
+        "[    3.1] WARNING: possible circular locking dependency detected",
+        "[    3.1] WARNING: suspicious RCU usage",
+        "[    3.1] BUG: kernel NULL pointer dereference, address: 0000000000000008",
+        "[    3.1] BUG: sleeping function called from invalid context at mm/vmalloc.c:3400",
+        "[    3.1] BUG: KASAN: slab-use-after-free in kvm_put_kvm+0x10/0x20",
+        "[    3.1] kernel BUG at rust/helpers/bug.c:7!",
+        "[    3.1] rust_kernel: panicked at src/memory.rs:10:5:",
+        "[    3.1] Oops: 0000 [#1] SMP NOPTI",
+        "[    3.1] Oops: general protection fault, probably for non-canonical address",
+        "[    3.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b",
+        "[    3.1] Call Trace:",
+        "[    3.1] INFO: task insmod:81 blocked for more than 20 seconds.",
+        "[    3.1] watchdog: BUG: soft lockup - CPU#1 stuck for 26s! [vcpu 0:83]",
+        "[    3.1] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+        "[    3.1] rcu: INFO: rcu_preempt self-detected stall on CPU",
+        "[    3.1] INFO: rcu_tasks detected stalls on tasks:",
+        "[    3.1] kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+        "[    3.1] refcount_t: underflow; use-after-free.",
+        "[    3.1] UBSAN: array-index-out-of-bounds in mm/gup.c:100:1",
+        "[    3.1] list_del corruption, ffff888->next is LIST_POISON1",
+        "[    3.1] guest[80]: segfault at 0 ip 0000000000401000 sp 00007ffc error 4",
+        "[    3.1] BUG: Bad rss-counter state mm:00000000 type:MM_ANONPAGES val:5",
+        "[    3.1] unchecked MSR access error: WRMSR to 0xc0000080",
+    ];
+
+    fn run(console: &str, started: bool, passed: Option<bool>, end: End) -> Run {
+        Run {
+            console: console.to_owned(),
+            started,
+            passed,
+            text: vec!["what the case said".to_owned()],
+            end,
+        }
+    }
+
+    #[test]
+    fn a_clean_log_is_clean() {
+        assert_eq!(faults(CLEAN), [""; 0]);
+    }
+
+    #[test]
+    fn no_fault_is_overlooked() {
+        for line in BAD {
+            assert_eq!(faults(&format!("{CLEAN}\n{line}\n{CLEAN}")), [*line]);
+        }
+    }
+
+    #[test]
+    fn a_case_that_passed_needs_a_clean_log_and_an_end() {
+        let passed = |run| matches!(judge(&run), Verdict::Passed(_));
+        assert!(passed(run(CLEAN, true, Some(true), End::Complete)));
+        for line in BAD {
+            let log = format!("{CLEAN}\n{line}");
+            let run = run(&log, true, Some(true), End::Complete);
+            assert!(matches!(judge(&run), Verdict::Failed(_)), "{line}");
+        }
+        for end in [End::Lost, End::TimedOut] {
+            assert!(!passed(run(CLEAN, true, Some(true), end)));
+        }
+    }
+
+    #[test]
+    fn lost_is_not_failed() {
+        let lost = |run| matches!(judge(&run), Verdict::Infrastructure(_));
+        assert!(lost(run(CLEAN, false, None, End::Lost)));
+        assert!(lost(run(CLEAN, false, None, End::TimedOut)));
+        assert!(lost(run(CLEAN, true, None, End::Lost)));
+        assert!(!lost(run(CLEAN, true, Some(false), End::Complete)));
+        assert!(!lost(run(CLEAN, true, None, End::TimedOut)));
+        for line in BAD {
+            // Before the module came it cannot have been its doing.
+            assert!(lost(run(
+                &format!("{line}\n{CLEAN}"),
+                true,
+                Some(true),
+                End::Complete
+            )));
+            assert!(!lost(run(
+                &format!("{CLEAN}\n{line}"),
+                true,
+                None,
+                End::Lost
+            )));
+        }
+    }
+}

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs test VMs: packs what they boot, runs QEMU, listens to them, and judges how it went.
+//!
+//! QEMU emulates the processor with its virtualization extension (TCG, SVM), so that every machine
+//! gives the same result, whether it has `/dev/kvm` or not.
+
+pub mod initramfs;
+pub mod judge;
+pub mod kernel;
+pub mod paths;
+pub mod qemu;
+pub mod stamp;
