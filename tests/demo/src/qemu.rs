@@ -121,7 +121,10 @@ impl Qemu {
         let text = self.monitor_command(&format!("xp /{length}xb {gpa:#x}"))?;
         let values = text.lines().filter_map(|line| line.split_once(':'));
         let bytes = values.flat_map(|(_, values)| values.split_whitespace());
-        Ok(bytes.filter_map(hex).filter_map(|byte| u8::try_from(byte).ok()).collect())
+        Ok(bytes
+            .filter_map(hex)
+            .filter_map(|byte| u8::try_from(byte).ok())
+            .collect())
     }
 
     fn monitor_command(&mut self, line: &str) -> io::Result<String> {
@@ -245,7 +248,10 @@ fn parse_registers(text: &str) -> Registers {
         }
         // "R8 =" has a space before the sign.
         let line = line.replace(" =", "=");
-        for (name, value) in line.split_whitespace().filter_map(|word| word.split_once('=')) {
+        for (name, value) in line
+            .split_whitespace()
+            .filter_map(|word| word.split_once('='))
+        {
             let known = PLAIN.iter().find(|known| known.0 == name);
             if let (Some((_, name)), Some(value)) = (known, hex(value)) {
                 registers.insert((*name).to_owned(), value);

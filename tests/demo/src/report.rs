@@ -2,58 +2,9 @@
 
 //! The module's report in the kernel log (`docs/report.md`), for comparing.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write,
-    fs::{File, OpenOptions},
-    io::{self, ErrorKind, Read},
-    os::unix::fs::OpenOptionsExt,
-};
+use std::collections::BTreeMap;
 
 use crate::qemu::Registers;
-
-/// Longer than any record of `/dev/kmsg`.
-const RECORD_MAX: usize = 8192;
-
-/// What the module has logged since the last call.
-pub struct KernelLog(File);
-
-impl KernelLog {
-    /// From the beginning of the log.
-    ///
-    /// # Errors
-    ///
-    /// There is no `/dev/kmsg`.
-    pub fn open() -> io::Result<Self> {
-        // O_NONBLOCK
-        let file = OpenOptions::new().read(true).custom_flags(0o4000).open("/dev/kmsg")?;
-        Ok(Self(file))
-    }
-
-    /// The new lines of the module, without its name, and without the kernel's own about its being
-    /// loaded.
-    ///
-    /// # Errors
-    ///
-    /// The log cannot be read.
-    pub fn lines(&mut self) -> io::Result<Vec<String>> {
-        let mut lines = Vec::new();
-        let mut record = vec![0; RECORD_MAX];
-        loop {
-            match self.0.read(&mut record) {
-                Ok(length) => {
-                    let text = String::from_utf8_lossy(&record[..length]);
-                    let line = text.lines().next().and_then(|line| line.split_once(';'));
-                    if let Some(line) = line.and_then(|(_, line)| line.strip_prefix("kvm_inspect: ")).filter(|line| !line.contains("taint")) {
-                        lines.push(line.to_owned());
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(lines),
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
 
 /// One line, taken apart.
 pub struct Line<'a> {
@@ -110,14 +61,4 @@ pub fn registers(lines: &[String], vcpu: u64) -> Registers {
         }
     }
     registers
-}
-
-/// Bytes as hex digits.
-#[must_use]
-pub fn hex_digits(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut digits, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    })
 }

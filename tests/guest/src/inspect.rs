@@ -9,12 +9,13 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
+use guest::{hex::digits, kernel_log::KernelLog};
 use rustix::{
     io::Errno,
     system::{delete_module, finit_module},
 };
 
-use crate::{kernel_log::KernelLog, process::own_pid, report::Report};
+use crate::{process::own_pid, report::Report};
 
 /// Where the harness puts the module.
 const MODULE: &str = "/modules/kvm_inspect.ko";
@@ -257,14 +258,5 @@ fn has_thread() -> bool {
 
 /// A pattern for exactly these bytes.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    format!("hex:{}", hex_digits(bytes))
-}
-
-/// Two hex digits for each byte.
-pub(crate) fn hex_digits(bytes: &[u8]) -> String {
-    let mut digits = String::new();
-    for byte in bytes {
-        write!(digits, "{byte:02x}").expect("writing to a string does not fail");
-    }
-    digits
+    format!("hex:{}", digits(bytes))
 }

@@ -12,11 +12,16 @@ use std::{
 const RECORD_MAX: usize = 8192;
 
 /// What is logged from the making of this on.
-pub(crate) struct KernelLog(File);
+pub struct KernelLog(File);
 
 impl KernelLog {
     /// Begins here and now.
-    pub(crate) fn from_now() -> Self {
+    ///
+    /// # Panics
+    ///
+    /// There is no kernel log to be read.
+    #[must_use]
+    pub fn from_now() -> Self {
         let mut file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
@@ -28,7 +33,11 @@ impl KernelLog {
     }
 
     /// The lines since the last call.
-    pub(crate) fn lines(&mut self) -> Vec<String> {
+    ///
+    /// # Panics
+    ///
+    /// Reading fails.
+    pub fn lines(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         let mut record = [0; RECORD_MAX];
         loop {
@@ -48,7 +57,11 @@ impl KernelLog {
     }
 
     /// The lines of the module since the last call, without its name.
-    pub(crate) fn module_lines(&mut self) -> Vec<String> {
+    ///
+    /// # Panics
+    ///
+    /// Reading fails.
+    pub fn module_lines(&mut self) -> Vec<String> {
         let mut lines = self.lines();
         lines.retain_mut(|line| match line.strip_prefix("kvm_inspect: ") {
             // The kernel's own words about loading the module.

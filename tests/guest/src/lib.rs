@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the test VMs and the harness on the host share. All else is in the binary.
+//! What others have in common with the test VMs: the harness on the host, and the demo. All else is in
+//! the binary.
 
+pub mod hex;
+pub mod kernel_log;
 pub mod protocol;

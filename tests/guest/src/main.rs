@@ -8,7 +8,6 @@
 mod cases;
 mod init;
 mod inspect;
-mod kernel_log;
 mod process;
 mod report;
 mod role;

@@ -33,6 +33,8 @@ impl Message {
             return Some(Self::Text(text.to_owned()));
         }
         match line {
+            // Its space may have been trimmed.
+            "|" => Some(Self::Text(String::new())),
             "@pass" => Some(Self::Pass),
             "@fail" => Some(Self::Fail),
             "@end" => Some(Self::End),

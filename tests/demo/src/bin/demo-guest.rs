@@ -51,7 +51,7 @@ fn hold_secret() -> std::io::Result<Never> {
     let mut secret = Box::new([0_u8; 32]);
     File::open("/dev/urandom")?.read_exact(secret.as_mut_slice())?;
     let cpus = thread::available_parallelism()?;
-    let digits = demo::report::hex_digits(secret.as_slice());
+    let digits = guest::hex::digits(secret.as_slice());
     writeln!(console()?, "ready cpus={cpus} secret={digits}")?;
     loop {
         // Keeps it in memory, whatever the optimizer thinks.

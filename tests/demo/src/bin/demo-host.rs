@@ -3,7 +3,8 @@
 //! The host of the demo: PID 1 of a VM that runs the stock kernel with KVM.
 //!
 //! It starts a guest, has the module inspect it, asks QEMU for what it sees, and compares. What it
-//! says goes to the second serial port, as a case's words do; the last ones are the figures.
+//! says goes to the second serial port, as a case's words do; after the verdict come the figures, or
+//! what went wrong.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,9 +17,9 @@ use std::{
 
 use demo::{
     qemu::{self, Qemu},
-    report::{self, KernelLog, Line},
+    report::{self, Line},
 };
-use guest::protocol::Message;
+use guest::{hex, kernel_log::KernelLog, protocol::Message};
 use rustix::{
     mount::{mount, MountFlags},
     system::{delete_module, finit_module, reboot, RebootCommand},
@@ -34,8 +35,8 @@ const TRIES: u32 = 10;
 
 fn main() {
     let verdict = match demo() {
-        Ok(figures) => say(&figures).and_then(|()| tell(Message::Pass)),
-        Err(error) => say(&error.to_string()).and_then(|()| tell(Message::Fail)),
+        Ok(figures) => tell(Message::Pass).and_then(|()| say(&figures)),
+        Err(error) => tell(Message::Fail).and_then(|()| say(&error.to_string())),
     };
     let _ = verdict.and_then(|()| tell(Message::End));
     loop {
@@ -86,8 +87,7 @@ fn demo() -> io::Result<String> {
     say("A process in the guest has made 32 random bytes, its secret, and told us what to look for:")?;
     say(&format!("  {secret}"))?;
 
-    let mut log = KernelLog::open()?;
-    log.lines()?;
+    let mut log = KernelLog::from_now();
     let lines = inspect_and_stop(&mut qemu, &secret, &mut log)?;
     let figures = compare(&mut qemu, &secret, &lines)?;
 
@@ -123,7 +123,9 @@ fn wait_for(console: &Receiver<String>, text: &str) -> io::Result<String> {
         }
         last = line;
     }
-    fail(format!("the guest does not say {text}; its last words: {last}"))
+    fail(format!(
+        "the guest does not say {text}; its last words: {last}"
+    ))
 }
 
 /// Has the module inspect the guest, and QEMU stop it before it goes on.
@@ -141,7 +143,11 @@ fn inspect_and_stop(qemu: &mut Qemu, secret: &str, log: &mut KernelLog) -> io::R
         let threads = qemu.vcpu_threads()?;
         let arguments = std::ffi::CString::new(parameters.as_str())?;
         let loading = thread::spawn(move || -> io::Result<()> {
-            Ok(finit_module(File::open("/modules/kvm_inspect.ko")?, &arguments, 0)?)
+            Ok(finit_module(
+                File::open("/modules/kvm_inspect.ko")?,
+                &arguments,
+                0,
+            )?)
         });
 
         while !loading.is_finished() && !all_stand(qemu.pid(), &threads, false) {
@@ -156,7 +162,7 @@ fn inspect_and_stop(qemu: &mut Qemu, secret: &str, log: &mut KernelLog) -> io::R
         let Ok(loaded) = loading.join() else {
             return fail("the thread that loads the module has panicked");
         };
-        let lines = log.lines()?;
+        let lines = log.module_lines();
         if let Err(error) = loaded {
             return fail(format!("insmod: {error}: {}", lines.join(" / ")));
         }
@@ -190,7 +196,10 @@ fn compare(qemu: &mut Qemu, secret: &str, lines: &[String]) -> io::Result<String
 
     let theirs = qemu.registers()?;
     if theirs.len() != CPUS as usize {
-        return fail(format!("QEMU tells the registers of {} vCPUs", theirs.len()));
+        return fail(format!(
+            "QEMU tells the registers of {} vCPUs",
+            theirs.len()
+        ));
     }
     for (vcpu, theirs) in (0_u64..).zip(&theirs) {
         let ours = report::registers(lines, vcpu);
@@ -201,11 +210,15 @@ fn compare(qemu: &mut Qemu, secret: &str, lines: &[String]) -> io::Result<String
         for (name, value) in theirs {
             if ours.get(name) != Some(value) {
                 let ours = ours.get(name);
-                return fail(format!("vCPU {vcpu}: {name} is {value:#x} in QEMU, not {ours:x?}"));
+                return fail(format!(
+                    "vCPU {vcpu}: {name} is {value:#x} in QEMU, not {ours:x?}"
+                ));
             }
         }
         let rip = theirs.get("rip").copied().unwrap_or_default();
-        say(&format!("  vCPU {vcpu}: all {known} registers are the same (rip={rip:#x})"))?;
+        say(&format!(
+            "  vCPU {vcpu}: all {known} registers are the same (rip={rip:#x})"
+        ))?;
     }
 
     let parsed: Vec<Line<'_>> = lines.iter().map(|line| Line::parse(line)).collect();
@@ -216,7 +229,7 @@ fn compare(qemu: &mut Qemu, secret: &str, lines: &[String]) -> io::Result<String
         .collect();
     for gpa in &hits {
         let bytes = qemu.memory(*gpa, secret.len() / 2)?;
-        let digits = report::hex_digits(&bytes);
+        let digits = hex::digits(&bytes);
         if digits != secret {
             return fail(format!("at gpa {gpa:#x} QEMU sees {digits}"));
         }

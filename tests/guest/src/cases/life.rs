@@ -8,12 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use guest::kernel_log::KernelLog;
 use rustix::io::Errno;
 
 use super::{secret, Case};
 use crate::{
     inspect::{assert_nothing_left, expect_load, hex, is_loaded, Inspection, Refusal},
-    kernel_log::KernelLog,
     process::{own_pid, wait_until, PAGE},
     report::State,
     role::{hear, say, Other, Role},
@@ -274,6 +274,9 @@ fn other_tracers() {
         fs::write(&path, text).unwrap_or_else(|error| panic!("{path}: {error}"));
     };
     let trace = || {
+        // Little, so that it can be read soon.
+        write("buffer_size_kb", "16");
+        write("tracing_on", "1");
         write(
             "kprobe_events",
             "p:kvm_enter kvm_vcpu_ioctl\nr:kvm_leave kvm_vcpu_ioctl\n",
@@ -283,6 +286,7 @@ fn other_tracers() {
         write("current_tracer", "function");
     };
     let untrace = || {
+        write("tracing_on", "0");
         let text = fs::read_to_string(format!("{TRACING}/trace")).expect("the trace can be read");
         for name in ["kvm_enter:", "kvm_leave:", "kvm_vcpu_ioctl <-"] {
             assert!(text.contains(name), "no {name} in the trace");

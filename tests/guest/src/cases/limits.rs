@@ -2,9 +2,11 @@
 
 //! What limits an inspection, or makes it repeat.
 
+use guest::hex::digits;
+
 use super::{secret, Case};
 use crate::{
-    inspect::{hex, hex_digits, Inspection},
+    inspect::{hex, Inspection},
     process::{wait_until, PAGE},
     report::{Report, State},
     vmm::{Backing, Mode, Vm, Work, LOW_MEMORY},
@@ -126,7 +128,7 @@ fn context() {
     }
     let read = |from: u64, to: u64| -> String {
         let slot = vm.slot_at(from);
-        hex_digits(&slot.mapping.read(from - slot.gpa, to - from))
+        digits(&slot.mapping.read(from - slot.gpa, to - from))
     };
     for context in [1, 64] {
         let report = Inspection::of_self()

@@ -64,17 +64,25 @@ fn demo() -> io::Result<String> {
     let mut why = String::new();
     for attempt in 1..=ATTEMPTS {
         let log = paths::log().join(format!("demo.{attempt}"));
-        let run = machine.run_and_tell(&log, LIMIT, |message| {
-            if let Message::Text(line) = message {
-                println!("{line}");
-            }
+        let mut is_over = false;
+        let run = machine.run_and_tell(&log, LIMIT, |message| match message {
+            Message::Pass | Message::Fail => is_over = true,
+            Message::Text(line) if !is_over => println!("{line}"),
+            _ => (),
         })?;
         let last = run.text.last().cloned().unwrap_or_default();
         match judge(&run) {
             Verdict::Passed(_) => return Ok(last),
             Verdict::Failed(reason) => {
+                println!("{reason}");
+                let first = reason.lines().next().unwrap_or_default();
+                let why = if run.passed == Some(false) {
+                    &last
+                } else {
+                    first
+                };
                 let log = log.display();
-                return Err(io::Error::other(format!("{reason} (logs: {log})")));
+                return Err(io::Error::other(format!("{why} (logs: {log})")));
             }
             Verdict::Infrastructure(reason) => {
                 println!("infrastructure: {reason} (attempt {attempt} of {ATTEMPTS})");
