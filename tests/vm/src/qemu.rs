@@ -16,7 +16,7 @@ use std::{
 use guest::protocol::Message;
 
 /// How long a VM may take until its first process begins the case.
-const BOOT_LIMIT: Duration = Duration::from_secs(180);
+const BOOT_LIMIT: Duration = Duration::from_secs(90);
 
 /// How long a VM may take, after the case has ended, until it is off.
 const END_LIMIT: Duration = Duration::from_secs(60);

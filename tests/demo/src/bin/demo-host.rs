@@ -35,10 +35,10 @@ const TRIES: u32 = 10;
 
 fn main() {
     let verdict = match demo() {
-        Ok(figures) => tell(Message::Pass).and_then(|()| say(&figures)),
-        Err(error) => tell(Message::Fail).and_then(|()| say(&error.to_string())),
+        Ok(figures) => tell(&Message::Pass).and_then(|()| say(&figures)),
+        Err(error) => tell(&Message::Fail).and_then(|()| say(&error.to_string())),
     };
-    let _ = verdict.and_then(|()| tell(Message::End));
+    let _ = verdict.and_then(|()| tell(&Message::End));
     loop {
         let _ = reboot(RebootCommand::PowerOff);
         thread::sleep(Duration::from_secs(1));
@@ -46,10 +46,10 @@ fn main() {
 }
 
 fn say(line: &str) -> io::Result<()> {
-    tell(Message::Text(line.to_owned()))
+    tell(&Message::Text(line.to_owned()))
 }
 
-fn tell(message: Message) -> io::Result<()> {
+fn tell(message: &Message) -> io::Result<()> {
     let mut port = OpenOptions::new().write(true).open("/dev/ttyS1")?;
     writeln!(port, "{message}")
 }
@@ -65,7 +65,7 @@ fn demo() -> io::Result<String> {
     for path in fs::read_to_string("/modules/kvm")?.lines() {
         finit_module(File::open(path)?, c"", 0)?;
     }
-    tell(Message::Start("demo".to_owned()))?;
+    tell(&Message::Start("demo".to_owned()))?;
     let version = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     say(&format!(
         "A host is up: Debian's kernel {} with KVM, in an emulator.",
