@@ -53,8 +53,8 @@ pub(crate) struct FrozenVcpu {
     pub(crate) number: c_int,
     /// Where it was.
     pub(crate) state: VcpuState,
-    /// Its registers, unless KVM refused to tell them.
-    pub(crate) registers: Option<Registers>,
+    /// Its registers, unless KVM refused to tell them, or there was no memory for them.
+    pub(crate) registers: Option<Arc<Registers>>,
 }
 
 /// A VM that stands still until this is dropped.
@@ -133,15 +133,11 @@ impl<'a> Freeze<'a> {
         since.elapsed()
     }
 
-    /// Whether the VMM has been killed while its vCPUs stood.
-    pub(crate) fn has_lost_vmm(&self) -> bool {
-        self.watch.has_lost_threads()
-    }
-
     /// The state and registers of `vcpu`; [`None`] if it does not stand (any more).
     pub(crate) fn vcpu(&self, vcpu: &Vcpu) -> Option<FrozenVcpu> {
         let (state, registers) = if self.holds_out(vcpu) {
-            (VcpuState::Outside, Some(Registers::cached(vcpu)))
+            let registers = Arc::new(Registers::cached(vcpu), GFP_KERNEL);
+            (VcpuState::Outside, registers.ok())
         } else if self.watch.whereabouts(vcpu) == Whereabouts::Standing {
             (VcpuState::Parked, self.watch.registers(vcpu))
         } else {
@@ -155,7 +151,10 @@ impl<'a> Freeze<'a> {
     }
 
     fn all_stand(&self) -> bool {
-        self.vm.vcpus().all(|vcpu| self.stands(vcpu))
+        // The first comparison is much the quicker one if there are many.
+        let held_out = self.held_out.as_ref().map_or(0, HeldOut::len);
+        let most = self.watch.standing().saturating_add(held_out);
+        most >= self.vm.vcpus().count() && self.vm.vcpus().all(|vcpu| self.stands(vcpu))
     }
 
     fn stands(&self, vcpu: &Vcpu) -> bool {
@@ -171,11 +170,11 @@ impl<'a> Freeze<'a> {
     /// Kicks all that are in KVM_RUN.
     fn kick(&self) {
         self.watch.kick_all();
-        for vcpu in self.vm.vcpus() {
-            // It may have been in KVM_RUN since before the VM was watched. In user space it must
-            // not be disturbed.
-            if vcpu.is_busy() && self.watch.whereabouts(vcpu) == Whereabouts::Unseen {
-                if let Some(thread) = vcpu.thread() {
+        for vcpu in self.vm.vcpus().filter(|vcpu| vcpu.is_busy()) {
+            // Its thread may have been in KVM_RUN since before the VM was watched. In user space
+            // it must not be disturbed.
+            if let Some(thread) = vcpu.thread() {
+                if !self.watch.has_seated(&thread) {
                     process::kick(&thread);
                 }
             }
@@ -213,8 +212,10 @@ impl<'a> Freeze<'a> {
         let mut late = KVec::new();
         for vcpu in self.vm.vcpus().filter(|vcpu| !self.stands(vcpu)) {
             let whereabouts = match self.watch.whereabouts(vcpu) {
-                Whereabouts::Unseen => "in another ioctl of its VMM",
-                _ => "in the kernel, and does not react",
+                Whereabouts::Unseen => {
+                    "in another ioctl of its VMM, or in KVM_RUN since before and does not react"
+                }
+                _ => "in KVM_RUN, and does not react",
             };
             let _ = late.push((vcpu.number(), whereabouts), GFP_KERNEL);
         }

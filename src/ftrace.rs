@@ -78,10 +78,11 @@ impl Redirection {
 #[pinned_drop]
 impl PinnedDrop for Redirection {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant. It fails only if it is not registered, and waits until
-        // nobody is in `nothing` any more.
+        // SAFETY: By the type invariant. It waits until nobody is in `nothing` any more. It fails
+        // if it is not registered, or if ftrace has met a bug in the kernel and turned itself off
+        // for good, against which none of its users can do anything.
         unsafe { sys::unregister_ftrace_function(self.ops.get()) };
-        // SAFETY: It is not registered any more.
+        // SAFETY: It is not in use any more.
         unsafe { sys::ftrace_free_filter(self.ops.get()) };
     }
 }

@@ -94,23 +94,16 @@ impl Threads {
 impl Drop for Threads {
     /// Waits until no thread is in this module's code. No [`Hook`] may exist any more.
     fn drop(&mut self) {
-        if WATCHES.lock().is_empty() {
+        if WATCHED_LEN.load(Relaxed) == 0 {
             // Nobody was ever redirected.
             return;
         }
         // Whoever was redirected before the probe went is counted in `INSIDE` after this, or gone.
         // SAFETY: May sleep here.
         unsafe { sys::kvm_inspect_synchronize_rcu_tasks() };
-        let mut rounds = 0_u32;
-        while INSIDE.load(Acquire) > 0 {
-            for watch in WATCHES.lock().iter() {
-                watch.kick_all();
-            }
-            if rounds == 500 {
-                pr_warn!("waiting for vCPU threads that do not leave the kernel; kill their VMM\n");
-            }
-            rounds = rounds.saturating_add(1);
-            fsleep(Delta::from_millis(10));
+        if !send_away(5000) {
+            pr_warn!("waiting for vCPU threads that do not leave the kernel; kill their VMM\n");
+            while !send_away(u32::MAX) {}
         }
         // Whoever has just been counted out may still have its last instructions to do.
         // SAFETY: As above.
@@ -118,6 +111,22 @@ impl Drop for Threads {
         let watches = core::mem::take(&mut *WATCHES.lock());
         drop(watches);
     }
+}
+
+/// Sends the threads that are inside back to KVM_RUN, which they then enter without this module.
+/// No [`Hook`] may exist any more. Waits for them, about `patience_ms` milliseconds at most; says
+/// whether all are gone.
+pub(crate) fn send_away(patience_ms: u32) -> bool {
+    for _ in 0..patience_ms {
+        if INSIDE.load(Acquire) == 0 {
+            return true;
+        }
+        for watch in WATCHES.lock().iter() {
+            watch.kick_all();
+        }
+        fsleep(Delta::from_millis(1));
+    }
+    INSIDE.load(Acquire) == 0
 }
 
 /// The armed hook. Dropping it disarms; threads may still be inside until [`Threads`] is dropped.
@@ -155,7 +164,8 @@ impl Hook {
     /// `ENOMEM`. `E2BIG`: [`MAX_VMS`] are watched already.
     pub(crate) fn watch(&self, vm: &Vm) -> Result<Watched<'_>> {
         let id = vm.id();
-        let fresh = Arc::pin_init(Watch::new(id), GFP_KERNEL)?;
+        let seats = Seats::with_capacity(vm.vcpus().count())?;
+        let fresh = Arc::pin_init(Watch::new(id, seats), GFP_KERNEL)?;
         let mut watches = WATCHES.lock();
         watches.retain(|watch| !watch.is_deserted());
         let known = watches.iter().find(|watch| watch.vm == id).cloned();
@@ -284,6 +294,16 @@ struct Seats {
 }
 
 impl Seats {
+    /// No seats, but room for some, so that as a rule none has to be made under the lock.
+    fn with_capacity(capacity: usize) -> Result<Self> {
+        Ok(Self {
+            freeze: None,
+            lost: false,
+            seats: KVec::with_capacity(capacity, GFP_KERNEL)?,
+            free: KVec::with_capacity(capacity, GFP_KERNEL)?,
+        })
+    }
+
     /// The seats of the threads that run, or wait to run, `vcpu`: one, unless the VMM has several
     /// threads do so at once.
     fn of<'a>(&'a self, vcpu: &'a Vcpu) -> impl Iterator<Item = &'a Seat> {
@@ -298,8 +318,8 @@ struct Seat {
     thread: ARef<Task>,
     state: SeatState,
     /// What it has read on its way to stand.
-    registers: Option<Registers>,
-    /// It was kicked by this module: an `-EINTR` is ours to deal with.
+    registers: Option<Arc<Registers>>,
+    /// It was kicked by this module, or may have been: an `-EINTR` is ours to deal with.
     kicked: bool,
 }
 
@@ -326,19 +346,11 @@ pub(crate) enum Whereabouts {
 }
 
 impl Watch {
-    fn new(vm: VmId) -> impl PinInit<Self> {
+    fn new(vm: VmId, seats: Seats) -> impl PinInit<Self> {
         pin_init!(Self {
             vm,
             retired: Atomic::new(false),
-            seats <- new_spinlock!(
-                Seats {
-                    freeze: None,
-                    lost: false,
-                    seats: KVec::new(),
-                    free: KVec::new(),
-                },
-                "kvm_inspect::Watch::seats"
-            ),
+            seats <- new_spinlock!(seats, "kvm_inspect::Watch::seats"),
             changed <- new_condvar!("kvm_inspect::Watch::changed"),
         })
     }
@@ -360,7 +372,8 @@ impl Watch {
         let exit_reason = call.exit_reason();
         let Ok((seat, freeze)) = self.take_seat(call.vcpu()) else {
             // No memory. The thread passes the way to user space, where it can be killed, and
-            // tries again.
+            // tries again, but not before others had the CPU to free some.
+            process::yield_cpu();
             return process::restart_current_call();
         };
         if let Err(result) = seat.stand_while_frozen(freeze, call) {
@@ -421,6 +434,13 @@ impl Watch {
         let mut seats = self.seats.lock();
         seats.freeze = Some(gate.clone());
         seats.lost = false;
+        for seat in seats.seats.iter_mut().flatten() {
+            if seat.state == SeatState::Standing {
+                // From the freeze before, and about to go: it has to come once more.
+                seat.state = SeatState::Coming;
+                seat.registers = None;
+            }
+        }
         drop(seats);
         self.kick_all();
     }
@@ -435,15 +455,31 @@ impl Watch {
         self.seats.lock().lost
     }
 
-    /// Kicks all seated threads that run.
+    /// Kicks all seated threads that do not stand.
     pub(crate) fn kick_all(&self) {
         let mut seats = self.seats.lock();
         for seat in seats.seats.iter_mut().flatten() {
-            if seat.state == SeatState::Running {
+            if seat.state != SeatState::Standing {
                 seat.kicked = true;
                 process::kick(&seat.thread);
             }
         }
+    }
+
+    /// Whether `thread` is in KVM_RUN by way of the hook.
+    pub(crate) fn has_seated(&self, thread: &Task) -> bool {
+        let seats = self.seats.lock();
+        let mut seats = seats.seats.iter().flatten();
+        seats.any(|seat| core::ptr::eq(&raw const *seat.thread, thread))
+    }
+
+    /// How many threads stand.
+    pub(crate) fn standing(&self) -> usize {
+        let seats = self.seats.lock();
+        let seats = seats.seats.iter().flatten();
+        seats
+            .filter(|seat| seat.state == SeatState::Standing)
+            .count()
     }
 
     /// Where `vcpu` is.
@@ -463,12 +499,11 @@ impl Watch {
     }
 
     /// The registers of `vcpu`, if it stands and KVM has told them.
-    pub(crate) fn registers(&self, vcpu: &Vcpu) -> Option<Registers> {
+    pub(crate) fn registers(&self, vcpu: &Vcpu) -> Option<Arc<Registers>> {
         let seats = self.seats.lock();
         let mut seats = seats.of(vcpu);
-        seats
-            .find(|seat| seat.state == SeatState::Standing)?
-            .registers
+        let seat = seats.find(|seat| seat.state == SeatState::Standing)?;
+        seat.registers.clone()
     }
 
     /// Waits until a thread comes to stand, or `jiffies` have passed. May return early.
@@ -497,6 +532,8 @@ impl SeatGuard<'_> {
     /// # Errors
     ///
     /// What the thread must return at once instead of going into KVM_RUN.
+    // Its frame shall not lie under that of KVM_RUN, which is deep.
+    #[inline(never)]
     fn stand_while_frozen(
         &self,
         mut freeze: Option<Arc<Gate>>,
@@ -504,27 +541,47 @@ impl SeatGuard<'_> {
     ) -> Result<(), c_long> {
         while let Some(gate) = freeze {
             let (registers, outcome) = call.read_registers();
-            self.with(|seat, _| {
-                seat.state = SeatState::Standing;
-                seat.registers = registers;
-            });
-            self.watch.changed.notify_all();
-            let waited = gate.wait_killable();
+            let mut waited = Ok(());
+            if self.stand(&gate, registers) {
+                self.watch.changed.notify_all();
+                waited = gate.wait_killable();
+            }
             outcome?;
             if waited.is_err() {
                 return Err(process::return_value(EINTR));
             }
-            freeze = self
-                .with(|seat, freeze| {
-                    seat.state = match freeze {
-                        Some(_) => SeatState::Coming,
-                        None => SeatState::Running,
-                    };
-                    freeze.cloned()
-                })
-                .flatten();
+            freeze = self.go_on();
         }
         Ok(())
+    }
+
+    /// Begins to stand, unless the freeze for which `gate` is closed is over.
+    fn stand(&self, gate: &Arc<Gate>, registers: Option<Arc<Registers>>) -> bool {
+        let stands = self.with(|seat, freeze| {
+            let stands = freeze.is_some_and(|freeze| Arc::ptr_eq(freeze, gate));
+            if stands {
+                seat.state = SeatState::Standing;
+                seat.registers = registers;
+            }
+            stands
+        });
+        stands.unwrap_or(false)
+    }
+
+    /// Stands no more. Gives the gate to wait for if another freeze is on already.
+    fn go_on(&self) -> Option<Arc<Gate>> {
+        self.with(|seat, freeze| {
+            seat.state = match freeze {
+                Some(_) => SeatState::Coming,
+                None => SeatState::Running,
+            };
+            seat.registers = None;
+            // A kick that was meant for its last call, before it had a seat, may have come only
+            // now, and would end the next.
+            seat.kicked = true;
+            freeze.cloned()
+        })
+        .flatten()
     }
 
     /// Gives up the seat, and says whether its thread was kicked.

@@ -5,9 +5,11 @@
 use kernel::{
     prelude::*,
     sync::{
+        aref::ARef,
         Arc,
         SetOnce, //
     },
+    task::Task,
     time::{
         delay::fsleep,
         Delta, //
@@ -25,6 +27,7 @@ use crate::{
     },
     gate::Gate,
     hook::{
+        self,
         Hook,
         Watch,
         Watched,
@@ -43,7 +46,13 @@ use crate::{
         WINDOW_PAGES, //
     },
     parameters::Parameters,
+    process::{
+        self,
+        NoIo,
+        Process, //
+    },
     report::{
+        self,
         refuse,
         Report, //
     },
@@ -74,10 +83,19 @@ impl Inspector {
     /// Whatever kept the first inspection from being done, after a line that says so. `EINTR`: the
     /// caller is being killed.
     pub(crate) fn start(parameters: Parameters) -> Result<Self> {
+        let pid = parameters.pid;
+        // Looked up here, because the number is one of the caller's PID namespace.
+        let process = Process::find(pid).map_err(|error| {
+            refuse!(
+                error,
+                "there is no process {pid}; give the process number of the VMM as pid="
+            )
+        })?;
         let first = Arc::pin_init(First::new(), GFP_KERNEL)?;
         let stop = Arc::pin_init(Gate::new(), GFP_KERNEL)?;
         let rounds = Rounds {
             parameters,
+            process,
             first: first.clone(),
             stop: stop.clone(),
         };
@@ -113,10 +131,11 @@ impl First {
         })
     }
 
-    /// Makes the outcome known, unless it is.
-    fn settle(&self, outcome: Result) {
-        self.outcome.populate(outcome);
+    /// Makes the outcome known; says whether it was the first.
+    fn settle(&self, outcome: Result) -> bool {
+        let first = self.outcome.populate(outcome);
         self.known.open();
+        first
     }
 
     fn wait(&self) -> Result {
@@ -128,6 +147,7 @@ impl First {
 /// What the inspecting thread works on.
 struct Rounds {
     parameters: Parameters,
+    process: Process,
     first: Arc<First>,
     stop: Arc<Gate>,
 }
@@ -135,38 +155,69 @@ struct Rounds {
 impl Work for Rounds {
     fn run(self, mut thread: OnKthread) {
         let outcome = self.all(&mut thread);
-        self.first.settle(outcome);
+        // The probe is gone: now the module shall be out of use, too. A thread that does not react
+        // at once goes when it does.
+        hook::send_away(100);
+        if !self.settle(outcome) && outcome.is_err() {
+            pr_warn!("there will be no more inspections; unload the module\n");
+        }
     }
 }
 
 impl Rounds {
+    /// Does all inspections; gives the outcome of the last one, unless it is settled already.
     fn all(&self, thread: &mut OnKthread) -> Result {
         // Before the hook: most mistakes show here.
-        let mut targets = target::find(&self.parameters)?;
+        let (mut process, mut targets) = self.find()?;
         let hook = Hook::arm().map_err(explain_probe)?;
         let mut tables = KBox::init(pin_init::init_zeroed::<Tables>(), GFP_KERNEL)?;
         let mut watched = KVec::with_capacity(MAX_VMS, GFP_KERNEL)?;
         loop {
             let searcher = Searcher::new(&mut tables, &self.parameters.wanted.patterns);
-            let outcome = self.one(&targets, &hook, &mut watched, thread, searcher);
-            self.first.settle(outcome);
-
+            let outcome = self.one(&process, &targets, &hook, &mut watched, thread, searcher);
             let Some(interval) = self.parameters.interval else {
                 return outcome;
             };
+            self.settle(outcome);
             // VMs that come and go while this sleeps are found, or not, the next time. None is
             // kept from going.
             targets.clear();
             if self.stop.wait_timeout(interval) {
                 return Ok(());
             }
-            targets = target::find(&self.parameters)?;
+            (process, targets) = self.find()?;
         }
+    }
+
+    /// Tells `insmod` how the first inspection ended, the kernel log how a later one did. Says
+    /// whether it was the first.
+    fn settle(&self, outcome: Result) -> bool {
+        let first = self.first.settle(outcome);
+        if !first {
+            let _ = outcome.map_err(report::explain_memory);
+        }
+        first
+    }
+
+    /// Finds what is to be inspected now, with the VMM's process.
+    fn find(&self) -> Result<(ARef<Task>, KVec<Target>)> {
+        let pid = self.parameters.pid;
+        let process = self.process.task().ok();
+        let process = process.filter(|process| !process::is_dying(process));
+        let process = process.ok_or_else(|| {
+            refuse!(
+                ESRCH,
+                "there is no process {pid} any more; give the number of one that runs"
+            )
+        })?;
+        let targets = target::find(&self.parameters, &process)?;
+        Ok((process, targets))
     }
 
     /// Inspects each target once.
     fn one<'a>(
         &self,
+        process: &Task,
         targets: &[Target],
         hook: &'a Hook,
         watched: &mut KVec<Watched<'a>>,
@@ -190,7 +241,10 @@ impl Rounds {
                 }
             };
             let watch = watched.get(index).ok_or(EINVAL)?;
-            let result = self.inspect(target, watch, thread, searcher);
+            let result = self.inspect(process, target, watch, thread, searcher);
+            if result == Err(EINTR) {
+                return result;
+            }
             outcome = outcome.and(result);
         }
         outcome
@@ -199,6 +253,7 @@ impl Rounds {
     /// Inspects one VM.
     fn inspect(
         &self,
+        process: &Task,
         target: &Target,
         watch: &Watch,
         thread: &mut OnKthread,
@@ -229,6 +284,7 @@ impl Rounds {
             .reserve(slots.as_slice().len(), GFP_KERNEL)?;
         let run = HeldPages::with_capacity(WINDOW_PAGES)?;
         let memory = BorrowedAddressSpace::take_on(thread, mm);
+        let no_io = NoIo::begin();
 
         let freeze = Freeze::begin(vm, watch, memory.thread(), parameters.freeze_timeout)
             .map_err(explain_freeze)?;
@@ -238,8 +294,9 @@ impl Rounds {
             }
         }
         slots.read_again(vm)?;
-        let stop = || memory.thread().should_stop() || freeze.has_lost_vmm();
-        let walk = Walk::new(
+        let killed = || watch.has_lost_threads() || process::is_dying(process);
+        let stop = || memory.thread().should_stop() || killed();
+        let mut walk = Walk::new(
             &memory,
             slots.as_slice(),
             &parameters.wanted,
@@ -248,17 +305,23 @@ impl Rounds {
             run,
             &mut findings,
         )?;
-        let result = match walk.all() {
-            Ok(()) if slots.have_changed(vm) => "memslots_changed",
-            Ok(()) => "ok",
-            Err(Interrupted::Stopped) if freeze.has_lost_vmm() => "vmm_killed",
-            Err(Interrupted::Stopped) => return Err(EINTR),
-            Err(Interrupted::Error(error)) => {
-                return Err(refuse!(error, "guest memory cannot be mapped; try again"));
-            }
-        };
+        let searched = walk.search();
+        let slots_have_changed = slots.have_changed(vm);
         let frozen_after = freeze.took();
         let pause = freeze.end();
+        drop(no_io);
+
+        let walked = searched.and_then(|()| walk.count());
+        drop(walk);
+        let result = match walked {
+            Ok(()) if slots_have_changed => "memslots_changed",
+            Ok(()) => "ok",
+            Err(Interrupted::Stopped) if killed() => "vmm_killed",
+            Err(Interrupted::Stopped) => return Err(EINTR),
+            Err(Interrupted::Error(error)) => return Err(error),
+        };
+        // If the VMM is exiting its memory shall not have to wait for the log.
+        drop(memory);
 
         Report {
             pid: parameters.pid,
@@ -270,7 +333,7 @@ impl Rounds {
             freeze: frozen_after,
             pause,
         }
-        .print();
+        .print(|| thread.should_stop());
         Ok(())
     }
 }
@@ -286,10 +349,18 @@ fn explain_probe(error: Error) -> Error {
             error,
             "kvm_vcpu_ioctl cannot be redirected; use a kernel with CONFIG_KPROBES_ON_FTRACE"
         )
+    } else if error == ENODEV {
+        refuse!(
+            error,
+            "kprobes are turned off; write 1 to /sys/kernel/debug/kprobes/enabled"
+        )
+    } else if error == ENOMEM {
+        error
     } else {
         refuse!(
             error,
-            "the probe on kvm_vcpu_ioctl cannot be set ({error:?}); see that kprobes are enabled"
+            "the probe on kvm_vcpu_ioctl cannot be set ({error:?}); see what the kernel log says \
+             about kprobes or ftrace"
         )
     }
 }

@@ -114,10 +114,17 @@ impl<H: Handler> Kprobe<H> {
     ///
     /// # Errors
     ///
-    /// As `enable_kprobe` has them. (`register_kprobe` would keep quiet about them.)
+    /// `ENODEV`: all probes are turned off. Others as `enable_kprobe` has them. (`register_kprobe`
+    /// would keep quiet about them.)
     pub(crate) fn enable(&self) -> Result {
         // SAFETY: By the type invariant.
-        to_result(unsafe { sys::enable_kprobe(self.probe.get()) })
+        to_result(unsafe { sys::enable_kprobe(self.probe.get()) })?;
+        // SAFETY: As above.
+        let flags = unsafe { (&raw const (*self.probe.get()).flags).read_volatile() };
+        if flags & sys::KPROBE_FLAG_DISABLED != 0 {
+            return Err(ENODEV);
+        }
+        Ok(())
     }
 
     /// The `pre_handler`. A return value of 1 says that the instruction pointer was changed.

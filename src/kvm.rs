@@ -32,6 +32,7 @@ pub(crate) use self::{
         VcpuId, //
     },
     vm::{
+        Kinds,
         Kvm,
         KvmFile,
         Vm,

@@ -98,7 +98,8 @@ impl kernel::Module for KvmInspect {
             freeze_timeout_ms: module_parameters::freeze_timeout_ms.value(),
             max_hits: module_parameters::max_hits.value(),
             context: module_parameters::context.value(),
-        })?;
+        })
+        .map_err(report::explain_memory)?;
         // SAFETY: The module is being loaded, which happens once; this is dropped last.
         let kvm = unsafe { Kvm::get() }.map_err(|error| {
             refuse!(
@@ -109,7 +110,7 @@ impl kernel::Module for KvmInspect {
         // SAFETY: The module is being loaded, which happens once.
         let threads = unsafe { Threads::new() };
         // Should this fail, the order of drops is the same.
-        let inspector = Inspector::start(parameters)?;
+        let inspector = Inspector::start(parameters).map_err(report::explain_memory)?;
         Ok(Self {
             _inspector: inspector,
             _threads: threads,

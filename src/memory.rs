@@ -8,6 +8,9 @@
 //!
 //! What the guest sees in system management mode at the same place as outside it, most of its
 //! memory as a rule, is searched once.
+//!
+//! Only what is searched is looked at while the guest stands. What remains to be counted is counted
+//! when it goes on.
 
 use kernel::{
     io::{
@@ -41,7 +44,6 @@ use crate::{
         Memory,
         Pattern,
         Searcher,
-        Tables,
         MAX_LEN, //
     },
 };
@@ -53,9 +55,6 @@ pub(crate) const WINDOW_PAGES: usize = 512;
 const ABSENT_PAGES_AT_ONCE: u64 = 4096;
 
 const PAGE: u64 = 1 << PAGE_SHIFT;
-
-// SAFETY: It consists of integers, and all zeros are said to be a valid value of it.
-unsafe impl pin_init::Zeroable for Tables {}
 
 // A match, with its context, that begins in the page that two windows share ends in the second.
 const _: () = assert!(MAX_LEN + 2 * MAX_CONTEXT <= PAGE_SIZE);
@@ -217,14 +216,14 @@ impl<E: Into<Error>> From<E> for Interrupted {
     }
 }
 
-/// What to do with a page.
+/// What is wanted of a stretch of pages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Plan {
     /// To search it.
     Search,
-    /// Only to see whether it is there: nothing is wanted of it.
+    /// Nothing but how much of it is there.
     Count,
-    /// The same, but it is searched as memory outside SMM.
+    /// The same, for it is searched as memory outside SMM.
     Seen,
 }
 
@@ -249,9 +248,12 @@ fn slot_at(slots: &[Memslot], address_space: c_int, gpa: u64) -> Option<&Memslot
 
 /// The index of the last slot that begins at `gpa` or before it.
 fn slot_index(slots: &[Memslot], address_space: c_int, gpa: u64) -> Option<usize> {
-    slots
-        .partition_point(|slot| (slot.address_space, slot.gpa) <= (address_space, gpa))
-        .checked_sub(1)
+    slots_up_to(slots, address_space, gpa).checked_sub(1)
+}
+
+/// How many slots begin at `gpa` or before it.
+fn slots_up_to(slots: &[Memslot], address_space: c_int, gpa: u64) -> usize {
+    slots.partition_point(|slot| (slot.address_space, slot.gpa) <= (address_space, gpa))
 }
 
 /// Walks over the memory of one VM that stands still.
@@ -272,6 +274,8 @@ pub(crate) struct Walk<'a, S: Fn() -> bool> {
     shared: bool,
     /// Matches that end within so many bytes of `run` were reported with the window before.
     seen: usize,
+    /// How many absent pages were passed by since others had the CPU.
+    absent: u64,
 }
 
 impl<'a, S: Fn() -> bool> Walk<'a, S> {
@@ -303,11 +307,13 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
             run_address_space: 0,
             shared: false,
             seen: 0,
+            absent: 0,
         })
     }
 
-    /// Walks over all slots. What was found by then is in the findings also if it ends early.
-    pub(crate) fn all(mut self) -> Result<(), Interrupted> {
+    /// Searches what is to be searched. What was found by then is in the findings also if this ends
+    /// early.
+    pub(crate) fn search(&mut self) -> Result<(), Interrupted> {
         let mut before: Option<&Memslot> = None;
         for (index, slot) in self.slots.iter().enumerate() {
             let continues = before.is_some_and(|before| {
@@ -317,55 +323,117 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
             if !continues {
                 self.end_run()?;
             }
-            self.slot(index, slot)?;
+            self.for_each_stretch(slot, |this, plan, first, pages| match plan {
+                Plan::Search => this.search_stretch(index, slot, first, pages),
+                Plan::Seen => this.end_run_at_seen(slot.hva_at(first)),
+                Plan::Count => this.end_run(),
+            })?;
             before = Some(slot);
         }
         self.end_run()
     }
 
-    fn slot(&mut self, index: usize, slot: &Memslot) -> Result<(), Interrupted> {
-        let mut page = 0;
-        let mut absent_in_a_row = 0;
-        while page < slot.pages {
-            let gpa = slot.gpa.wrapping_add(page << PAGE_SHIFT);
-            let hva = slot.hva.wrapping_add(page << PAGE_SHIFT);
-            let (plan, stretch) = self.plan(slot, gpa);
-            match plan {
-                Plan::Search if self.run.len() == 0 => self.begin_run(slot, gpa)?,
-                Plan::Search => {}
-                Plan::Seen => self.end_run_at_seen(hva)?,
-                Plan::Count => self.end_run()?,
-            }
-            let most = usize::try_from(stretch).unwrap_or(usize::MAX);
-            let held = self.hold(hva, most)?;
-            let held = u64::try_from(held).map_err(|_| EOVERFLOW)?;
+    /// Counts the pages of what was not searched. The guest may run meanwhile.
+    pub(crate) fn count(&mut self) -> Result<(), Interrupted> {
+        for (index, slot) in self.slots.iter().enumerate() {
+            self.for_each_stretch(slot, |this, plan, first, pages| match plan {
+                Plan::Search => Ok(()),
+                Plan::Seen | Plan::Count => this.count_stretch(index, slot, first, pages),
+            })?;
+        }
+        Ok(())
+    }
 
-            if held == 0 {
-                self.end_run()?;
-                self.findings.absent_pages = self.findings.absent_pages.saturating_add(1);
-                absent_in_a_row += 1;
-                if absent_in_a_row == ABSENT_PAGES_AT_ONCE {
-                    absent_in_a_row = 0;
-                    self.pause()?;
+    /// Visits the stretches of a slot in order: what is wanted, the first page's number in the slot,
+    /// the number of pages.
+    fn for_each_stretch(
+        &mut self,
+        slot: &Memslot,
+        mut visit: impl FnMut(&mut Self, Plan, u64, u64) -> Result<(), Interrupted>,
+    ) -> Result<(), Interrupted> {
+        let mut page = 0;
+        while page < slot.pages {
+            let (plan, pages) = self.plan(slot, slot.gpa_at(page));
+            visit(self, plan, page, pages)?;
+            page = page.saturating_add(pages);
+        }
+        Ok(())
+    }
+
+    fn search_stretch(
+        &mut self,
+        index: usize,
+        slot: &Memslot,
+        first: u64,
+        pages: u64,
+    ) -> Result<(), Interrupted> {
+        let end = first.saturating_add(pages);
+        let mut page = first;
+        while page < end {
+            if self.run.len() == 0 {
+                self.begin_run(slot, slot.gpa_at(page))?;
+            }
+            match self.hold(slot.hva_at(page), end.wrapping_sub(page))? {
+                0 => {
+                    self.end_run()?;
+                    self.pass_by_absent()?;
+                    page = page.saturating_add(1);
                 }
-                page = page.saturating_add(1);
-                continue;
-            }
-            if let Some(present) = self.findings.present.get_mut(index) {
-                *present = present.saturating_add(held);
-            }
-            page = page.saturating_add(held);
-            if plan != Plan::Search {
-                self.run.release_all_but_last(0);
-                self.pause()?;
-            } else if self.run.room() == 0 {
-                self.search_run(Edge::Continues)?;
+                held => {
+                    self.note_present(index, held);
+                    page = page.saturating_add(held);
+                    if self.run.room() == 0 {
+                        self.search_run(Edge::Continues)?;
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    /// What to do with the page at `gpa`, and for how many from there on this holds.
+    fn count_stretch(
+        &mut self,
+        index: usize,
+        slot: &Memslot,
+        first: u64,
+        pages: u64,
+    ) -> Result<(), Interrupted> {
+        let end = first.saturating_add(pages);
+        let mut page = first;
+        while page < end {
+            match self.hold(slot.hva_at(page), end.wrapping_sub(page))? {
+                0 => {
+                    self.pass_by_absent()?;
+                    page = page.saturating_add(1);
+                }
+                held => {
+                    self.run.release_all_but_last(0);
+                    self.note_present(index, held);
+                    page = page.saturating_add(held);
+                    self.pause()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn note_present(&mut self, slot: usize, pages: u64) {
+        if let Some(present) = self.findings.present.get_mut(slot) {
+            *present = present.saturating_add(pages);
+        }
+    }
+
+    fn pass_by_absent(&mut self) -> Result<(), Interrupted> {
+        self.findings.absent_pages = self.findings.absent_pages.saturating_add(1);
+        self.absent += 1;
+        if self.absent == ABSENT_PAGES_AT_ONCE {
+            self.absent = 0;
+            self.pause()?;
+        }
+        Ok(())
+    }
+
+    /// What is wanted of the page at `gpa`, and for how many from there on this holds.
     fn plan(&self, slot: &Memslot, gpa: u64) -> (Plan, u64) {
         let pages_to = |last: u64| (last.wrapping_sub(gpa) >> PAGE_SHIFT).saturating_add(1);
         let all = pages_to(slot.last_gpa());
@@ -398,16 +466,21 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
             let last = slot.last_gpa().min(outside.last_gpa());
             return (outside.hva_of(gpa) == slot.hva_of(gpa), last);
         }
-        let mut above = self.slots.iter();
-        let next = above.find(|other| other.address_space == 0 && other.gpa > gpa);
+        let next = self.slots.get(slots_up_to(self.slots, 0, gpa));
+        let next = next.filter(|next| next.address_space == 0);
         let last = next.map_or(u64::MAX, |next| next.gpa.wrapping_sub(1));
         (false, slot.last_gpa().min(last))
     }
 
     /// Takes hold of up to `most` pages from `hva` on that are there; says how many.
-    fn hold(&mut self, hva: u64, most: usize) -> Result<usize> {
-        let hva = usize::try_from(hva).map_err(|_| EOVERFLOW)?;
-        Ok(self.memory.hold_present(hva, most, &mut self.run))
+    fn hold(&mut self, hva: u64, most: u64) -> Result<u64> {
+        let hva = usize::try_from(hva)?;
+        let most = usize::try_from(most)?;
+        Ok(u64::try_from(self.memory.hold_present(
+            hva,
+            most,
+            &mut self.run,
+        ))?)
     }
 
     /// Begins a run at `gpa`, or one page before it if that was seen outside SMM: a match may

@@ -13,25 +13,55 @@ use kernel::{
     fs::LocalFile,
     prelude::*,
     sync::aref::ARef,
-    task::Task, //
+    task::Task,
+    types::NotThreadSafe, //
 };
 
 use crate::sys;
 
-/// Finds the process with the given number, in the PID namespace of the caller.
+/// A process, which may have ended: its number is no other's while this lives.
 ///
-/// # Errors
+/// # Invariants
 ///
-/// `ESRCH`: there is no such process, or the number is that of a thread.
-pub(crate) fn find(pid: bindings::pid_t) -> Result<ARef<Task>> {
-    // SAFETY: Any number may be asked for; the result is null or a reference that is ours.
-    let pid = unsafe { sys::find_get_pid(pid) };
-    // SAFETY: `pid` is null or referenced; null gives null.
-    let task = unsafe { sys::get_pid_task(pid, sys::pid_type_PIDTYPE_TGID) };
-    // SAFETY: The reference of `find_get_pid` is given back; null is allowed.
-    unsafe { sys::put_pid(pid) };
-    // SAFETY: `get_pid_task` returns null or a reference that is now ours.
-    unsafe { owned(task) }.ok_or(ESRCH)
+/// A reference to the `struct pid` is owned.
+pub(crate) struct Process(NonNull<sys::pid>);
+
+// SAFETY: A `struct pid` may be used and released from any task.
+unsafe impl Send for Process {}
+
+impl Process {
+    /// Finds the process with this number, in the PID namespace of the current task.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH`: there is no such process, or the number is that of a thread.
+    pub(crate) fn find(number: bindings::pid_t) -> Result<Self> {
+        // SAFETY: Any number may be asked for; the result is null or a reference that is ours.
+        let pid = unsafe { sys::find_get_pid(number) };
+        // INVARIANT: The reference has just been taken.
+        let this = Self(NonNull::new(pid).ok_or(ESRCH)?);
+        this.task()?;
+        Ok(this)
+    }
+
+    /// Its first thread.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH`: it has ended.
+    pub(crate) fn task(&self) -> Result<ARef<Task>> {
+        // SAFETY: By the type invariant.
+        let task = unsafe { sys::get_pid_task(self.0.as_ptr(), sys::pid_type_PIDTYPE_TGID) };
+        // SAFETY: `get_pid_task` returns null or a reference that is now ours.
+        unsafe { owned(task) }.ok_or(ESRCH)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { sys::put_pid(self.0.as_ptr()) };
+    }
 }
 
 /// Takes over a counted reference to a task.
@@ -45,9 +75,16 @@ pub(crate) unsafe fn owned(task: *mut bindings::task_struct) -> Option<ARef<Task
     NonNull::new(task.cast::<Task>()).map(|task| unsafe { ARef::from_raw(task) })
 }
 
+/// Whether a process has been killed or is exiting, whatever its threads still do.
+pub(crate) fn is_dying(process: &Task) -> bool {
+    // SAFETY: `process` is a valid task.
+    unsafe { sys::kvm_inspect_is_dying(process.as_ptr()) }
+}
+
 /// Calls `visit` with each open file of a process and its number, in ascending order.
 ///
-/// Spin locks are held meanwhile: `visit` must not sleep. A process that is exiting has no files.
+/// Spin locks are held meanwhile: `visit` must not sleep, and be quick, for a process may have a
+/// million files. A process that is exiting has none.
 pub(crate) fn for_each_file<F: FnMut(u32, &LocalFile)>(process: &Task, mut visit: F) {
     /// # Safety
     ///
@@ -111,6 +148,31 @@ pub(crate) fn current_has_signal() -> bool {
 pub(crate) fn is_running(thread: &Task) -> bool {
     // SAFETY: `thread` is a valid task.
     unsafe { sys::kvm_inspect_is_running(thread.as_ptr()) }
+}
+
+/// While this lives the current task's allocations start no input or output, to which the guest that
+/// stands still might have to contribute: it may be what the host's swap or disks are served by.
+pub(crate) struct NoIo {
+    before: c_uint,
+    _not_send: NotThreadSafe,
+}
+
+impl NoIo {
+    /// Begins here and now.
+    pub(crate) fn begin() -> Self {
+        Self {
+            // SAFETY: Changes a flag of the current task, which `drop` puts back.
+            before: unsafe { sys::kvm_inspect_memalloc_noio_save() },
+            _not_send: NotThreadSafe,
+        }
+    }
+}
+
+impl Drop for NoIo {
+    fn drop(&mut self) {
+        // SAFETY: Still the same task, for the value cannot be sent.
+        unsafe { sys::kvm_inspect_memalloc_noio_restore(self.before) };
+    }
 }
 
 /// An error as a system call returns it.

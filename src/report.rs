@@ -21,11 +21,15 @@ use crate::{
         Registers,
         FLAG_NAMES, //
     },
-    memory::Findings,
+    memory::{
+        Findings,
+        Hit, //
+    },
     mode::{
         Mode,
         Paging, //
-    }, //
+    },
+    process, //
 };
 
 /// Says in the kernel log what is wrong and what to do; gives the error number for it.
@@ -36,6 +40,18 @@ macro_rules! refuse {
     }};
 }
 pub(crate) use refuse;
+
+/// Says so if there is not enough memory, of which nothing has been said where it was lacking.
+pub(crate) fn explain_memory(error: Error) -> Error {
+    if error == ENOMEM {
+        refuse!(
+            error,
+            "the kernel has no memory left; free some, and try again"
+        )
+    } else {
+        error
+    }
+}
 
 /// All that one inspection of one VM has brought to light.
 pub(crate) struct Report<'a> {
@@ -58,8 +74,8 @@ pub(crate) struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// Writes the report.
-    pub(crate) fn print(&self) {
+    /// Writes the report; ends it early, without its last line, if `stop` says so.
+    pub(crate) fn print(&self, stop: impl Fn() -> bool) {
         pr_info!(
             "vm pid={} fd={} vcpus={} slots={}\n",
             self.pid,
@@ -70,7 +86,15 @@ impl Report<'_> {
         for vcpu in self.vcpus {
             print_vcpu(vcpu);
         }
+        let stop = || {
+            // There may be very many lines, and consoles are slow.
+            process::yield_cpu();
+            stop()
+        };
         for (slot, present) in self.slots.iter().zip(&self.findings.present) {
+            if stop() {
+                return;
+            }
             pr_info!(
                 "slot as={} id={} gpa={:#x}-{:#x} hva={:#x}-{:#x} pages={} present={} flags={}\n",
                 slot.address_space,
@@ -84,7 +108,12 @@ impl Report<'_> {
                 Flags(slot.flags)
             );
         }
-        self.print_hits();
+        for hit in &self.findings.hits {
+            if stop() {
+                return;
+            }
+            self.print_hit(hit);
+        }
         pr_info!(
             "done result={} vcpus={} slots={} hits={} printed={} scanned_bytes={} absent_pages={} \
              freeze_us={} pause_us={}\n",
@@ -100,21 +129,19 @@ impl Report<'_> {
         );
     }
 
-    fn print_hits(&self) {
-        for hit in &self.findings.hits {
-            let Some(slot) = self.slots.get(hit.slot) else {
-                continue;
-            };
-            pr_info!(
-                "hit pattern={} as={} slot={} gpa={:#x} hva={:#x}{}\n",
-                hit.pattern,
-                slot.address_space,
-                slot.id,
-                hit.gpa,
-                slot.hva_of(hit.gpa),
-                Bytes(self.findings.bytes(hit))
-            );
-        }
+    fn print_hit(&self, hit: &Hit) {
+        let Some(slot) = self.slots.get(hit.slot) else {
+            return;
+        };
+        pr_info!(
+            "hit pattern={} as={} slot={} gpa={:#x} hva={:#x}{}\n",
+            hit.pattern,
+            slot.address_space,
+            slot.id,
+            hit.gpa,
+            slot.hva_of(hit.gpa),
+            Bytes(self.findings.bytes(hit))
+        );
     }
 }
 

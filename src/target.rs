@@ -4,12 +4,14 @@
 
 use kernel::{
     prelude::*,
-    sync::aref::ARef, //
+    sync::aref::ARef,
+    task::Task, //
 };
 
 use crate::{
     hook::MAX_VMS,
     kvm::{
+        Kinds,
         KvmFile,
         Vm, //
     },
@@ -26,25 +28,19 @@ pub(crate) struct Target {
     pub(crate) vm: ARef<Vm>,
 }
 
-/// Finds the VMs that the parameters name, through the open files of the process.
+/// Finds the VMs that the parameters name, through the open files of `process`.
 ///
 /// # Errors
 ///
-/// After a line that says what is wrong: `ESRCH`, no such process; `ENOENT`, it has no VM open, or
-/// not with this file descriptor; `E2BIG`, it has more than [`MAX_VMS`]. `ENOMEM`.
-pub(crate) fn find(parameters: &Parameters) -> Result<KVec<Target>> {
+/// After a line that says what is wrong: `ENOENT`, it has no VM open, or not with this file
+/// descriptor; `E2BIG`, it has more than [`MAX_VMS`]. `ENOMEM`.
+pub(crate) fn find(parameters: &Parameters, process: &Task) -> Result<KVec<Target>> {
     let pid = parameters.pid;
-    let process = process::find(pid).map_err(|error| {
-        refuse!(
-            error,
-            "there is no process {pid}; give the process number of the VMM as pid="
-        )
-    })?;
-
     let mut targets: KVec<Target> = KVec::with_capacity(MAX_VMS, GFP_KERNEL)?;
     let mut too_many = false;
-    process::for_each_file(&process, |fd, file| {
-        let Some(file) = KvmFile::of(file) else {
+    let mut kinds = Kinds::default();
+    process::for_each_file(process, |fd, file| {
+        let Some(file) = KvmFile::of(file, &mut kinds) else {
             return;
         };
         let fd = matches!(file, KvmFile::Vm(_)).then_some(fd);

@@ -76,6 +76,11 @@ impl<'a> HeldOut<'a> {
         self.vcpus.push_within_capacity(vcpu).map_err(|_| ENOMEM)
     }
 
+    /// How many vCPUs are held out.
+    pub(crate) fn len(&self) -> usize {
+        self.vcpus.len()
+    }
+
     /// Whether `vcpu` is held out.
     pub(crate) fn contains(&self, vcpu: &Vcpu) -> bool {
         self.vcpus.iter().any(|held| held.id() == vcpu.id())

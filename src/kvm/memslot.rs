@@ -2,6 +2,8 @@
 
 //! The memslots: what guest-physical addresses mean in the VMM's address space.
 
+use core::marker::PhantomData;
+
 use kernel::{
     bindings,
     container_of,
@@ -40,6 +42,16 @@ impl Memslot {
         self.hva.wrapping_add(gpa.wrapping_sub(self.gpa))
     }
 
+    /// The guest-physical address of page number `page` of the slot.
+    pub(crate) fn gpa_at(&self, page: u64) -> u64 {
+        self.gpa.wrapping_add(page << PAGE_SHIFT)
+    }
+
+    /// The host-virtual address of page number `page` of the slot.
+    pub(crate) fn hva_at(&self, page: u64) -> u64 {
+        self.hva.wrapping_add(page << PAGE_SHIFT)
+    }
+
     /// The host-virtual address of the last byte.
     pub(crate) fn last_hva(&self) -> u64 {
         self.hva.wrapping_add(self.last_offset())
@@ -63,9 +75,6 @@ pub(crate) struct Memslots {
     slots: KVVec<Memslot>,
     generations: [u64; ADDRESS_SPACES],
 }
-
-/// `KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS`.
-const GENERATION_UPDATE: u64 = 1 << 63;
 
 const ADDRESS_SPACES: usize = sys::KVM_MAX_NR_ADDRESS_SPACES as usize;
 
@@ -137,34 +146,39 @@ fn index(address_space: c_int) -> usize {
 ///
 /// # Invariants
 ///
-/// Points to memslots of a VM whose `srcu` is held for reading during the lifetime.
-struct SlotSet<'a>(&'a sys::kvm_memslots);
+/// Points to memslots of a VM whose `srcu` is held for reading during the lifetime. Other parts of them
+/// and of their slots than those read here may change at any time.
+struct SlotSet<'a>(*const sys::kvm_memslots, PhantomData<&'a ()>);
 
 impl SlotSet<'_> {
+    /// Changes when the slots do, and once more when the update is over.
     fn generation(&self) -> u64 {
-        // Bit 63 says that an update is in progress.
-        self.0.generation & !GENERATION_UPDATE
+        // SAFETY: By the type invariant.
+        unsafe { (&raw const (*self.0).generation).read_volatile() }
     }
 
     fn for_each(&self, mut visit: impl FnMut(Memslot) -> Result) -> Result {
-        let node_index = index(self.0.node_idx);
+        // SAFETY: By the type invariant; it never changes.
+        let node_index = index(unsafe { (*self.0).node_idx });
         // SAFETY: The tree is not changed while it is the active one, which it is at least until
         // the section ends (`virt/kvm/kvm_main.c`, `kvm_swap_active_memslots`).
-        let mut node = unsafe { sys::kvm_inspect_rb_first(&self.0.gfn_tree) };
+        let mut node = unsafe { sys::kvm_inspect_rb_first(&raw const (*self.0).gfn_tree) };
         while !node.is_null() {
-            // SAFETY: The nodes of this tree are `gfn_node[node_idx]` of their slots.
+            // SAFETY: The nodes of this tree are `gfn_node[node_idx]` of their slots, and these
+            // fields of a slot in the active tree do not change.
             let slot = unsafe {
                 let nodes = node.sub(node_index).cast::<[bindings::rb_node; 2]>();
-                &*container_of!(nodes, sys::kvm_memory_slot, gfn_node)
+                let slot = container_of!(nodes, sys::kvm_memory_slot, gfn_node);
+                Memslot {
+                    address_space: 0,
+                    id: (*slot).id,
+                    gpa: (*slot).base_gfn << PAGE_SHIFT,
+                    pages: u64::try_from((*slot).npages)?,
+                    hva: u64::try_from((*slot).userspace_addr)?,
+                    flags: (*slot).flags,
+                }
             };
-            visit(Memslot {
-                address_space: 0,
-                id: slot.id,
-                gpa: slot.base_gfn << PAGE_SHIFT,
-                pages: u64::try_from(slot.npages)?,
-                hva: u64::try_from(slot.userspace_addr)?,
-                flags: slot.flags,
-            })?;
+            visit(slot)?;
             // SAFETY: As for the first.
             node = unsafe { sys::rb_next(node) };
         }
@@ -181,9 +195,9 @@ fn for_each_address_space(vm: &Vm, mut visit: impl FnMut(c_int, SlotSet<'_>) -> 
     let count = unsafe { sys::kvm_inspect_address_spaces(vm) };
     let result = (0..count).try_for_each(|address_space| {
         // SAFETY: In the section, and `address_space` is one of the VM's.
-        let set = unsafe { &*sys::kvm_inspect_memslots(vm, address_space) };
-        // INVARIANT: The reference does not outlive the section, as `visit` cannot keep it.
-        visit(address_space, SlotSet(set))
+        let set = unsafe { sys::kvm_inspect_memslots(vm, address_space) };
+        // INVARIANT: It does not outlive the section, as `visit` cannot keep it.
+        visit(address_space, SlotSet(set, PhantomData))
     });
     // SAFETY: Entered above, by this task.
     unsafe { bindings::srcu_read_unlock(&raw mut (*vm).srcu, section) };

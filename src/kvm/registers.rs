@@ -107,7 +107,7 @@ impl Registers {
                 (*arch).cr2,
                 (*arch).cr3,
                 (*arch).cr4,
-                (*arch).cr8,
+                sys::kvm_inspect_vcpu_cr8(vcpu),
                 (*arch).efer,
                 (*arch).apic_base,
             )
@@ -138,7 +138,7 @@ impl Registers {
                 ("cr2", u64::try_from(cr2).ok()),
                 ("cr3", if_cached(sys::kvm_reg_VCPU_REG_CR3, cr3)),
                 ("cr4", if_cached(sys::kvm_reg_VCPU_REG_CR4, cr4)),
-                ("cr8", u64::try_from(cr8).ok()),
+                ("cr8", Some(cr8)),
                 ("efer", Some(efer)),
                 ("apic_base", Some(apic_base)),
             ],

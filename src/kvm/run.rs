@@ -10,9 +10,12 @@ use core::{
 use kernel::{
     bindings,
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
     },
     types::NotThreadSafe, //
 };
@@ -24,7 +27,10 @@ use super::{
 };
 use crate::{
     kprobe::Arguments,
-    process,
+    process::{
+        self,
+        NoIo, //
+    },
     sys, //
 };
 
@@ -137,24 +143,36 @@ impl RunCall<'_> {
     /// With `immediate_exit` set KVM_RUN completes what the last exit to the VMM left unfinished,
     /// an IN for one, and returns `-EINTR`; on its way out it stores what `kvm_valid_regs` asks
     /// for (`arch/x86/kvm/x86.c`, `kvm_arch_vcpu_ioctl_run`). That is the truth on AMD and on
-    /// Intel, and calls nothing that KVM does not export. All that the VMM can see is put back.
+    /// Intel, and calls nothing that KVM does not export. A nested guest's are told while that runs.
+    ///
+    /// The fields used here are put back. Those that every KVM_RUN reads (`kvm_dirty_regs`) or
+    /// writes (`flags`, `if_flag`, `cr8`, `apic_base`) it reads and writes here, as the VMM's own
+    /// call would, which is to follow.
+    ///
+    /// No registers are told if KVM did not store them, as it does not for a protected guest, or
+    /// if there is no memory.
     ///
     /// # Errors
     ///
     /// A result that KVM meant for the VMM, which must get it: completing the last exit has
     /// brought about another one, or the call was refused.
-    pub(crate) fn read_registers(&self) -> (Option<Registers>, Result<(), c_long>) {
+    // Its frame shall not lie under that of KVM_RUN, which is deep.
+    #[inline(never)]
+    pub(crate) fn read_registers(&self) -> (Option<Arc<Registers>>, Result<(), c_long>) {
         // Not 1, to tell it from what the VMM may write there meanwhile.
         const OUR_IMMEDIATE_EXIT: u8 = 2;
         const OURS: u64 = (sys::KVM_SYNC_X86_REGS | sys::KVM_SYNC_X86_SREGS) as u64;
+        // `X86_EFLAGS_FIXED`, set in each value that rflags can have.
+        const RFLAGS_FIXED: u64 = 1 << 1;
 
         let run = self.run();
         // SAFETY: By the type invariant these fields are there. User space may change them at any
         // time: they are accessed by volatile and atomic operations only.
-        let (valid_regs, immediate_exit, regs, sregs) = unsafe {
+        let (valid_regs, dirty_regs, immediate_exit, regs, sregs) = unsafe {
             let stored = (&raw mut (*run).s.regs).cast::<sys::kvm_sync_regs>();
             (
                 &raw mut (*run).kvm_valid_regs,
+                &raw const (*run).kvm_dirty_regs,
                 &raw mut (*run).immediate_exit__unsafe,
                 &raw mut (*stored).regs,
                 &raw mut (*stored).sregs,
@@ -170,6 +188,10 @@ impl RunCall<'_> {
         };
         // SAFETY: As above.
         unsafe {
+            if dirty_regs.read_volatile() & u64::from(sys::KVM_SYNC_X86_REGS) == 0 {
+                // To be seen to change. (Otherwise KVM is about to read it.)
+                (&raw mut (*regs).rflags).write_volatile(0);
+            }
             valid_regs.write_volatile(saved_valid_regs | OURS);
             sys::kvm_inspect_cmpxchg_u8(immediate_exit, 0, OUR_IMMEDIATE_EXIT);
         }
@@ -182,22 +204,25 @@ impl RunCall<'_> {
             valid_regs.write_volatile(saved_valid_regs);
             (regs.read_volatile(), sregs.read_volatile())
         };
+        let stored = stored_regs.rflags & RFLAGS_FIXED != 0;
         // What the VMM has itself asked for stays as KVM wrote it.
-        if saved_valid_regs & u64::from(sys::KVM_SYNC_X86_REGS) == 0 {
+        if !stored || saved_valid_regs & u64::from(sys::KVM_SYNC_X86_REGS) == 0 {
             // SAFETY: As above.
             unsafe { regs.write_volatile(saved_regs) };
         }
-        if saved_valid_regs & u64::from(sys::KVM_SYNC_X86_SREGS) == 0 {
+        if !stored || saved_valid_regs & u64::from(sys::KVM_SYNC_X86_SREGS) == 0 {
             // SAFETY: As above.
             unsafe { sregs.write_volatile(saved_sregs) };
         }
 
-        let interrupted = result == process::return_value(EINTR);
-        let known = interrupted || result >= 0;
-        (
-            known.then(|| Registers::from_kvm(&stored_regs, &stored_sregs)),
-            if interrupted { Ok(()) } else { Err(result) },
-        )
+        let _no_io = NoIo::begin();
+        let registers = stored.then(|| Registers::from_kvm(&stored_regs, &stored_sregs));
+        let registers = registers.and_then(|registers| Arc::new(registers, GFP_KERNEL).ok());
+        if result == process::return_value(EINTR) {
+            (registers, Ok(()))
+        } else {
+            (registers, Err(result))
+        }
     }
 
     /// The reason of the vCPU's last exit, in the page that the VMM sees.

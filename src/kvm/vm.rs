@@ -101,24 +101,26 @@ impl KvmFile {
     /// Tells whether `file` is one of KVM's, and takes a reference to its VM.
     ///
     /// Does not sleep.
-    pub(crate) fn of(file: &LocalFile) -> Option<Self> {
-        // SAFETY: An open file has operations, and neither changes while it is open.
-        let private_data = unsafe { (*file.as_ptr()).private_data };
-        // SAFETY: As above.
+    pub(crate) fn of(file: &LocalFile, kinds: &mut Kinds) -> Option<Self> {
+        // SAFETY: An open file has operations, which do not change.
         let ioctl = unsafe { (*(*file.as_ptr()).f_op).unlocked_ioctl }?;
-
-        // The operations themselves are not exported, so they are told by the function's name.
-        if is_function(ioctl as usize, b"kvm_vm_ioctl+0x0/") {
-            // SAFETY: `kvm_vm_ioctl` runs on files whose private data is the VM
-            // (`virt/kvm/kvm_main.c`, `kvm_dev_ioctl_create_vm`).
-            unsafe { Vm::get(private_data.cast()) }.map(Self::Vm)
-        } else if is_function(ioctl as usize, b"kvm_vcpu_ioctl+0x0/") {
+        let kind = kinds.of(ioctl as usize)?;
+        // SAFETY: KVM sets it when it makes the file, and never changes it.
+        let private_data = unsafe { (*file.as_ptr()).private_data };
+        let vm = match kind {
+            // `kvm_vm_ioctl` runs on files whose private data is the VM (`virt/kvm/kvm_main.c`,
+            // `kvm_dev_ioctl_create_vm`).
+            Kind::Vm => private_data.cast(),
             // SAFETY: `kvm_vcpu_ioctl` runs on files whose private data is the vCPU, which holds
             // a reference to its VM (`kvm_vm_ioctl_create_vcpu`).
-            unsafe { Vm::get((*private_data.cast::<sys::kvm_vcpu>()).kvm) }.map(Self::Vcpu)
-        } else {
-            None
-        }
+            Kind::Vcpu => unsafe { (*private_data.cast::<sys::kvm_vcpu>()).kvm },
+        };
+        // SAFETY: The open file keeps the VM in existence.
+        let vm = unsafe { Vm::get(vm) }?;
+        Some(match kind {
+            Kind::Vm => Self::Vm(vm),
+            Kind::Vcpu => Self::Vcpu(vm),
+        })
     }
 
     /// The VM of the file.
@@ -129,13 +131,48 @@ impl KvmFile {
     }
 }
 
-/// Whether `address` is the start of the kernel function that `sprint_symbol` names like this.
-fn is_function(address: usize, name: &[u8]) -> bool {
-    let mut text = [0; SYMBOL_LEN];
-    // SAFETY: `sprint_symbol` writes at most `KSYM_SYMBOL_LEN` bytes; the address is only looked
-    // up.
-    unsafe { sys::sprint_symbol(text.as_mut_ptr(), address) };
-    text.starts_with(name)
+/// What a file of KVM stands for.
+#[derive(Clone, Copy)]
+enum Kind {
+    Vm,
+    Vcpu,
+}
+
+/// Tells KVM's files from others by their `unlocked_ioctl`.
+///
+/// KVM's operations are not exported, so it is the function's name that tells. To look that up takes
+/// long, and a process may have very many files, but few kinds of them: the last ones are remembered.
+#[derive(Default)]
+pub(crate) struct Kinds {
+    known: [(usize, Option<Kind>); 8],
+    next: usize,
+}
+
+impl Kinds {
+    fn of(&mut self, ioctl: usize) -> Option<Kind> {
+        if let Some((_, kind)) = self.known.iter().find(|known| known.0 == ioctl) {
+            return *kind;
+        }
+        let mut name = [0; SYMBOL_LEN];
+        // SAFETY: `sprint_symbol` writes at most `KSYM_SYMBOL_LEN` bytes; the address is only
+        // looked up.
+        unsafe { sys::sprint_symbol(name.as_mut_ptr(), ioctl) };
+        let kind = if name.starts_with(b"kvm_vm_ioctl+0x0/") {
+            Some(Kind::Vm)
+        } else if name.starts_with(b"kvm_vcpu_ioctl+0x0/") {
+            Some(Kind::Vcpu)
+        } else {
+            None
+        };
+        // Another module may have functions of these names.
+        let is_module = name.contains(&b'[');
+        let kind = kind.filter(|_| !is_module || name.windows(5).any(|part| part == b"[kvm]"));
+        if let Some(oldest) = self.known.get_mut(self.next) {
+            *oldest = (ioctl, kind);
+        }
+        self.next = (self.next + 1) % self.known.len();
+        kind
+    }
 }
 
 /// `KSYM_SYMBOL_LEN`.
@@ -196,13 +233,16 @@ impl Vm {
                 (&raw const (*arch).has_protected_state).read_volatile(),
             )
         };
+        // SAFETY: `self` is a valid VM.
+        let sev = unsafe { sys::kvm_inspect_is_sev(self.as_raw()) };
         match u32::from(kind) {
             sys::KVM_X86_SEV_VM => Some(c"SEV"),
             sys::KVM_X86_SEV_ES_VM => Some(c"SEV-ES"),
             sys::KVM_X86_SNP_VM => Some(c"SEV-SNP"),
             sys::KVM_X86_TDX_VM => Some(c"TDX"),
-            // Made with KVM_SEV_ES_INIT, the old way, which leaves the type alone.
-            _ if protected => Some(c"SEV-ES"),
+            // Made with KVM_SEV_INIT or KVM_SEV_ES_INIT, the old way, which leaves the type alone.
+            _ if sev => Some(c"SEV or SEV-ES"),
+            _ if protected => Some(c"hardware"),
             _ => None,
         }
     }

@@ -16,49 +16,33 @@ use super::{
 /// The number of buckets.
 pub(super) const BUCKETS: usize = 64;
 
-/// The tables of the filter.
+/// The tables of the filter; all zeros are those of no pattern at all.
 ///
-/// They are too large for a kernel stack. All zeros is a valid value, that of no pattern at all,
-/// so they can be made in zeroed memory.
-#[derive(Debug)]
-pub struct Tables([[u64; 256]; window::SIZE]);
+/// They are too large for a kernel stack. As a plain array they can be made in zeroed memory.
+pub type Tables = [[u64; 256]; window::SIZE];
 
-impl Tables {
-    /// Tables that find nothing.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self([[0; 256]; window::SIZE])
+/// Makes `tables` those of `patterns`.
+pub(super) fn fill(tables: &mut Tables, patterns: &[Pattern]) {
+    for table in tables.iter_mut() {
+        table.fill(0);
     }
-
-    /// Makes the tables those of `patterns`.
-    pub(super) fn fill(&mut self, patterns: &[Pattern]) {
-        for table in &mut self.0 {
-            table.fill(0);
-        }
-        for (index, pattern) in patterns.iter().enumerate() {
-            let bucket = 1 << (index % BUCKETS);
-            // The window ends at the anchor. What of it lies before the pattern takes every byte.
-            let mut window = [(0, 0); window::SIZE];
-            for byte in pattern.bytes().take(pattern.anchor().saturating_add(1)) {
-                window.rotate_left(1);
-                if let Some(last) = window.last_mut() {
-                    *last = byte;
-                }
+    for (index, pattern) in patterns.iter().enumerate() {
+        let bucket = 1 << (index % BUCKETS);
+        // The window ends at the anchor. What of it lies before the pattern takes every byte.
+        let mut window = [(0, 0); window::SIZE];
+        for byte in pattern.bytes().take(pattern.anchor().saturating_add(1)) {
+            window.rotate_left(1);
+            if let Some(last) = window.last_mut() {
+                *last = byte;
             }
-            for (table, (value, mask)) in self.0.iter_mut().zip(window) {
-                for (byte, buckets) in (0..=u8::MAX).zip(table) {
-                    if byte & mask == value {
-                        *buckets |= bucket;
-                    }
+        }
+        for (table, (value, mask)) in tables.iter_mut().zip(window) {
+            for (byte, buckets) in (0..=u8::MAX).zip(table) {
+                if byte & mask == value {
+                    *buckets |= bucket;
                 }
             }
         }
-    }
-}
-
-impl Default for Tables {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -83,7 +67,7 @@ impl State {
     /// Takes one byte. Returns the buckets of which a window may end with it.
     #[inline]
     pub(super) fn byte(&mut self, tables: &Tables, byte: u8) -> u64 {
-        let [first, second, third] = &tables.0;
+        let [first, second, third] = tables;
         let byte = usize::from(byte);
         let end = self.two & third[byte];
         self.two = self.one & second[byte];

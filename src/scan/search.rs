@@ -4,6 +4,7 @@
 
 use super::{
     filter::{
+        self,
         State,
         Tables,
         BUCKETS, //
@@ -58,7 +59,7 @@ impl<'a> Searcher<'a> {
     /// Prepares `tables` for a search for `patterns`.
     #[must_use]
     pub fn new(tables: &'a mut Tables, patterns: &'a [Pattern]) -> Self {
-        tables.fill(patterns);
+        filter::fill(tables, patterns);
         Self {
             patterns,
             tables,

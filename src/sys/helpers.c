@@ -8,9 +8,14 @@
 #include <linux/rbtree.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/vmalloc.h>
+
+/* KVM's own, of arch/x86/kvm */
+#include "irq.h"
+#include "x86.h"
 
 #include "helpers.h"
 
@@ -27,6 +32,12 @@ bool kvm_inspect_has_signal(struct task_struct *task)
 bool kvm_inspect_is_running(struct task_struct *task)
 {
 	return task_is_running(task);
+}
+
+bool kvm_inspect_is_dying(struct task_struct *task)
+{
+	return (READ_ONCE(task->signal->flags) & SIGNAL_GROUP_EXIT) ||
+	       !atomic_read(&task->signal->live);
 }
 
 /* On NULL (the task has exited) nothing is locked. */
@@ -49,6 +60,16 @@ void kvm_inspect_unlock_files(struct task_struct *task)
 void kvm_inspect_cond_resched(void)
 {
 	cond_resched();
+}
+
+unsigned int kvm_inspect_memalloc_noio_save(void)
+{
+	return memalloc_noio_save();
+}
+
+void kvm_inspect_memalloc_noio_restore(unsigned int flags)
+{
+	memalloc_noio_restore(flags);
 }
 
 void kvm_inspect_put_page(struct page *page)
@@ -130,6 +151,22 @@ struct task_struct *kvm_inspect_get_vcpu_task(struct kvm_vcpu *vcpu)
 bool kvm_inspect_vcpu_has_reg(struct kvm_vcpu *vcpu, unsigned int reg)
 {
 	return test_bit(reg, vcpu->arch.regs_avail);
+}
+
+/* As kvm_get_cr8(), which KVM keeps to itself. */
+u64 kvm_inspect_vcpu_cr8(struct kvm_vcpu *vcpu)
+{
+	struct kvm_lapic *apic = vcpu->arch.apic;
+
+	if (!apic)
+		return vcpu->arch.cr8;
+	return (kvm_lapic_get_reg(apic, APIC_TASKPRI) & 0xf0) >> 4;
+}
+
+/* Set by KVM_SEV_INIT and all its kin, before the first vCPU runs (sev.c, __sev_guest_init()). */
+bool kvm_inspect_is_sev(struct kvm *kvm)
+{
+	return READ_ONCE(kvm->arch.apicv_inhibit_reasons) & BIT(APICV_INHIBIT_REASON_SEV);
 }
 
 int kvm_inspect_address_spaces(struct kvm *kvm)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What the kernel offers only as a macro or an inline function, as functions
- * that Rust can call, and the string parameters. No logic lives here.
+ * that Rust can call, and the string parameters. What can be done in Rust is done there.
  */
 #ifndef KVM_INSPECT_HELPERS_H
 #define KVM_INSPECT_HELPERS_H
@@ -20,11 +20,14 @@ extern unsigned int kvm_inspect_nr_ranges;
 void kvm_inspect_set_notify_flag(struct task_struct *task);
 bool kvm_inspect_has_signal(struct task_struct *task);
 bool kvm_inspect_is_running(struct task_struct *task);
+bool kvm_inspect_is_dying(struct task_struct *task);
 struct files_struct *kvm_inspect_lock_files(struct task_struct *task);
 void kvm_inspect_unlock_files(struct task_struct *task);
 void kvm_inspect_cond_resched(void);
 
-/* <linux/mm.h>, <linux/vmalloc.h> */
+/* <linux/sched/mm.h>, <linux/mm.h>, <linux/vmalloc.h> */
+unsigned int kvm_inspect_memalloc_noio_save(void);
+void kvm_inspect_memalloc_noio_restore(unsigned int flags);
 void kvm_inspect_put_page(struct page *page);
 void *kvm_inspect_vmap_read_only(struct page **pages, unsigned int count);
 
@@ -49,6 +52,8 @@ int kvm_inspect_online_vcpus(struct kvm *kvm);
 struct kvm_vcpu *kvm_inspect_get_vcpu(struct kvm *kvm, int index);
 struct task_struct *kvm_inspect_get_vcpu_task(struct kvm_vcpu *vcpu);
 bool kvm_inspect_vcpu_has_reg(struct kvm_vcpu *vcpu, unsigned int reg);
+u64 kvm_inspect_vcpu_cr8(struct kvm_vcpu *vcpu);
+bool kvm_inspect_is_sev(struct kvm *kvm);
 int kvm_inspect_address_spaces(struct kvm *kvm);
 struct kvm_memslots *kvm_inspect_memslots(struct kvm *kvm, int as_id);
 struct rb_node *kvm_inspect_rb_first(const struct rb_root *root);

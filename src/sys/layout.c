@@ -21,7 +21,6 @@ int main(void)
 
 	FIELD(kprobe, symbol_name);
 	FIELD(kprobe, pre_handler);
-	FIELD(kprobe, post_handler);
 	FIELD(kprobe, addr);
 	FIELD(kprobe, flags);
 	SIZE(kprobe);
@@ -40,7 +39,6 @@ int main(void)
 	FIELD(kvm_vcpu, vcpu_id);
 	FIELD(kvm_vcpu, mutex);
 	FIELD(kvm_vcpu, run);
-	FIELD(kvm_vcpu, pid);
 	FIELD(kvm_vcpu, arch);
 	FIELD(kvm_vcpu_arch, regs);
 	FIELD(kvm_vcpu_arch, rip);
@@ -48,10 +46,8 @@ int main(void)
 	FIELD(kvm_vcpu_arch, cr2);
 	FIELD(kvm_vcpu_arch, cr3);
 	FIELD(kvm_vcpu_arch, cr4);
-	FIELD(kvm_vcpu_arch, cr8);
 	FIELD(kvm_vcpu_arch, efer);
 	FIELD(kvm_vcpu_arch, apic_base);
-	FIELD(kvm_vcpu_arch, guest_state_protected);
 
 	FIELD(kvm_memslots, generation);
 	FIELD(kvm_memslots, gfn_tree);
@@ -66,6 +62,7 @@ int main(void)
 	FIELD(kvm_run, immediate_exit__unsafe);
 	FIELD(kvm_run, exit_reason);
 	FIELD(kvm_run, kvm_valid_regs);
+	FIELD(kvm_run, kvm_dirty_regs);
 	FIELD(kvm_run, s);
 	FIELD(kvm_sync_regs, regs);
 	FIELD(kvm_sync_regs, sregs);

@@ -8,6 +8,8 @@
 #include <linux/kvm_host.h>
 #include <linux/module.h>
 
+#include "x86.h" /* KVM's own, of arch/x86/kvm */
+
 static int fd = -1;
 module_param(fd, int, 0);
 MODULE_PARM_DESC(fd, "File descriptor of the VM");
@@ -15,6 +17,10 @@ MODULE_PARM_DESC(fd, "File descriptor of the VM");
 static bool state;
 module_param(state, bool, 0);
 MODULE_PARM_DESC(state, "Say that the registers are protected");
+
+static bool sev;
+module_param(sev, bool, 0);
+MODULE_PARM_DESC(sev, "Say that it is a SEV guest, made the old way");
 
 static int vm_type = -1;
 module_param(vm_type, int, 0);
@@ -36,6 +42,8 @@ static int __init protect_init(void)
 	saved_type = the_vm()->arch.vm_type;
 	if (state)
 		the_vm()->arch.has_protected_state = true;
+	if (sev)
+		the_vm()->arch.apicv_inhibit_reasons |= BIT(APICV_INHIBIT_REASON_SEV);
 	if (vm_type >= 0)
 		the_vm()->arch.vm_type = vm_type;
 	return 0;
@@ -45,6 +53,8 @@ static void __exit protect_exit(void)
 {
 	if (state)
 		the_vm()->arch.has_protected_state = false;
+	if (sev)
+		the_vm()->arch.apicv_inhibit_reasons &= ~BIT(APICV_INHIBIT_REASON_SEV);
 	the_vm()->arch.vm_type = saved_type;
 	fput(file);
 }

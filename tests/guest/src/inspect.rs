@@ -180,9 +180,19 @@ impl Loaded {
         reports
     }
 
-    /// Unloads the module; nothing may be left of it. Returns the reports since the last call.
+    /// Unloads the module; nothing may be left of it. Returns the reports since the last call, but
+    /// not one that was cut off by this.
     pub(crate) fn unload(mut self) -> Vec<Report> {
         self.lines.extend(unload(&mut self.log));
+        let last = self.lines.iter().rposition(|line| line.starts_with("vm "));
+        if let Some(last) = last {
+            if !self.lines[last..]
+                .iter()
+                .any(|line| line.starts_with("done "))
+            {
+                self.lines.truncate(last);
+            }
+        }
         let (reports, others) = Report::parse_all(&self.lines);
         assert!(others.is_empty(), "unexpected: {others:#?}");
         reports

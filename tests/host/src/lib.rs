@@ -89,7 +89,7 @@ pub fn naive(memory: &[u8], patterns: &[Vec<Nibbles>]) -> Vec<Match> {
 /// What the searcher finds in `memory`, in the order in which it does.
 #[must_use]
 pub fn search(memory: &impl Memory, patterns: &[Pattern], seen: usize) -> Vec<Match> {
-    let mut tables = Box::new(Tables::new());
+    let mut tables = Box::<Tables>::new([[0; 256]; 3]);
     let mut matches = Vec::new();
     Searcher::new(&mut tables, patterns).search(memory, seen, |found| matches.push(found));
     matches
@@ -107,7 +107,7 @@ pub fn search_all(memory: &[u8], patterns: &[Pattern]) -> Vec<Match> {
 /// with the end of the one before, as far as a match may reach back.
 #[must_use]
 pub fn search_in_pieces(memory: &[u8], patterns: &[Pattern], borders: &[usize]) -> Vec<Match> {
-    let mut tables = Box::new(Tables::new());
+    let mut tables = Box::<Tables>::new([[0; 256]; 3]);
     let searcher = Searcher::new(&mut tables, patterns);
     let mut borders = borders.to_vec();
     borders.push(memory.len());

@@ -235,7 +235,7 @@ fn text_in_utf16() {
 
 #[test]
 fn longest_is_that_of_the_set() {
-    let mut tables = Box::new(Tables::new());
+    let mut tables = Box::<Tables>::new([[0; 256]; 3]);
     assert_eq!(Searcher::new(&mut tables, &[]).longest(), 0);
     let patterns = parse(&["text:ab", "text:abcde", "text:abc"]);
     assert_eq!(Searcher::new(&mut tables, &patterns).longest(), 5);
@@ -243,7 +243,7 @@ fn longest_is_that_of_the_set() {
 
 #[test]
 fn tables_can_be_used_again() {
-    let mut tables = Box::new(Tables::default());
+    let mut tables = Box::<Tables>::new([[0; 256]; 3]);
     for (spec, expected) in [("text:a", 0), ("text:b", 1)] {
         let patterns = parse(&[spec]);
         let mut found = Vec::new();
@@ -289,7 +289,7 @@ fn frequent_bytes_are_not_what_is_looked_for() {
         bytes: Bytes(text.as_bytes()),
         looks: Cell::new(0),
     };
-    let mut tables = Box::new(Tables::new());
+    let mut tables = Box::<Tables>::new([[0; 256]; 3]);
     let _ = Searcher::new(&mut tables, &before);
     Searcher::new(&mut tables, &patterns).search(&memory, 0, |_| unreachable!());
     assert_eq!(memory.looks.get(), 0);

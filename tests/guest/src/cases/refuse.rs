@@ -23,6 +23,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("refuse_processes", processes),
     Case::new("refuse_without_kvm", without_kvm).without_kvm(),
     Case::new("refuse_probe_taken", probe_taken),
+    Case::new("refuse_probes_off", probes_off),
     Case::new("refuse_protected", protected),
     Case::new("refuse_late_vcpu", late_vcpu),
 ];
@@ -234,6 +235,16 @@ fn probe_taken() {
     });
 }
 
+/// All probes are turned off.
+fn probes_off() {
+    let turn = |on: &str| fs::write("/sys/kernel/debug/kprobes/enabled", on).expect("a switch");
+    all_refused(|_| {
+        turn("0");
+        Inspection::of_self().refused(Errno::NODEV, &["kprobes", "enabled"]);
+        turn("1");
+    });
+}
+
 /// A guest whose registers and memory the host cannot read.
 fn protected() {
     // KVM_X86_*_VM of arch/x86/include/uapi/asm/kvm.h.
@@ -250,7 +261,8 @@ fn protected() {
         inspection.refused(Errno::OPNOTSUPP, why);
         unload_module("protect");
     };
-    protect("state=1", &["protected", "SEV-ES"]);
+    protect("state=1", &["protected", "hardware"]);
+    protect("sev=1", &["protected", "SEV or SEV-ES"]);
     for (kind, name) in kinds {
         protect(&format!("vm_type={kind}"), &["protected", name]);
     }
