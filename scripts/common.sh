@@ -6,6 +6,8 @@
 # The project's folder: on the host where it was cloned to, in the build root /kvm_inspect.
 top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 build=$top/build
+# An ordinary user's lacks the folders of chroot and other tools of root.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 # die MESSAGE: ends the script.
 die() {
