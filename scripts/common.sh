@@ -16,19 +16,32 @@ die() {
 }
 
 # step NAME TEXT COMMAND ARGS...: runs the command with its output in build/log/NAME.log, and shows
-# the text and how long it took.
+# the text and how long it took; on a terminal, how long it has taken so far. When this script is
+# interrupted or told to end, the command ends, too.
 step() {
-	local name=$1 text=$2 begin=$SECONDS log=$build/log/$1.log
+	local name=$1 text=$2 begin=$SECONDS log=$build/log/$1.log job
 	shift 2
 	mkdir -p "$build/log"
 	printf '%-52s ' "$text ..."
-	# Not run in the condition: there, bash would go on after an error.
+	# With job control it is a process group, which can be ended as a whole. Not run in a
+	# condition: there, bash would go on after an error.
+	set -m
 	(
-		set -e
+		set -e +m
 		"$@"
 	) >"$log" 2>&1 </dev/null &
-	if wait $!; then
+	job=$!
+	set +m
+	# shellcheck disable=SC2064 # the job of now
+	trap "kill -KILL -- -$job; printf ' interrupted\n'; exit 130" INT TERM HUP
+	while [[ -t 1 ]] && kill -0 "$job" 2>/dev/null; do
+		printf '\r%-52s %4d s' "$text ..." $((SECONDS - begin))
+		sleep 1
+	done
+	if wait "$job"; then
+		[[ ! -t 1 ]] || printf '\r%-52s ' "$text ..."
 		printf '%4d s\n' $((SECONDS - begin))
+		trap - INT TERM HUP
 	else
 		printf 'failed\n'
 		tail -n 20 -- "$log" >&2
