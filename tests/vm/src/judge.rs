@@ -2,6 +2,8 @@
 
 //! Whether a kernel log is clean, and what a run was worth.
 
+use guest::protocol::GUEST_LOST;
+
 use crate::qemu::{End, Run};
 
 /// What the kernel says when something is wrong with it, whatever else it says.
@@ -134,6 +136,9 @@ pub fn judge(run: &Run) -> Verdict {
     }
     match (run.started, run.passed, &run.end) {
         (_, Some(true), End::Complete) => Verdict::Passed(text),
+        (_, Some(false), End::Complete) if text.contains(GUEST_LOST) => {
+            Verdict::Infrastructure(GUEST_LOST.to_owned())
+        }
         (_, Some(false), End::Complete) => Verdict::Failed(text),
         (true, Some(_), End::TimedOut) => {
             Verdict::Failed(format!("the VM did not power off\n{text}"))
@@ -246,6 +251,13 @@ mod tests {
         assert!(!is_stale_breakpoint(CLEAN));
         let other = "[    5.81] Oops: 0000 [#1]\n[    5.81] Code: 90 0f <1f> 44";
         assert!(!is_stale_breakpoint(other));
+    }
+
+    #[test]
+    fn a_lost_guest_says_nothing_about_the_case() {
+        let mut run = run(CLEAN, true, Some(false), End::Complete);
+        run.text.push(format!("panicked: {GUEST_LOST}"));
+        assert!(matches!(judge(&run), Verdict::Infrastructure(_)));
     }
 
     #[test]

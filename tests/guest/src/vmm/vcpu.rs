@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use guest::protocol::GUEST_LOST;
 use kvm_bindings::{
     kvm_mp_state, kvm_regs, kvm_sregs, KVMIO, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE,
 };
@@ -578,6 +579,7 @@ impl Runner {
                 );
                 shared.rounds.fetch_add(1, SeqCst);
             }
+            Ok(VcpuExit::Shutdown) => panic!("{GUEST_LOST}"),
             Ok(exit) => panic!("unexpected exit of the guest: {exit:?}"),
             Err(error) if error.errno() == libc::EINTR => {
                 let loads = inspect::loads();
