@@ -70,6 +70,7 @@ fn outside() {
     vm.add_vcpu(Mode::Real, Work::UserSpace);
     vm.add_vcpu(Mode::LongLa57, Work::Count);
     vm.add_vcpu(Mode::Protected, Work::Spin);
+    vm.vcpu(2).set_cr8(9);
     for id in [0, 1] {
         vm.vcpu(id).start();
         vm.vcpu(id).wait_until_at_work();

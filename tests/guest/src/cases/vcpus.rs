@@ -3,6 +3,11 @@
 //! vCPUs, whatever they are doing: they stand, or are held out, and then go on as if nothing had
 //! been.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use rustix::process::Signal;
 
 use super::{secret, Case};
@@ -11,7 +16,7 @@ use crate::{
     process::wait_until,
     report::{Report, State},
     role::{hear, say, Other, Role},
-    vmm::{Mode, Vm, Work},
+    vmm::{Backing, Mode, Vm, Work},
 };
 
 pub(super) const CASES: &[Case] = &[
@@ -25,6 +30,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("vcpus_never_ran", never_ran),
     Case::new("vcpus_mixed", mixed),
     Case::new("vcpus_stopped_vmm", stopped_vmm),
+    Case::new("vcpus_held_out", held_out),
 ];
 
 pub(super) const ROLES: &[Role] = &[Role {
@@ -90,6 +96,42 @@ fn never_ran() {
     // Stopped by their VMM, and never seen by a kick again.
     vm.vcpu(1).stop();
     inspect(&vm, &[State::Parked, State::Outside]);
+    vm.finish();
+}
+
+/// While a guest stands still, nobody can read or write the registers of a vCPU that is held out.
+fn held_out() {
+    let mut vm = Vm::running(Work::Count);
+    vm.add_vcpu(Mode::Long, Work::Count);
+    vm.add_memory(1 << 20, 160 << 20, Backing::Anonymous)
+        .fill_all(0xa5);
+    let inspection = Inspection::of_self().patterns(&["text:not there"]);
+    let pause = Duration::from_micros(inspection.report().done.pause_us);
+    let load = thread::spawn(move || inspection.report());
+    // The one that runs says when the pause has begun: it counts no more.
+    let mut last = vm.vcpu(0).count();
+    let mut alike = 0;
+    wait_until("the guest stands", || {
+        thread::sleep(Duration::from_millis(20));
+        let count = vm.vcpu(0).count();
+        alike = if count == last { alike + 1 } else { 0 };
+        last = count;
+        alike == 3
+    });
+    let begin = Instant::now();
+    vm.vcpu(1).regs();
+    let waited = begin.elapsed();
+    let report = load.join().expect("a panic would have ended the process");
+    assert_eq!(report.states(), [State::Parked, State::Outside]);
+    assert!(
+        waited > pause / 5,
+        "the registers were read after {waited:?} of a pause of {pause:?}"
+    );
+    assert_ne!(
+        vm.vcpu(0).count(),
+        last,
+        "when they were read the guest ran"
+    );
     vm.finish();
 }
 

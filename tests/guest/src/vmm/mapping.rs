@@ -150,6 +150,14 @@ impl Mapping {
         }
     }
 
+    /// Fills all pages with a byte: what is not zero takes longer to search.
+    pub(crate) fn fill_all(&self, byte: u8) {
+        let page = vec![byte; to_usize(PAGE)];
+        for offset in (0..self.len).step_by(to_usize(PAGE)) {
+            self.write(offset, &page);
+        }
+    }
+
     /// Gives the pages of a range back to the kernel: they are absent, and zero when next touched.
     pub(crate) fn discard(&self, offset: u64, len: u64) {
         let start = self.at(offset, len);

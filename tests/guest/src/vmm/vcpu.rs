@@ -374,6 +374,16 @@ impl Vcpu {
         self.fd().get_sregs().expect("the registers can be read")
     }
 
+    /// Sets CR8. It must not run.
+    pub(crate) fn set_cr8(&mut self, cr8: u64) {
+        let sregs = kvm_sregs {
+            cr8,
+            ..self.sregs()
+        };
+        let result = self.fd().set_sregs(&sregs);
+        result.expect("the registers are consistent");
+    }
+
     /// The number of its file. It must not run.
     pub(crate) fn file_number(&self) -> i32 {
         self.fd().as_raw_fd()
