@@ -11,6 +11,7 @@ native := $(CURDIR)/build/native
 
 .PHONY: all
 all: ## Builds the module for the kernel that runs, or for the headers in KDIR=
+	@[ $(words $(CURDIR)) -eq 1 ] || { echo 'make: error: Kbuild cannot take a path with a space; move the project' >&2; exit 1; }
 	@scripts/rust-metadata $(KDIR) $(native)/kdir
 	@scripts/build-module $(native)/kdir . $(native)/module
 	@echo 'Built: build/native/module/kvm_inspect.ko'
