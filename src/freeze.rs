@@ -121,12 +121,17 @@ impl<'a> Freeze<'a> {
         Ok(this)
     }
 
+    /// Since when vCPUs are kept, from the first kick on.
+    pub(crate) fn since(&self) -> Instant<Monotonic> {
+        self.since
+    }
+
     /// How long it took until all stood.
     pub(crate) fn took(&self) -> Delta {
         self.took
     }
 
-    /// Lets all vCPUs go on; says how long they were kept, from the first kick on.
+    /// Lets all vCPUs go on; says how long they were kept.
     pub(crate) fn end(self) -> Delta {
         let since = self.since;
         drop(self);

@@ -30,7 +30,9 @@ use kernel::{
     task::Task,
     time::{
         delay::fsleep,
-        Delta, //
+        Delta,
+        Instant,
+        Monotonic, //
     }, //
 };
 
@@ -57,6 +59,10 @@ use crate::{
 
 /// The most VMs that are watched at once, those of one process.
 pub(crate) const MAX_VMS: usize = 64;
+
+/// After what time of standing a guest is told of it. Less is no more than a busy host takes from it,
+/// and the watchdogs of a guest that is told are reset.
+const LONG: Delta = Delta::from_millis(100);
 
 /// The watched VMs, for the probe's handler, which must not wait: [`VmId::as_raw`] or 0.
 static WATCHED: [Atomic<usize>; MAX_VMS] = [const { Atomic::new(0) }; MAX_VMS];
@@ -539,6 +545,10 @@ impl SeatGuard<'_> {
         mut freeze: Option<Arc<Gate>>,
         call: &RunCall<'_>,
     ) -> Result<(), c_long> {
+        let Some(_) = &freeze else {
+            return Ok(());
+        };
+        let since = Instant::<Monotonic>::now();
         while let Some(gate) = freeze {
             let (registers, outcome) = call.read_registers();
             let mut waited = Ok(());
@@ -551,6 +561,9 @@ impl SeatGuard<'_> {
                 return Err(process::return_value(EINTR));
             }
             freeze = self.go_on();
+        }
+        if since.elapsed() > LONG {
+            call.tell_guest_that_it_stood();
         }
         Ok(())
     }

@@ -39,8 +39,10 @@ use crate::{
         Work, //
     },
     kvm::Memslots,
+    lockdown,
     memory::{
         Findings,
+        Guest,
         Interrupted,
         Walk,
         WINDOW_PAGES, //
@@ -201,6 +203,13 @@ impl Rounds {
 
     /// Finds what is to be inspected now, with the VMM's process.
     fn find(&self) -> Result<(ARef<Task>, KVec<Target>)> {
+        lockdown::may_read_memory().map_err(|error| {
+            refuse!(
+                error,
+                "the kernel is locked down and keeps memory confidential; boot it without \
+                 lockdown=confidentiality"
+            )
+        })?;
         let pid = self.parameters.pid;
         let process = self.process.task().ok();
         let process = process.filter(|process| !process::is_dying(process));
@@ -286,8 +295,11 @@ impl Rounds {
         let memory = BorrowedAddressSpace::take_on(thread, mm);
         let no_io = NoIo::begin();
 
-        let freeze = Freeze::begin(vm, watch, memory.thread(), parameters.freeze_timeout)
-            .map_err(explain_freeze)?;
+        let timeout = match parameters.max_pause {
+            Some(most) if most < parameters.freeze_timeout => most,
+            _ => parameters.freeze_timeout,
+        };
+        let freeze = Freeze::begin(vm, watch, memory.thread(), timeout).map_err(explain_freeze)?;
         for vcpu in vm.vcpus() {
             if let Some(frozen) = freeze.vcpu(vcpu) {
                 vcpus.push(frozen, GFP_KERNEL)?;
@@ -296,12 +308,22 @@ impl Rounds {
         slots.read_again(vm)?;
         let killed = || watch.has_lost_threads() || process::is_dying(process);
         let stop = || memory.thread().should_stop() || killed();
+        let since = freeze.since();
+        let time_is_up = || {
+            let most = parameters.max_pause;
+            most.is_some_and(|most| since.elapsed() > most)
+        };
+        let stop_search = || stop() || time_is_up();
+        let guest = Guest {
+            vm,
+            address_space: &memory,
+            slots: slots.as_slice(),
+        };
         let mut walk = Walk::new(
-            &memory,
-            slots.as_slice(),
+            guest,
             &parameters.wanted,
             searcher,
-            stop,
+            &stop_search,
             run,
             &mut findings,
         )?;
@@ -311,10 +333,14 @@ impl Rounds {
         let pause = freeze.end();
         drop(no_io);
 
-        let walked = searched.and_then(|()| walk.count());
+        let walked = match searched {
+            Err(Interrupted::Error(error)) => return Err(error),
+            _ => walk.count(&stop),
+        };
         drop(walk);
         let result = match walked {
             Ok(()) if slots_have_changed => "memslots_changed",
+            Ok(()) if findings.left.is_some() => "time_up",
             Ok(()) => "ok",
             Err(Interrupted::Stopped) if killed() => "vmm_killed",
             Err(Interrupted::Stopped) => return Err(EINTR),
@@ -369,7 +395,8 @@ fn explain_freeze(error: Error) -> Error {
     if error == ETIMEDOUT {
         refuse!(
             error,
-            "not all vCPUs stopped in time, all go on; try again, or raise freeze_timeout_ms="
+            "not all vCPUs stopped in time, all go on; try again, or raise freeze_timeout_ms= \
+             (and max_pause_ms=)"
         )
     } else {
         error

@@ -26,6 +26,7 @@ mod ftrace;
 mod gate;
 mod kprobe;
 mod kthread;
+mod lockdown;
 mod process;
 mod sys;
 
@@ -70,6 +71,10 @@ module! {
             default: 1000,
             description: "How long to wait for all vCPUs to stand",
         },
+        max_pause_ms: i64 {
+            default: 0,
+            description: "How long the guest may be kept from running (default: as long as it takes)",
+        },
         max_hits: i64 {
             default: 64,
             description: "How many hits to print; all are counted",
@@ -96,6 +101,7 @@ impl kernel::Module for KvmInspect {
             vm_fd: module_parameters::vm_fd.value(),
             interval_ms: module_parameters::interval_ms.value(),
             freeze_timeout_ms: module_parameters::freeze_timeout_ms.value(),
+            max_pause_ms: module_parameters::max_pause_ms.value(),
             max_hits: module_parameters::max_hits.value(),
             context: module_parameters::context.value(),
         })

@@ -30,7 +30,10 @@ use crate::{
         BorrowedAddressSpace,
         HeldPages, //
     },
-    kvm::Memslot,
+    kvm::{
+        Memslot,
+        Vm, //
+    },
     parameters::{
         Wanted,
         MAX_CONTEXT, //
@@ -53,6 +56,9 @@ pub(crate) const WINDOW_PAGES: usize = 512;
 
 /// How many absent pages are passed by before others may have the CPU.
 const ABSENT_PAGES_AT_ONCE: u64 = 4096;
+
+/// How many pages of guest_memfd are asked about at once.
+const PRIVATE_PAGES_AT_ONCE: u64 = 4096;
 
 const PAGE: u64 = 1 << PAGE_SHIFT;
 
@@ -84,6 +90,10 @@ pub(crate) struct Findings {
     pub(crate) scanned_bytes: u64,
     /// The pages of memslots that are not there.
     pub(crate) absent_pages: u64,
+    /// The pages of guest_memfd that are private to the guest, and not looked at.
+    pub(crate) private_pages: u64,
+    /// Where the search ended, if before its end.
+    pub(crate) left: Option<Left>,
     bytes: KVVec<u8>,
 }
 
@@ -105,6 +115,8 @@ impl Findings {
             hit_count: 0,
             scanned_bytes: 0,
             absent_pages: 0,
+            private_pages: 0,
+            left: None,
             bytes: KVVec::with_capacity(bytes, GFP_KERNEL)?,
         })
     }
@@ -202,6 +214,16 @@ impl Memory for View<'_> {
     }
 }
 
+/// Where a search ended early: neither this place nor what comes after it has been searched, in the
+/// order of the memslots.
+#[derive(Clone, Copy)]
+pub(crate) struct Left {
+    /// The index of the memslot.
+    pub(crate) slot: usize,
+    /// The guest-physical address.
+    pub(crate) gpa: u64,
+}
+
 /// Why a search ended early.
 pub(crate) enum Interrupted {
     /// It could not go on.
@@ -225,6 +247,8 @@ enum Plan {
     Count,
     /// The same, for it is searched as memory outside SMM.
     Seen,
+    /// Nothing, it is private to the guest.
+    Private,
 }
 
 /// How a piece of memory that is searched ends.
@@ -256,14 +280,23 @@ fn slots_up_to(slots: &[Memslot], address_space: c_int, gpa: u64) -> usize {
     slots.partition_point(|slot| (slot.address_space, slot.gpa) <= (address_space, gpa))
 }
 
-/// Walks over the memory of one VM that stands still.
-pub(crate) struct Walk<'a, S: Fn() -> bool> {
-    memory: &'a BorrowedAddressSpace<'a>,
-    slots: &'a [Memslot],
+/// A VM that stands still, and its memory.
+pub(crate) struct Guest<'a> {
+    /// The VM.
+    pub(crate) vm: &'a Vm,
+    /// The address space in which its memory lies.
+    pub(crate) address_space: &'a BorrowedAddressSpace<'a>,
+    /// Its memslots, in ascending order of address space and address.
+    pub(crate) slots: &'a [Memslot],
+}
+
+/// Walks over the memory of one VM.
+pub(crate) struct Walk<'a> {
+    guest: Guest<'a>,
     wanted: &'a Wanted,
     searcher: Searcher<'a>,
     /// Whether to stop.
-    stop: S,
+    stop: &'a dyn Fn() -> bool,
     findings: &'a mut Findings,
     /// The pages of the current run that are not searched yet, and the last one before them.
     run: HeldPages,
@@ -276,28 +309,29 @@ pub(crate) struct Walk<'a, S: Fn() -> bool> {
     seen: usize,
     /// How many absent pages were passed by since others had the CPU.
     absent: u64,
+    /// Up to where the pages of what is to be searched are counted: a slot's index, and the number
+    /// of a page in it.
+    counted: (usize, u64),
 }
 
-impl<'a, S: Fn() -> bool> Walk<'a, S> {
-    /// Prepares a walk over `slots`, in ascending order of address space and address. `run` is
-    /// empty; its capacity is the size of a window.
+impl<'a> Walk<'a> {
+    /// Prepares a walk over all of the guest's slots. `run` is empty; its capacity is the size of a
+    /// window.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
     pub(crate) fn new(
-        memory: &'a BorrowedAddressSpace<'a>,
-        slots: &'a [Memslot],
+        guest: Guest<'a>,
         wanted: &'a Wanted,
         searcher: Searcher<'a>,
-        stop: S,
+        stop: &'a dyn Fn() -> bool,
         run: HeldPages,
         findings: &'a mut Findings,
     ) -> Result<Self> {
-        findings.present.resize(slots.len(), 0, GFP_KERNEL)?;
+        findings.present.resize(guest.slots.len(), 0, GFP_KERNEL)?;
         Ok(Self {
-            memory,
-            slots,
+            guest,
             wanted,
             searcher,
             stop,
@@ -308,14 +342,38 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
             shared: false,
             seen: 0,
             absent: 0,
+            counted: (0, 0),
         })
     }
 
-    /// Searches what is to be searched. What was found by then is in the findings also if this ends
-    /// early.
+    /// Searches what is to be searched.
+    ///
+    /// If this ends early, what was found by then is in the findings, and where it ended.
     pub(crate) fn search(&mut self) -> Result<(), Interrupted> {
+        let mut result = self.search_slots();
+        if let Err(Interrupted::Stopped) = result {
+            // Unless this ended in the middle of a window, it ended before the next page.
+            if self.findings.left.is_none() {
+                let (index, page) = self.counted;
+                let gpa = self
+                    .guest
+                    .slots
+                    .get(index)
+                    .map_or(0, |slot| slot.gpa_at(page));
+                self.findings.left = Some(Left { slot: index, gpa });
+                // What may lie at the end of the last page was kept for the next window.
+                if let Err(Interrupted::Error(error)) = self.end_run() {
+                    result = Err(error.into());
+                }
+            }
+        }
+        self.run.release_all_but_last(0);
+        result
+    }
+
+    fn search_slots(&mut self) -> Result<(), Interrupted> {
         let mut before: Option<&Memslot> = None;
-        for (index, slot) in self.slots.iter().enumerate() {
+        for (index, slot) in self.guest.slots.iter().enumerate() {
             let continues = before.is_some_and(|before| {
                 before.address_space == slot.address_space
                     && before.last_gpa().checked_add(1) == Some(slot.gpa)
@@ -326,19 +384,34 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
             self.for_each_stretch(slot, |this, plan, first, pages| match plan {
                 Plan::Search => this.search_stretch(index, slot, first, pages),
                 Plan::Seen => this.end_run_at_seen(slot.hva_at(first)),
-                Plan::Count => this.end_run(),
+                Plan::Count | Plan::Private => this.end_run(),
             })?;
             before = Some(slot);
         }
-        self.end_run()
+        self.end_run()?;
+        self.counted = (self.guest.slots.len(), 0);
+        Ok(())
     }
 
-    /// Counts the pages of what was not searched. The guest may run meanwhile.
-    pub(crate) fn count(&mut self) -> Result<(), Interrupted> {
-        for (index, slot) in self.slots.iter().enumerate() {
-            self.for_each_stretch(slot, |this, plan, first, pages| match plan {
-                Plan::Search => Ok(()),
-                Plan::Seen | Plan::Count => this.count_stretch(index, slot, first, pages),
+    /// Counts the pages of what was not searched, unless `stop` says so. The guest may run
+    /// meanwhile.
+    pub(crate) fn count(&mut self, stop: &'a dyn Fn() -> bool) -> Result<(), Interrupted> {
+        self.stop = stop;
+        let (slot_reached, page_reached) = self.counted;
+        for (index, slot) in self.guest.slots.iter().enumerate() {
+            self.for_each_stretch(slot, |this, plan, first, pages| {
+                let end = first.saturating_add(pages);
+                let first = match plan {
+                    Plan::Search if index < slot_reached => end,
+                    Plan::Search if index == slot_reached => end.min(first.max(page_reached)),
+                    Plan::Private => {
+                        let private = &mut this.findings.private_pages;
+                        *private = private.saturating_add(pages);
+                        end
+                    }
+                    _ => first,
+                };
+                this.count_pages(index, slot, first, end)
             })?;
         }
         Ok(())
@@ -369,61 +442,53 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
     ) -> Result<(), Interrupted> {
         let end = first.saturating_add(pages);
         let mut page = first;
+        self.counted = (index, page);
         while page < end {
             if self.run.len() == 0 {
                 self.begin_run(slot, slot.gpa_at(page))?;
             }
-            match self.hold(slot.hva_at(page), end.wrapping_sub(page))? {
-                0 => {
-                    self.end_run()?;
-                    self.pass_by_absent()?;
-                    page = page.saturating_add(1);
-                }
-                held => {
-                    self.note_present(index, held);
-                    page = page.saturating_add(held);
-                    if self.run.room() == 0 {
-                        self.search_run(Edge::Continues)?;
-                    }
-                }
+            let held = self.hold(slot.hva_at(page), end.wrapping_sub(page))?;
+            if held == 0 {
+                self.end_run()?;
+            }
+            page = page.saturating_add(held.max(1));
+            self.counted = (index, page);
+            self.note(index, held)?;
+            if self.run.room() == 0 {
+                self.search_run(Edge::Continues)?;
             }
         }
         Ok(())
     }
 
-    fn count_stretch(
+    fn count_pages(
         &mut self,
         index: usize,
         slot: &Memslot,
         first: u64,
-        pages: u64,
+        end: u64,
     ) -> Result<(), Interrupted> {
-        let end = first.saturating_add(pages);
         let mut page = first;
         while page < end {
-            match self.hold(slot.hva_at(page), end.wrapping_sub(page))? {
-                0 => {
-                    self.pass_by_absent()?;
-                    page = page.saturating_add(1);
-                }
-                held => {
-                    self.run.release_all_but_last(0);
-                    self.note_present(index, held);
-                    page = page.saturating_add(held);
-                    self.pause()?;
-                }
+            let held = self.hold(slot.hva_at(page), end.wrapping_sub(page))?;
+            self.run.release_all_but_last(0);
+            page = page.saturating_add(held.max(1));
+            self.note(index, held)?;
+            if held > 0 {
+                self.pause()?;
             }
         }
         Ok(())
     }
 
-    fn note_present(&mut self, slot: usize, pages: u64) {
-        if let Some(present) = self.findings.present.get_mut(slot) {
-            *present = present.saturating_add(pages);
+    /// Counts so many pages of a slot as there, or one as absent if it is none.
+    fn note(&mut self, slot: usize, held: u64) -> Result<(), Interrupted> {
+        if held > 0 {
+            if let Some(present) = self.findings.present.get_mut(slot) {
+                *present = present.saturating_add(held);
+            }
+            return Ok(());
         }
-    }
-
-    fn pass_by_absent(&mut self) -> Result<(), Interrupted> {
         self.findings.absent_pages = self.findings.absent_pages.saturating_add(1);
         self.absent += 1;
         if self.absent == ABSENT_PAGES_AT_ONCE {
@@ -435,13 +500,16 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
 
     /// What is wanted of the page at `gpa`, and for how many from there on this holds.
     fn plan(&self, slot: &Memslot, gpa: u64) -> (Plan, u64) {
+        let (private, last) = self.private(slot, gpa);
         let pages_to = |last: u64| (last.wrapping_sub(gpa) >> PAGE_SHIFT).saturating_add(1);
-        let all = pages_to(slot.last_gpa());
+        let all = pages_to(last);
+        if private {
+            return (Plan::Private, all);
+        }
         if self.wanted.patterns.is_empty() {
             return (Plan::Count, all);
         }
-        let (in_range, pages) = match range::clip(&self.wanted.ranges, gpa, slot.last_gpa()).next()
-        {
+        let (in_range, pages) = match range::clip(&self.wanted.ranges, gpa, last).next() {
             None => (false, all),
             Some(Range { first, .. }) if first & !(PAGE - 1) > gpa => {
                 (false, pages_to(first).saturating_sub(1))
@@ -456,17 +524,36 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
         (plan, pages.min(pages_to(last)))
     }
 
+    /// Whether the page at `gpa` of `slot` is private to the guest, and up to which address this
+    /// holds, or so far has been looked at.
+    fn private(&self, slot: &Memslot, gpa: u64) -> (bool, u64) {
+        let last = slot.last_gpa();
+        if !slot.may_be_private() {
+            return (false, last);
+        }
+        let private = self.guest.vm.is_private(gpa);
+        let end = last.min(gpa.saturating_add(PRIVATE_PAGES_AT_ONCE << PAGE_SHIFT));
+        let mut next = gpa;
+        while let Some(after) = next.checked_add(PAGE).filter(|after| *after <= end) {
+            if self.guest.vm.is_private(after) != private {
+                break;
+            }
+            next = after;
+        }
+        (private, next | (PAGE - 1))
+    }
+
     /// Whether the guest sees the page at `gpa` of `slot` at the same place outside SMM, and up to
     /// which address this holds.
     fn seen_outside_smm(&self, slot: &Memslot, gpa: u64) -> (bool, u64) {
         if slot.address_space == 0 {
             return (false, slot.last_gpa());
         }
-        if let Some(outside) = slot_at(self.slots, 0, gpa) {
+        if let Some(outside) = slot_at(self.guest.slots, 0, gpa) {
             let last = slot.last_gpa().min(outside.last_gpa());
             return (outside.hva_of(gpa) == slot.hva_of(gpa), last);
         }
-        let next = self.slots.get(slots_up_to(self.slots, 0, gpa));
+        let next = self.guest.slots.get(slots_up_to(self.guest.slots, 0, gpa));
         let next = next.filter(|next| next.address_space == 0);
         let last = next.map_or(u64::MAX, |next| next.gpa.wrapping_sub(1));
         (false, slot.last_gpa().min(last))
@@ -476,7 +563,7 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
     fn hold(&mut self, hva: u64, most: u64) -> Result<u64> {
         let hva = usize::try_from(hva)?;
         let most = usize::try_from(most)?;
-        Ok(u64::try_from(self.memory.hold_present(
+        Ok(u64::try_from(self.guest.address_space.hold_present(
             hva,
             most,
             &mut self.run,
@@ -491,7 +578,7 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
         let Some(before) = gpa.checked_sub(PAGE) else {
             return Ok(());
         };
-        let Some(slot) = slot_at(self.slots, slot.address_space, before) else {
+        let Some(slot) = slot_at(self.guest.slots, slot.address_space, before) else {
             return Ok(());
         };
         if self.seen_outside_smm(slot, before).0 && self.hold(slot.hva_of(before), 1)? == 1 {
@@ -545,11 +632,33 @@ impl<'a, S: Fn() -> bool> Walk<'a, S> {
             begin_before,
             end_by,
         };
-        self.searcher.search(&view, self.seen, |found| {
-            self.findings
-                .add(self.wanted, self.slots, &piece, found.pattern, found.offset);
-        });
+        let stop = self.stop;
+        let complete = self.searcher.search(
+            &view,
+            self.seen,
+            |found| {
+                self.findings.add(
+                    self.wanted,
+                    self.guest.slots,
+                    &piece,
+                    found.pattern,
+                    found.offset,
+                );
+            },
+            || {
+                process::yield_cpu();
+                !stop()
+            },
+        );
         drop(window);
+        if !complete {
+            let slot = slot_index(self.guest.slots, self.run_address_space, self.run_gpa);
+            self.findings.left = Some(Left {
+                slot: slot.unwrap_or(0),
+                gpa: self.run_gpa,
+            });
+            return Err(Interrupted::Stopped);
+        }
 
         let kept = usize::from(edge == Edge::Continues);
         let again = usize::from(self.shared) + usize::from(edge == Edge::EndsBeforeLast);

@@ -42,6 +42,8 @@ pub(crate) struct Parameters {
     pub(crate) interval: Option<Delta>,
     /// How long to wait for all vCPUs to stand.
     pub(crate) freeze_timeout: Delta,
+    /// How long the guest may be kept from running.
+    pub(crate) max_pause: Option<Delta>,
     /// What to look for in memory.
     pub(crate) wanted: Wanted,
 }
@@ -68,6 +70,8 @@ pub(crate) struct RawParameters {
     pub(crate) interval_ms: i64,
     /// `freeze_timeout_ms=`.
     pub(crate) freeze_timeout_ms: i64,
+    /// `max_pause_ms=`, 0 if not given.
+    pub(crate) max_pause_ms: i64,
     /// `max_hits=`.
     pub(crate) max_hits: i64,
     /// `context=`.
@@ -92,16 +96,14 @@ impl Parameters {
         Ok(Self {
             pid: i32::try_from(number("pid", raw.pid, 1, max_pid)?)?,
             vm_fd: u32::try_from(number("vm_fd", raw.vm_fd, -1, max_fd)?).ok(),
-            interval: match number("interval_ms", raw.interval_ms, 0, MAX_MS)? {
-                0 => None,
-                interval => Some(Delta::from_millis(interval)),
-            },
+            interval: time("interval_ms", raw.interval_ms)?,
             freeze_timeout: Delta::from_millis(number(
                 "freeze_timeout_ms",
                 raw.freeze_timeout_ms,
                 1,
                 MAX_MS,
             )?),
+            max_pause: time("max_pause_ms", raw.max_pause_ms)?,
             wanted: Wanted {
                 patterns: patterns()?,
                 ranges: ranges()?,
@@ -121,6 +123,11 @@ fn number(name: &str, value: i64, least: i64, most: i64) -> Result<i64> {
             "{name}={value} is out of range; give {least} to {most}"
         ))
     }
+}
+
+fn time(name: &str, value: i64) -> Result<Option<Delta>> {
+    let ms = number(name, value, 0, MAX_MS)?;
+    Ok((ms > 0).then(|| Delta::from_millis(ms)))
 }
 
 fn size(name: &str, value: i64, most: usize) -> Result<usize> {

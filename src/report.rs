@@ -114,9 +114,10 @@ impl Report<'_> {
             }
             self.print_hit(hit);
         }
+        self.print_left();
         pr_info!(
             "done result={} vcpus={} slots={} hits={} printed={} scanned_bytes={} absent_pages={} \
-             freeze_us={} pause_us={}\n",
+             freeze_us={} pause_us={} private_pages={}\n",
             self.result,
             self.vcpus.len(),
             self.slots.len(),
@@ -125,7 +126,22 @@ impl Report<'_> {
             self.findings.scanned_bytes,
             self.findings.absent_pages,
             self.freeze.as_micros_ceil(),
-            self.pause.as_micros_ceil()
+            self.pause.as_micros_ceil(),
+            self.findings.private_pages
+        );
+    }
+
+    fn print_left(&self) {
+        let left = self.findings.left;
+        let Some((left, slot)) = left.and_then(|left| Some((left, self.slots.get(left.slot)?)))
+        else {
+            return;
+        };
+        pr_info!(
+            "left as={} slot={} gpa={:#x}\n",
+            slot.address_space,
+            slot.id,
+            left.gpa
         );
     }
 

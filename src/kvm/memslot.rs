@@ -37,6 +37,11 @@ impl Memslot {
         self.gpa.wrapping_add(self.last_offset())
     }
 
+    /// Whether some of it may lie in guest_memfd, where the VMM does not see it.
+    pub(crate) fn may_be_private(&self) -> bool {
+        self.flags & sys::KVM_MEM_GUEST_MEMFD != 0
+    }
+
     /// The host-virtual address of the byte at `gpa`, which is in the slot.
     pub(crate) fn hva_of(&self, gpa: u64) -> u64 {
         self.hva.wrapping_add(gpa.wrapping_sub(self.gpa))

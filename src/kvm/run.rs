@@ -122,6 +122,17 @@ impl RunCall<'_> {
 
     /// Lets KVM do the call.
     pub(crate) fn original(&self) -> c_long {
+        self.ioctl(sys::KVM_INSPECT_KVM_RUN)
+    }
+
+    /// Has KVM tell the guest that it stood, if that uses KVM's clock: its watchdogs then do not take
+    /// the time that has passed for its own (`Documentation/virt/kvm/api.rst`, `KVM_KVMCLOCK_CTRL`).
+    pub(crate) fn tell_guest_that_it_stood(&self) {
+        // It is refused for a guest that does not use the clock.
+        self.ioctl(sys::KVM_INSPECT_KVMCLOCK_CTRL);
+    }
+
+    fn ioctl(&self, command: c_uint) -> c_long {
         type Ioctl = unsafe extern "C" fn(*mut bindings::file, c_uint, c_ulong) -> c_long;
         type MarkedIoctl = unsafe extern "C" fn(*mut bindings::file, c_ulong, c_ulong) -> c_long;
 
@@ -133,8 +144,9 @@ impl RunCall<'_> {
         // SAFETY: For the x86-64 calling convention the two types are one; the callee ignores the
         // upper half of the second argument. (With kCFI they differ: see the assertion below.)
         let ioctl = unsafe { transmute::<Ioctl, MarkedIoctl>(ioctl) };
-        let command = OWN_CALL.load(Relaxed) | u64::from(sys::KVM_INSPECT_KVM_RUN);
-        // SAFETY: The very call that the thread was about to make.
+        let command = OWN_CALL.load(Relaxed) | u64::from(command);
+        // SAFETY: The very call that the thread was about to make, or one before it that takes no
+        // argument, as this does.
         unsafe { ioctl(self.file, command as c_ulong, 0) }
     }
 

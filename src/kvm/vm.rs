@@ -7,6 +7,7 @@ use core::ptr::NonNull;
 use kernel::{
     fs::LocalFile,
     mm::Mm,
+    page::PAGE_SHIFT,
     prelude::*,
     sync::aref::{
         ARef,
@@ -220,6 +221,12 @@ impl Vm {
             // SAFETY: vCPUs live as long as their VM.
             NonNull::new(vcpu).map(|vcpu| unsafe { Vcpu::from_raw(vcpu.as_ptr()) })
         })
+    }
+
+    /// Whether the page at `gpa` is private to the guest now: in guest_memfd, if its slot has one.
+    pub(crate) fn is_private(&self, gpa: u64) -> bool {
+        // SAFETY: `self` is a valid VM. Any address may be asked about.
+        unsafe { sys::kvm_inspect_is_private(self.as_raw(), gpa >> PAGE_SHIFT) }
     }
 
     /// The kind of protection, if the hardware or KVM keeps the host from reading this guest.

@@ -18,6 +18,10 @@ use super::{
 /// The number of bytes in a word of memory.
 const WORD: usize = size_of::<u64>();
 
+/// After how many words with a place to be checked the caller is asked whether to go on. With the
+/// most patterns, of the greatest length, each byte of a word may cost as many checks.
+const WORDS_AT_ONCE: u32 = 16;
+
 /// A piece of memory to be searched.
 ///
 /// It may change while it is read: each byte is read once by the filter and, where a pattern may
@@ -74,17 +78,28 @@ impl<'a> Searcher<'a> {
         self.longest
     }
 
-    /// Calls `found` for every match that ends after the first `seen` bytes of `memory`.
+    /// Calls `found` for every match that ends after the first `seen` bytes of `memory`. Returns
+    /// whether it came to the end.
+    ///
+    /// Where much has to be checked, `go_on` is asked often, so that no choice of patterns and
+    /// memory can make the caller wait for long; without that, about a gigabyte a second is
+    /// searched.
     ///
     /// Those bytes were part of the piece before, so that matches within them were found then.
     /// Overlapping matches are all found, each once. They come in the order of memory but for a
     /// shift by less than the length of a pattern, since it is the rarest bytes of a pattern that
     /// are met, not its first: those of one pattern come in ascending order, those of different
     /// patterns may be out of order by less than [`MAX_LEN`] bytes.
-    pub fn search<M: Memory>(&self, memory: &M, seen: usize, mut found: impl FnMut(Match)) {
+    pub fn search<M: Memory>(
+        &self,
+        memory: &M,
+        seen: usize,
+        mut found: impl FnMut(Match),
+        mut go_on: impl FnMut() -> bool,
+    ) -> bool {
         let len = memory.len();
         if self.longest == 0 || seen >= len {
-            return;
+            return true;
         }
 
         let mut check = Check {
@@ -98,12 +113,20 @@ impl<'a> Searcher<'a> {
         let first = first.saturating_sub(first % WORD);
         let words = len.saturating_sub(len % WORD);
         let mut state = State::new();
+        let mut checked = 0;
 
         for at in (first..words).step_by(WORD) {
             let word = memory.word(at);
             let before = state;
             if state.word(self.tables, word) != 0 {
                 check.bytes(before, at, &word.to_le_bytes(), &mut found);
+                checked += 1;
+                if checked == WORDS_AT_ONCE {
+                    checked = 0;
+                    if !go_on() {
+                        return false;
+                    }
+                }
             }
         }
 
@@ -112,6 +135,7 @@ impl<'a> Searcher<'a> {
             memory.copy(words, tail);
             check.bytes(state, words, tail, &mut found);
         }
+        true
     }
 }
 

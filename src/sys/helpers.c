@@ -169,6 +169,11 @@ bool kvm_inspect_is_sev(struct kvm *kvm)
 	return READ_ONCE(kvm->arch.apicv_inhibit_reasons) & BIT(APICV_INHIBIT_REASON_SEV);
 }
 
+bool kvm_inspect_is_private(struct kvm *kvm, gfn_t gfn)
+{
+	return kvm_mem_is_private(kvm, gfn);
+}
+
 int kvm_inspect_address_spaces(struct kvm *kvm)
 {
 	return kvm_arch_nr_memslot_as_ids(kvm);

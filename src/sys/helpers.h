@@ -54,6 +54,7 @@ struct task_struct *kvm_inspect_get_vcpu_task(struct kvm_vcpu *vcpu);
 bool kvm_inspect_vcpu_has_reg(struct kvm_vcpu *vcpu, unsigned int reg);
 u64 kvm_inspect_vcpu_cr8(struct kvm_vcpu *vcpu);
 bool kvm_inspect_is_sev(struct kvm *kvm);
+bool kvm_inspect_is_private(struct kvm *kvm, gfn_t gfn);
 int kvm_inspect_address_spaces(struct kvm *kvm);
 struct kvm_memslots *kvm_inspect_memslots(struct kvm *kvm, int as_id);
 struct rb_node *kvm_inspect_rb_first(const struct rb_root *root);

@@ -4,6 +4,7 @@
 //! the module did nothing.
 
 mod find;
+mod invisible;
 mod life;
 mod limits;
 mod memory;
@@ -15,7 +16,7 @@ mod vcpus;
 
 use std::time::Duration;
 
-use crate::role::Role;
+use crate::{init::scale, role::Role};
 
 /// After what time a case is ended, unless it says so itself. It takes a few seconds, but the
 /// machine may be slow and busy.
@@ -66,6 +67,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
         patterns::CASES,
         limits::CASES,
         vcpus::CASES,
+        invisible::CASES,
         registers::CASES,
         find::CASES,
         refuse::CASES,
@@ -87,6 +89,11 @@ pub(crate) fn roles() -> impl Iterator<Item = &'static Role> {
     [memory::ROLES, vcpus::ROLES, find::ROLES, life::ROLES]
         .into_iter()
         .flatten()
+}
+
+/// How often to do something that a short run does `count` times.
+fn times(count: u64) -> u64 {
+    count * scale()
 }
 
 /// Bytes that stand nowhere by accident; another number gives others.

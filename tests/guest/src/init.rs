@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guest::protocol::{Message, CASE_PARAMETER};
+use guest::protocol::{Message, CASE_PARAMETER, SCALE_PARAMETER};
 use rustix::{
     mount::{mount, MountFlags},
     process::{kill_process, Pid, Signal},
@@ -69,16 +69,27 @@ fn set_up() -> io::Result<(Case, File)> {
     // The case is ended earlier than by the kernel's default; what hangs shall be in the log.
     fs::write("/proc/sys/kernel/hung_task_timeout_secs", "20")?;
 
-    let parameters = fs::read_to_string("/proc/cmdline")?;
-    let name = parameters
-        .split_whitespace()
-        .find_map(|parameter| parameter.strip_prefix(CASE_PARAMETER))
+    let name = parameter(CASE_PARAMETER)
         .ok_or_else(|| io::Error::other("the kernel's command line names no case"))?;
-    let case = cases::find(name);
+    let case = cases::find(&name);
     if case.needs_kvm {
         load_kvm()?;
     }
     Ok((case, result_port()?))
+}
+
+/// How many times as much as usual is to be done, and in how much more time.
+pub(crate) fn scale() -> u64 {
+    let scale = parameter(SCALE_PARAMETER).and_then(|scale| scale.parse().ok());
+    scale.unwrap_or(1)
+}
+
+/// A parameter of the kernel, which begins like this.
+fn parameter(name: &str) -> Option<String> {
+    let parameters = fs::read_to_string("/proc/cmdline").ok()?;
+    let mut parameters = parameters.split_whitespace();
+    let value = parameters.find_map(|parameter| parameter.strip_prefix(name));
+    value.map(str::to_owned)
 }
 
 /// Loads KVM.
@@ -120,7 +131,10 @@ fn run_case(case: &Case, mut port: File) -> io::Result<()> {
     if let Some(stderr) = child.stderr.take() {
         collect(stderr, &text);
     }
-    let mut problem = wait(&mut child, case.limit)?.err();
+    let limit = case
+        .limit
+        .saturating_mul(u32::try_from(scale()).unwrap_or(u32::MAX));
+    let mut problem = wait(&mut child, limit)?.err();
 
     // What the case left behind, so that the pipes are closed and nothing disturbs the shutdown.
     let _ = kill_all();

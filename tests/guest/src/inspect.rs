@@ -35,6 +35,7 @@ pub(crate) fn expect_load() {
 }
 
 /// An inspection to be made.
+#[derive(Clone)]
 pub(crate) struct Inspection {
     parameters: Vec<(String, String)>,
 }

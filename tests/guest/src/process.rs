@@ -76,11 +76,16 @@ pub(crate) fn thread_state(tid: i32) -> char {
 }
 
 /// Waits until `condition` holds.
-pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, condition: impl FnMut() -> bool) {
     const LIMIT: Duration = Duration::from_secs(20);
+    wait_within(LIMIT, what, condition);
+}
+
+/// Waits until `condition` holds, for so long at most.
+pub(crate) fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !condition() {
-        assert!(begin.elapsed() < LIMIT, "waited in vain: {what}");
+        assert!(begin.elapsed() < limit, "waited in vain: {what}");
         thread::sleep(Duration::from_millis(1));
     }
 }

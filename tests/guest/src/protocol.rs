@@ -10,6 +10,9 @@ use std::fmt;
 /// The kernel parameter that names the case.
 pub const CASE_PARAMETER: &str = "case=";
 
+/// The kernel parameter that says how many times as much as usual is to be done, and in how much more time.
+pub const SCALE_PARAMETER: &str = "scale=";
+
 /// What a case says when its guest ended by a triple fault, which none of their programs can bring
 /// about.
 ///

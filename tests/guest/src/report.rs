@@ -12,6 +12,8 @@ pub(crate) struct Report {
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) hits: Vec<Hit>,
+    /// Where the search ended when time was up: address space, slot, GPA.
+    pub(crate) left: Option<(u16, u16, u64)>,
     pub(crate) done: Done,
 }
 
@@ -69,6 +71,7 @@ pub(crate) struct Done {
     pub(crate) absent_pages: u64,
     pub(crate) freeze_us: u64,
     pub(crate) pause_us: u64,
+    pub(crate) private_pages: u64,
 }
 
 impl Report {
@@ -94,6 +97,7 @@ impl Report {
     fn parse(lines: &[String]) -> Self {
         let mut vm = None;
         let mut done = None;
+        let mut left = None;
         let (mut vcpus, mut slots, mut hits) = (Vec::new(), Vec::new(), Vec::new());
         for line in lines {
             let mut facts = Facts::parse(line);
@@ -127,6 +131,13 @@ impl Report {
                 }
                 "slot" => slots.push(Slot::parse(&mut facts)),
                 "hit" => hits.push(Hit::parse(&mut facts)),
+                "left" => {
+                    left = Some((
+                        facts.parsed("as"),
+                        facts.parsed("slot"),
+                        facts.number("gpa"),
+                    ));
+                }
                 "done" => {
                     let counts = [facts.number("vcpus"), facts.number("slots")];
                     let printed = facts.number("printed");
@@ -144,12 +155,20 @@ impl Report {
         assert_eq!(printed, count(&hits), "printed hits");
         assert!(done.hits >= printed, "{done:?}");
         assert!(done.pause_us >= done.freeze_us, "{done:?}");
+        if matches!(done.result.as_str(), "ok" | "time_up") {
+            assert_eq!(
+                left.is_some(),
+                done.result == "time_up",
+                "{left:?} {done:?}"
+            );
+        }
         Self {
             pid,
             fd,
             vcpus,
             slots,
             hits,
+            left,
             done,
         }
     }
@@ -246,6 +265,7 @@ impl Done {
             absent_pages: facts.number("absent_pages"),
             freeze_us: facts.number("freeze_us"),
             pause_us: facts.number("pause_us"),
+            private_pages: facts.number("private_pages"),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! A small VMM that knows every byte and every register of its guests.
 
 mod code;
+mod manner;
 mod mapping;
 mod mode;
 mod userfault;
@@ -10,9 +11,10 @@ mod vcpu;
 mod vm;
 
 pub(crate) use self::{
+    manner::Manner,
     mapping::{Backing, Mapping, HUGE_PAGE},
     mode::{Mode, GDT_LIMIT, IDT_LIMIT},
     userfault::Userfault,
-    vcpu::{port_number, Vcpu, Work},
+    vcpu::{port_number, Vcpu, Work, CLOCK_FLAGS, CLOCK_GUEST_STOPPED},
     vm::{Slot, Vm, LOW_MEMORY},
 };

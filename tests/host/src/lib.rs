@@ -91,7 +91,7 @@ pub fn naive(memory: &[u8], patterns: &[Vec<Nibbles>]) -> Vec<Match> {
 pub fn search(memory: &impl Memory, patterns: &[Pattern], seen: usize) -> Vec<Match> {
     let mut tables = Box::<Tables>::new([[0; 256]; 3]);
     let mut matches = Vec::new();
-    Searcher::new(&mut tables, patterns).search(memory, seen, |found| matches.push(found));
+    Searcher::new(&mut tables, patterns).search(memory, seen, |found| matches.push(found), || true);
     matches
 }
 
@@ -117,12 +117,17 @@ pub fn search_in_pieces(memory: &[u8], patterns: &[Pattern], borders: &[usize]) 
     let mut done: usize = 0;
     for end in borders {
         let begin = (done + 1).saturating_sub(searcher.longest()).min(done);
-        searcher.search(&Bytes(&memory[begin..end]), done - begin, |found| {
-            matches.push(Match {
-                offset: begin + found.offset,
-                ..found
-            });
-        });
+        searcher.search(
+            &Bytes(&memory[begin..end]),
+            done - begin,
+            |found| {
+                matches.push(Match {
+                    offset: begin + found.offset,
+                    ..found
+                });
+            },
+            || true,
+        );
         done = end;
     }
     matches.sort_unstable();

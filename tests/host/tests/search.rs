@@ -247,7 +247,12 @@ fn tables_can_be_used_again() {
     for (spec, expected) in [("text:a", 0), ("text:b", 1)] {
         let patterns = parse(&[spec]);
         let mut found = Vec::new();
-        Searcher::new(&mut tables, &patterns).search(&Bytes(b"ab"), 0, |hit| found.push(hit));
+        Searcher::new(&mut tables, &patterns).search(
+            &Bytes(b"ab"),
+            0,
+            |hit| found.push(hit),
+            || true,
+        );
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].offset, expected);
     }
@@ -291,7 +296,7 @@ fn frequent_bytes_are_not_what_is_looked_for() {
     };
     let mut tables = Box::<Tables>::new([[0; 256]; 3]);
     let _ = Searcher::new(&mut tables, &before);
-    Searcher::new(&mut tables, &patterns).search(&memory, 0, |_| unreachable!());
+    Searcher::new(&mut tables, &patterns).search(&memory, 0, |_| unreachable!(), || true);
     assert_eq!(memory.looks.get(), 0);
 }
 
@@ -392,4 +397,47 @@ fn a_match_is_decided_on_a_copy() {
         pattern: 0,
     };
     assert_eq!(search(&there, &patterns, 0), [expected]);
+}
+
+/// Whatever it costs to check, the caller is asked soon whether to go on, and obeyed.
+#[test]
+fn asks_often_whether_to_go_on() {
+    // The costliest there is: of many long patterns all but the last byte is everywhere.
+    let patterns: Vec<String> = (0..=255_u8)
+        .map(|last| format!("hex:{}{last:02x}", "a5".repeat(255)))
+        .collect();
+    let patterns = parse(&patterns);
+    let mut tables = Box::<Tables>::new([[0; 256]; 3]);
+    let searcher = Searcher::new(&mut tables, &patterns);
+    let memory = vec![0xa5; 1 << 20];
+
+    for most in [0, 1, 3] {
+        let (mut asked, mut found) = (0, 0);
+        let complete = searcher.search(
+            &Bytes(&memory),
+            0,
+            |_| found += 1,
+            || {
+                asked += 1;
+                asked <= most
+            },
+        );
+        assert!(!complete);
+        assert_eq!(asked, most + 1);
+        // At most 256 bytes in between.
+        assert!(
+            found <= (most + 1) * 256,
+            "{found} matches, asked {asked} times"
+        );
+    }
+}
+
+/// Where there is nothing to check, nobody is asked.
+#[test]
+fn comes_to_the_end() {
+    let patterns = parse(&["hex:0102"]);
+    let mut tables = Box::<Tables>::new([[0; 256]; 3]);
+    let searcher = Searcher::new(&mut tables, &patterns);
+    let memory = vec![0xa5; 1 << 16];
+    assert!(searcher.search(&Bytes(&memory), 0, |_| unreachable!(), || false));
 }

@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("limits_context", context),
     Case::new("limits_no_pattern", no_pattern),
     Case::new("limits_interval", interval),
+    Case::new("limits_max_pause", max_pause).within(200),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -215,5 +216,74 @@ fn interval() {
     let rest = loaded.unload();
     assert!(rest.iter().all(|report| report.hits.len() == 2));
     vm.wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// No pause is longer than was asked for, however much there is to search, and however much each
+/// byte of it costs; what was left out is said.
+fn max_pause() {
+    const MOST_MS: u64 = 50;
+    // What the emulator may take to get to a thread that is due.
+    const SLACK_MS: u64 = 150;
+    const SIZE: u64 = 160 * MIB;
+    const FILL: u8 = 0xa5;
+
+    let mut vm = Vm::running(Work::Count);
+    let memory = vm.add_memory(MIB, SIZE, Backing::Anonymous);
+    memory.fill_all(FILL);
+    let secret = secret(62, 16);
+    let (first, last) = (MIB + 3 * PAGE, MIB + SIZE - 16);
+    vm.write(first, &secret);
+    vm.write(last, &secret);
+    let hex = hex(&secret);
+    let inspection = Inspection::of_self().patterns(&[&hex]);
+    let whole = inspection.report();
+    assert_eq!(whole.hits, vm.hits(0, &[first, last]));
+    assert!(
+        whole.done.pause_us > 2 * 1000 * (MOST_MS + SLACK_MS),
+        "too quick to be cut short: {:?}",
+        whole.done
+    );
+
+    // Patterns that nearly are everywhere: with the longest ones each byte costs hundreds of checks.
+    let costly: Vec<String> = (0..=255_u8)
+        .map(|last| format!("hex:{}{last:02x}00", format!("{FILL:02x}").repeat(254)))
+        .collect();
+    for patterns in [
+        vec![hex.clone()],
+        [vec![hex.clone()], costly[..255].to_vec()].concat(),
+    ] {
+        let inspection = Inspection::of_self().patterns(&patterns);
+        let report = inspection
+            .clone()
+            .set("max_pause_ms", MOST_MS)
+            .partial_report();
+        assert_eq!(report.done.result, "time_up");
+        let pause = report.done.pause_us;
+        assert!(pause > 1000 * MOST_MS, "{pause} us is too short");
+        assert!(
+            pause < 1000 * (MOST_MS + SLACK_MS),
+            "{pause} us is too long"
+        );
+        let (space, slot, gpa) = report.left.expect("the search was not complete");
+        assert_eq!((space, slot), (0, 1));
+        assert!((MIB..last).contains(&gpa) && gpa % PAGE == 0, "{gpa:#x}");
+        assert!(report.hits.iter().all(|hit| hit.gpa != last));
+        if gpa > first {
+            assert_eq!(report.hits_of(0), [first]);
+            // Each page before that place, and none after it.
+            assert_eq!(report.done.scanned_bytes, LOW_MEMORY + gpa - MIB);
+        }
+        // All pages are counted, those that were not searched, too.
+        vm.assert_slots(&report);
+        vm.wait_until_it_goes_on();
+    }
+
+    // Enough time.
+    let report = Inspection::of_self()
+        .patterns(&[&hex])
+        .set("max_pause_ms", 60_000)
+        .report();
+    assert_eq!(report.hits, whole.hits);
     vm.finish();
 }

@@ -5,13 +5,17 @@
 
 use std::{fs, iter};
 
-use rustix::io::Errno;
+use guest::kernel_log::KernelLog;
+use rustix::{
+    io::Errno,
+    mount::{mount, MountFlags},
+};
 
 use super::{secret, Case};
 use crate::{
     init::load_kvm,
     inspect::{assert_nothing_left, hex, load_module, unload_module, Inspection},
-    process::own_pid,
+    process::{own_pid, wait_until},
     report::State,
     vmm::{Mode, Userfault, Vm, Work},
 };
@@ -26,6 +30,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("refuse_probes_off", probes_off),
     Case::new("refuse_protected", protected),
     Case::new("refuse_late_vcpu", late_vcpu),
+    Case::new("refuse_lockdown", lockdown),
 ];
 
 /// Wants each of the inspections to be refused, while a guest counts; afterwards the same guest can
@@ -314,5 +319,44 @@ fn late_vcpu() {
     vm.vcpu(1).start();
     vm.vcpu(1).wait_until_at_work();
     assert_eq!(inspection.report().states(), [State::Parked; 2]);
+    vm.finish();
+}
+
+/// A kernel that is locked down, so that not even root is to know what is in memory, between two
+/// inspections. (Before the first one the module could not be loaded: it is not signed.)
+fn lockdown() {
+    const SECURITY: &str = "/sys/kernel/security";
+    let mut vm = Vm::running(Work::Count);
+    let mut log = KernelLog::from_now();
+    let inspection = Inspection::of_self().set("interval_ms", 200);
+    let loaded = inspection.load();
+    mount(
+        "securityfs",
+        SECURITY,
+        "securityfs",
+        MountFlags::empty(),
+        None,
+    )
+    .expect("securityfs can be mounted");
+    fs::write(format!("{SECURITY}/lockdown"), "confidentiality")
+        .expect("the kernel is locked down");
+    let mut lines = Vec::new();
+    wait_until("the module refuses to go on", || {
+        lines.extend(log.module_lines());
+        lines
+            .iter()
+            .any(|line| line.contains("no more inspections"))
+    });
+    let errors: Vec<_> = lines
+        .iter()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert_eq!(errors.len(), 1, "{lines:#?}");
+    assert!(
+        errors[0].contains("locked down") && errors[0].contains("; "),
+        "{errors:?}"
+    );
+    vm.wait_until_it_goes_on();
+    loaded.unload_beside_others();
     vm.finish();
 }

@@ -16,7 +16,7 @@ use crate::{
     process::wait_until,
     report::{Report, State},
     role::{hear, say, Other, Role},
-    vmm::{Backing, Mode, Vm, Work},
+    vmm::{Backing, Mode, Vm, Work, CLOCK_FLAGS, CLOCK_GUEST_STOPPED},
 };
 
 pub(super) const CASES: &[Case] = &[
@@ -31,6 +31,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("vcpus_mixed", mixed),
     Case::new("vcpus_stopped_vmm", stopped_vmm),
     Case::new("vcpus_held_out", held_out),
+    Case::new("vcpus_told", told),
 ];
 
 pub(super) const ROLES: &[Role] = &[Role {
@@ -77,6 +78,38 @@ fn alike(work: Work, state: State) {
         inspect(&vm, &[state; 2]);
         vm.wait_until_it_goes_on();
     }
+    vm.finish();
+}
+
+/// A guest with KVM's clock is told that it stood still for long, and not of a short moment.
+fn told() {
+    // In the first page of each vCPU's memory, which nobody else uses.
+    let clock = |id: u64| 0x200 + 0x40 * id;
+    let mut vm = Vm::bootable();
+    // One that halts would be told when it next runs.
+    for work in [Work::Count, Work::Spin, Work::PortIo] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    vm.add_memory(1 << 20, 96 << 20, Backing::Anonymous)
+        .fill_all(0xa5);
+    for (id, vcpu) in (0..).zip(vm.vcpus()) {
+        vcpu.set_clock(clock(id));
+    }
+    vm.start();
+    let told = |vm: &Vm| -> Vec<bool> {
+        let flags = (0..3).map(|id| vm.read(clock(id) + CLOCK_FLAGS, 1)[0]);
+        flags
+            .map(|flags| flags & CLOCK_GUEST_STOPPED != 0)
+            .collect()
+    };
+    for _ in 0..3 {
+        Inspection::of_self().report();
+        vm.wait_until_it_goes_on();
+    }
+    assert_eq!(told(&vm), [false; 3], "before a long pause");
+    let report = Inspection::of_self().patterns(&["text:not there"]).report();
+    assert!(report.done.pause_us > 150_000, "{:?}", report.done);
+    wait_until("all vCPUs are told", || told(&vm) == [true; 3]);
     vm.finish();
 }
 

@@ -17,7 +17,8 @@ use std::{
 
 use guest::protocol::GUEST_LOST;
 use kvm_bindings::{
-    kvm_mp_state, kvm_regs, kvm_sregs, KVMIO, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE,
+    kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, Msrs, KVMIO, KVM_MAX_CPUID_ENTRIES,
+    KVM_MP_STATE_RUNNABLE,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use rustix::thread::gettid;
@@ -29,6 +30,7 @@ use vmm_sys_util::{
 
 use super::{
     code::{self, Program, READY_PORT},
+    manner::{masked_signal, Conduct, Manner},
     mapping::{to_usize, Mapping},
     mode::{self, Mode, TABLE_OPERANDS},
     Userfault,
@@ -48,6 +50,11 @@ const CODE_STEP: u64 = 0x200;
 const DATA: u64 = 0xa000;
 /// How much.
 const DATA_STEP: u64 = 0x1000;
+
+/// Where the flags are in the structure of KVM's clock (`struct pvclock_vcpu_time_info`).
+pub(crate) const CLOCK_FLAGS: u64 = 29;
+/// `PVCLOCK_GUEST_STOPPED`.
+pub(crate) const CLOCK_GUEST_STOPPED: u8 = 1 << 1;
 
 /// The port of [`Work::PortIo`].
 const IO_PORT: u64 = 0x20;
@@ -138,6 +145,8 @@ struct Shared {
     sits: AtomicBool,
     /// How often numbers went through the port.
     rounds: AtomicU64,
+    /// How often a call ended with `EINTR` because its thread wanted that.
+    wanted_interruptions: AtomicU64,
 }
 
 enum Thread {
@@ -196,6 +205,7 @@ impl Vcpu {
             work,
             given: None,
             excused: 0,
+            conduct: Conduct::new(Manner::Plain),
         };
         Self {
             thread: Thread::Stopped(Box::new(runner)),
@@ -207,6 +217,18 @@ impl Vcpu {
             first_regs,
             entries_at_work: 0,
         }
+    }
+
+    /// Gives the guest KVM's clock at this address, as if it had asked for it. It must not run.
+    pub(crate) fn set_clock(&mut self, gpa: u64) {
+        // `MSR_KVM_SYSTEM_TIME_NEW` of `Documentation/virt/kvm/x86/msr.rst`; bit 0 turns it on.
+        let entry = kvm_msr_entry {
+            index: 0x4b56_4d01,
+            data: gpa | 1,
+            ..Default::default()
+        };
+        let msrs = Msrs::from_entries(&[entry]).expect("one fits");
+        assert_eq!(self.fd().set_msrs(&msrs), Ok(1), "the clock can be set");
     }
 
     /// Its mode.
@@ -312,6 +334,27 @@ impl Vcpu {
     /// time that the module was loaded while it ran.
     pub(crate) fn interruptions(&self) -> u64 {
         self.shared.interruptions.load(SeqCst)
+    }
+
+    /// Sets the way in which its thread uses `KVM_RUN`. It must not run.
+    pub(crate) fn set_manner(&mut self, manner: Manner) {
+        match &mut self.thread {
+            Thread::Stopped(runner) => runner.conduct = Conduct::new(manner),
+            _ => panic!("vCPU {} runs", self.id),
+        }
+    }
+
+    /// Sends the signal of [`Manner::SignalMask`] to its thread.
+    pub(crate) fn send_masked_signal(&self) {
+        let Thread::Running(thread) = &self.thread else {
+            panic!("vCPU {} does not run", self.id);
+        };
+        thread.kill(masked_signal()).expect("the thread is there");
+    }
+
+    /// How many of these signals its thread has taken.
+    pub(crate) fn signals_taken(&self) -> u64 {
+        self.shared.wanted_interruptions.load(SeqCst)
     }
 
     /// Whether it has a thread that runs it.
@@ -543,10 +586,12 @@ struct Runner {
     given: Option<u32>,
     /// How many loads of the module have had their `EINTR`, or are none of this thread's.
     excused: u64,
+    conduct: Conduct,
 }
 
 impl Runner {
     fn run(&mut self) {
+        self.conduct.begin(&mut self.fd);
         while !self.shared.stop.load(SeqCst) {
             if self.step().is_break() {
                 // Does not run again before it is told to stop.
@@ -557,17 +602,21 @@ impl Runner {
                 self.shared.sits.store(false, SeqCst);
             }
         }
+        self.conduct.end(&mut self.fd);
     }
 
     /// Runs the guest until its next exit.
     fn step(&mut self) -> ControlFlow<()> {
         self.shared.entries.fetch_add(1, SeqCst);
+        self.conduct.before(&mut self.fd);
         let shared = &self.shared;
+        let mut interrupted = false;
+        let mut flow = ControlFlow::Continue(());
         match self.fd.run() {
             Ok(VcpuExit::IoOut(READY_PORT, _)) => {
                 shared.ready.store(true, SeqCst);
                 if self.work == Work::UserSpace {
-                    return ControlFlow::Break(());
+                    flow = ControlFlow::Break(());
                 }
             }
             Ok(VcpuExit::IoIn(port, data)) if u64::from(port) == IO_PORT => {
@@ -591,24 +640,29 @@ impl Runner {
             }
             Ok(VcpuExit::Shutdown) => panic!("{GUEST_LOST}"),
             Ok(exit) => panic!("unexpected exit of the guest: {exit:?}"),
-            Err(error) if error.errno() == libc::EINTR => {
-                let loads = inspect::loads();
-                if shared.stop.load(SeqCst) {
-                    // Our own signal.
-                } else if self.excused < loads {
-                    // A call that was inside when the module came may end like this.
-                    self.excused = loads;
-                } else {
-                    shared.interruptions.fetch_add(1, SeqCst);
-                }
-            }
+            Err(error) if error.errno() == libc::EINTR => interrupted = true,
             Err(error) => panic!("KVM_RUN: {error}"),
         }
-        let run = self.fd.get_kvm_run();
-        assert_eq!(run.immediate_exit, 0, "immediate_exit was changed");
-        assert_eq!(run.kvm_valid_regs, 0, "kvm_valid_regs was changed");
-        assert_eq!(run.kvm_dirty_regs, 0, "kvm_dirty_regs was changed");
-        ControlFlow::Continue(())
+        let wanted = self.conduct.after(&mut self.fd, interrupted);
+        if wanted {
+            self.shared.wanted_interruptions.fetch_add(1, SeqCst);
+        } else if interrupted {
+            self.explain_interruption();
+        }
+        flow
+    }
+
+    /// Counts an `EINTR` that nobody wanted.
+    fn explain_interruption(&mut self) {
+        let loads = inspect::loads();
+        if self.shared.stop.load(SeqCst) {
+            // The signal that stops it.
+        } else if self.excused < loads {
+            // A call that was inside when the module came may end like this.
+            self.excused = loads;
+        } else {
+            self.shared.interruptions.fetch_add(1, SeqCst);
+        }
     }
 }
 

@@ -171,6 +171,12 @@ impl Vm {
         slot.unwrap_or_else(|| panic!("no memory at {gpa:#x}"))
     }
 
+    /// Reads bytes of guest memory in one slot.
+    pub(crate) fn read(&self, gpa: u64, len: u64) -> Vec<u8> {
+        let slot = self.slot_at(gpa);
+        slot.mapping.read(slot.offset + (gpa - slot.gpa), len)
+    }
+
     /// Writes bytes into guest memory, across slots where it has to be.
     pub(crate) fn write(&self, gpa: u64, bytes: &[u8]) {
         for (gpa, byte) in (gpa..).zip(bytes) {
@@ -198,6 +204,7 @@ impl Vm {
     /// Wants the report to name all slots, with exactly the pages that are present, and the pages
     /// that are not.
     pub(crate) fn assert_slots(&self, report: &report::Report) {
+        assert_eq!(report.done.private_pages, 0);
         let mut expected: Vec<_> = self.slots.iter().map(Slot::expected).collect();
         expected.sort_by_key(|slot| (slot.space, slot.gpa));
         let mut reported = report.slots.clone();

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A VMM sees nothing of an inspection, whatever way it uses `KVM_RUN` in.
+
+use std::time::Duration;
+
+use super::{times, Case};
+use crate::{
+    inspect::Inspection,
+    process::{wait_until, wait_within},
+    report::State,
+    vmm::{Manner, Mode, Vm, Work},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("invisible_plain", || frozen_often(Manner::Plain)).within(400),
+    Case::new("invisible_sync_regs", || frozen_often(Manner::SyncRegs)).within(400),
+    Case::new("invisible_immediate_exit", || {
+        frozen_often(Manner::ImmediateExit);
+    })
+    .within(400),
+    Case::new("invisible_signal_mask", || {
+        frozen_often(Manner::SignalMask);
+    })
+    .within(400),
+];
+
+/// Frozen again and again, while the VMM checks each return of `KVM_RUN`: an `EINTR` that it has
+/// not brought about itself, or a changed field, ends the case.
+fn frozen_often(manner: Manner) {
+    let mut vm = Vm::bootable();
+    for work in [Work::Count, Work::PortIo, Work::Halt, Work::Spin] {
+        vm.add_vcpu(Mode::Long, work).set_manner(manner);
+    }
+    let mut loaded = Inspection::of_self().set("interval_ms", 1).load();
+    // Each of their calls comes after the module.
+    vm.start();
+    loaded.reports();
+    let wanted = times(250);
+    let limit = Duration::from_secs(times(200));
+    let (mut freezes, mut all_parked, mut sent) = (0, 0, 0);
+    wait_within(limit, "enough freezes", || {
+        for report in loaded.reports() {
+            freezes += 1;
+            all_parked += u64::from(report.states() == [State::Parked; 4]);
+        }
+        if manner == Manner::SignalMask {
+            for vcpu in &*vm.vcpus() {
+                vcpu.send_masked_signal();
+            }
+            sent += 1;
+        }
+        freezes >= wanted
+    });
+    loaded.unload();
+    vm.wait_until_it_goes_on();
+    println!("{freezes} freezes, all vCPUs parked in {all_parked}, {sent} signals to each vCPU");
+    assert!(all_parked > wanted / 2, "{all_parked} of {freezes}");
+    if manner == Manner::SignalMask {
+        for vcpu in vm.vcpus() {
+            wait_until("the VMM has seen each signal", || {
+                vcpu.signals_taken() == sent
+            });
+        }
+    }
+    vm.finish();
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The ways in which a VMM may use `KVM_RUN`, each of which must work as if nobody inspected it.
+
+use std::{
+    ffi::{c_char, c_int},
+    mem, ptr,
+};
+
+use kvm_bindings::{kvm_regs, kvm_signal_mask, KVMIO};
+use kvm_ioctls::{SyncReg, VcpuFd};
+use vmm_sys_util::{ioctl::ioctl_with_ptr, ioctl_iow_nr, signal::SIGRTMIN};
+
+ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, kvm_signal_mask);
+
+/// Every so many calls [`Manner::ImmediateExit`] does not want to enter the guest.
+const IMMEDIATE_EXIT_EACH: u64 = 7;
+
+/// What the sync area is filled with if the VMM does not use it.
+const FILLER: c_char = 0x43;
+
+/// How a VMM uses `KVM_RUN`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// As most do: it uses no more than the exits. The sync area is its own, and stays as it is.
+    Plain,
+    /// It has the registers stored on each return (`kvm_valid_regs`), and sets them on each entry
+    /// (`kvm_dirty_regs`).
+    SyncRegs,
+    /// It sets `immediate_exit` now and then.
+    ImmediateExit,
+    /// A signal reaches it in `KVM_RUN` only, by `KVM_SET_SIGNAL_MASK`. It takes each one.
+    SignalMask,
+}
+
+/// The signal of [`Manner::SignalMask`]. Signals of this kind are queued: none is lost.
+pub(crate) fn masked_signal() -> c_int {
+    SIGRTMIN() + 1
+}
+
+/// A VMM's thread that uses `KVM_RUN` in one of these ways, and sees to it that it can.
+pub(super) struct Conduct {
+    manner: Manner,
+    calls: u64,
+    /// What R15 held before [`Manner::SyncRegs`] changed it.
+    first_r15: u64,
+}
+
+impl Conduct {
+    pub(super) fn new(manner: Manner) -> Self {
+        Self {
+            manner,
+            calls: 0,
+            first_r15: 0,
+        }
+    }
+
+    /// Prepares the thread.
+    pub(super) fn begin(&mut self, fd: &mut VcpuFd) {
+        match self.manner {
+            Manner::Plain => fill(fd),
+            Manner::SignalMask => {
+                block(masked_signal());
+                let_all_in(fd);
+            }
+            Manner::SyncRegs => self.first_r15 = registers(fd).r15,
+            Manner::ImmediateExit => (),
+        }
+    }
+
+    /// Leaves the registers to the guest.
+    pub(super) fn end(&self, fd: &mut VcpuFd) {
+        if self.manner == Manner::SyncRegs {
+            let regs = kvm_regs {
+                r15: self.first_r15,
+                ..registers(fd)
+            };
+            fd.set_regs(&regs).expect("the registers can be set");
+        }
+    }
+
+    /// Before each call.
+    pub(super) fn before(&mut self, fd: &mut VcpuFd) {
+        self.calls += 1;
+        match self.manner {
+            Manner::SyncRegs => {
+                let regs = kvm_regs {
+                    r15: self.calls,
+                    ..registers(fd)
+                };
+                for kind in [
+                    SyncReg::Register,
+                    SyncReg::SystemRegister,
+                    SyncReg::VcpuEvents,
+                ] {
+                    fd.set_sync_valid_reg(kind);
+                }
+                fd.sync_regs_mut().regs = regs;
+                fd.set_sync_dirty_reg(SyncReg::Register);
+            }
+            Manner::ImmediateExit if self.wants_out() => fd.set_kvm_immediate_exit(1),
+            _ => (),
+        }
+    }
+
+    /// After each call, which has returned `EINTR` or not. Says whether that was to be.
+    pub(super) fn after(&self, fd: &mut VcpuFd, interrupted: bool) -> bool {
+        let wants_out = self.manner == Manner::ImmediateExit && self.wants_out();
+        let run = fd.get_kvm_run();
+        assert_eq!(run.immediate_exit, u8::from(wants_out), "immediate_exit");
+        assert_eq!(run.kvm_dirty_regs, 0, "kvm_dirty_regs");
+        let valid = if self.manner == Manner::SyncRegs {
+            7
+        } else {
+            0
+        };
+        assert_eq!(run.kvm_valid_regs, valid, "kvm_valid_regs");
+        match self.manner {
+            Manner::Plain => {
+                // SAFETY: Any bytes will do.
+                let area = unsafe { &run.s.padding };
+                let intact = area.iter().all(|&byte| byte == FILLER);
+                assert!(intact, "the sync area was changed");
+                false
+            }
+            Manner::SyncRegs => {
+                let stored = fd.sync_regs();
+                assert_eq!(stored.regs.r15, self.calls, "what was to be set");
+                assert_eq!(Ok(stored.regs), fd.get_regs());
+                assert_eq!(Ok(stored.sregs), fd.get_sregs());
+                false
+            }
+            Manner::ImmediateExit => {
+                if wants_out {
+                    assert!(
+                        interrupted,
+                        "the guest was entered, though immediate_exit was set"
+                    );
+                    fd.set_kvm_immediate_exit(0);
+                }
+                wants_out
+            }
+            Manner::SignalMask => interrupted && take(masked_signal()),
+        }
+    }
+
+    fn wants_out(&self) -> bool {
+        self.calls % IMMEDIATE_EXIT_EACH == 0
+    }
+}
+
+fn registers(fd: &VcpuFd) -> kvm_regs {
+    fd.get_regs().expect("the registers can be read")
+}
+
+fn fill(fd: &mut VcpuFd) {
+    let run = fd.get_kvm_run();
+    // SAFETY: Any bytes will do.
+    let area = unsafe { &mut run.s.padding };
+    area.fill(FILLER);
+}
+
+/// Blocks a signal in this thread.
+fn block(signal: c_int) {
+    let set = set_of(signal);
+    // SAFETY: A valid set.
+    let result = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut()) };
+    assert_eq!(result, 0, "the signal can be blocked");
+}
+
+/// Takes a blocked signal, if there is one.
+fn take(signal: c_int) -> bool {
+    let set = set_of(signal);
+    let now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: A valid set and time.
+    unsafe { libc::sigtimedwait(&set, ptr::null_mut(), &now) == signal }
+}
+
+fn set_of(signal: c_int) -> libc::sigset_t {
+    // SAFETY: All zeros is a valid set; the calls make it one with this signal alone.
+    unsafe {
+        let mut set = mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, signal);
+        set
+    }
+}
+
+/// Has KVM block no signal in `KVM_RUN`.
+fn let_all_in(fd: &VcpuFd) {
+    /// `struct kvm_signal_mask` with a set as the kernel has it.
+    #[repr(C)]
+    struct Mask {
+        len: u32,
+        set: [u8; 8],
+    }
+    let mask = Mask {
+        len: 8,
+        set: [0; 8],
+    };
+    let mask = (&raw const mask).cast::<kvm_signal_mask>();
+    // SAFETY: A mask with as many bytes as it says.
+    let result = unsafe { ioctl_with_ptr(fd, KVM_SET_SIGNAL_MASK(), mask) };
+    assert_eq!(result, 0, "KVM takes the mask");
+}
