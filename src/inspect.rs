@@ -334,8 +334,9 @@ impl Rounds {
         drop(no_io);
 
         let walked = match searched {
+            Err(Interrupted::Stopped) if stop() => Err(Interrupted::Stopped),
+            Err(Interrupted::Stopped) | Ok(()) => walk.count(&stop),
             Err(Interrupted::Error(error)) => return Err(error),
-            _ => walk.count(&stop),
         };
         drop(walk);
         let result = match walked {
