@@ -8,6 +8,8 @@ top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 build=$top/build
 # An ordinary user's lacks the folders of chroot and other tools of root.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# What a make says to those below it is not for ours: with -j they would look for its job server.
+unset MAKEFLAGS MFLAGS MAKELEVEL
 
 # die MESSAGE: ends the script.
 die() {
