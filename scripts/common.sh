@@ -17,14 +17,26 @@ die() {
 	exit 1
 }
 
-# step NAME TEXT COMMAND ARGS...: runs the command with its output in build/log/NAME.log, and shows
-# the text and how long it took; on a terminal, how long it has taken so far. When this script is
+# excerpt LOG: what is shown of the log of a step that has failed. For scripts to replace.
+excerpt() {
+	tail -n 20 -- "$1"
+}
+
+# step [--late] NAME TEXT COMMAND ARGS...: runs the command with its output in build/log/NAME.log,
+# and shows the text and how long it took; on a terminal, how long it has taken so far. With --late,
+# for what often has nothing to do, nothing is shown in the first seconds. When this script is
 # interrupted or told to end, the command ends, too.
 step() {
-	local name=$1 text=$2 begin=$SECONDS log=$build/log/$1.log job
+	local late=0
+	if [[ $1 == --late ]]; then
+		late=3
+		shift
+	fi
+	local name=$1 text=$2 begin=$SECONDS log=$build/log/$1.log line shown='' job
 	shift 2
 	mkdir -p "$build/log"
-	printf '%-52s ' "$text ..."
+	printf -v line '%-52s ' "$text ..."
+	[[ ! -t 1 ]] || line=$'\r'$line
 	# With job control it is a process group, which can be ended as a whole. Not run in a
 	# condition: there, bash would go on after an error.
 	set -m
@@ -35,18 +47,26 @@ step() {
 	job=$!
 	set +m
 	# shellcheck disable=SC2064 # the job of now
-	trap "kill -KILL -- -$job; printf ' interrupted\n'; exit 130" INT TERM HUP
-	while [[ -t 1 ]] && kill -0 "$job" 2>/dev/null; do
-		printf '\r%-52s %4d s' "$text ..." $((SECONDS - begin))
-		sleep 1
+	trap "kill -KILL -- -$job 2>/dev/null; printf ' interrupted\n'; exit 130" INT TERM HUP
+	while kill -0 "$job" 2>/dev/null; do
+		if [[ $((SECONDS - begin)) -ge $late ]]; then
+			shown=yes
+			[[ -t 1 ]] || break
+			printf '%s%4d s' "$line" $((SECONDS - begin))
+		fi
+		sleep 0.2
 	done
+	# Elsewhere than on a terminal nothing is written twice.
+	if [[ -n $shown && ! -t 1 ]]; then
+		printf '%s' "$line"
+		line=
+	fi
 	if wait "$job"; then
-		[[ ! -t 1 ]] || printf '\r%-52s ' "$text ..."
-		printf '%4d s\n' $((SECONDS - begin))
+		[[ $late -gt 0 && -z $shown ]] || printf '%s%4d s\n' "$line" $((SECONDS - begin))
 		trap - INT TERM HUP
 	else
-		printf 'failed\n'
-		tail -n 20 -- "$log" >&2
+		printf '%sfailed\n' "$line"
+		excerpt "$log" >&2
 		die "$text failed, see build/log/$name.log"
 	fi
 }

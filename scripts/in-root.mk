@@ -5,9 +5,6 @@
 release := $(shell cat build/kernel/release)
 kdir := /kvm_inspect/build/kdir
 build := /kvm_inspect/build
-target := x86_64-unknown-linux-gnu
-# What runs in the VMs has no libraries there.
-static := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static"
 
 .PHONY: metadata
 metadata:
@@ -19,7 +16,7 @@ module: metadata
 
 .PHONY: programs
 programs:
-	@$(static) cargo build --quiet --locked --release --target $(target) --package guest --package demo
+	@scripts/build-programs
 
 .PHONY: demo
 demo: module programs
