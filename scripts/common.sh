@@ -17,6 +17,17 @@ die() {
 	exit 1
 }
 
+# lock NAME: waits until no other script has this lock. This one has it until it and all that it
+# has started have ended.
+lock() {
+	mkdir -p "$build"
+	exec 9>>"$build/.$1.lock"
+	flock --nonblock 9 || {
+		echo 'Waiting for another make in this folder ...'
+		flock 9
+	}
+}
+
 # excerpt LOG: what is shown of the log of a step that has failed. For scripts to replace.
 excerpt() {
 	tail -n 20 -- "$1"
