@@ -42,7 +42,7 @@ clean: ## Removes what was built, but not the build root
 
 .PHONY: distclean
 distclean: ## Removes all that was made
-	scripts/build-root --remove
+	@scripts/build-root --remove
 	rm -rf build
 
 .PHONY: help

@@ -91,17 +91,22 @@ missing_tools() {
 }
 
 # Sets the array `namespace` to a command that runs another as root of its own mount and PID
-# namespace, and for an ordinary user of a user namespace, too. All processes in it end with it.
-# In the user namespace, root is the calling user, and the other ids are his subordinate ones.
+# namespace, and for an ordinary user of a user namespace, too. All processes in it end with it,
+# and it ends with the process that has started it, even if that is killed. In the user namespace,
+# root is the calling user, and the other ids are his subordinate ones.
 set_namespace() {
-	namespace=(unshare --mount --pid --fork --kill-child)
+	namespace=(setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child)
 	[[ $EUID -ne 0 ]] || return 0
-	local file
+	local file ids
 	for file in /etc/subuid /etc/subgid; do
-		grep -qsE "^($(id -un)|$EUID):" "$file" ||
-			die "no subordinate ids in $file; as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $(id -un)"
+		grep -qsE "^($(id -un)|$EUID):" "$file" && continue
+		# The first that nobody has.
+		ids=$(cat /etc/subuid /etc/subgid 2>/dev/null | awk -F: 'BEGIN { first = 100000 }
+			$2 + $3 > first { first = $2 + $3 }
+			END { print first "-" first + 65535 }')
+		die "$(id -un) has no subordinate ids in $file; as root: usermod --add-subuids $ids --add-subgids $ids $(id -un)"
 	done
 	namespace+=(--map-root-user --map-auto)
 	"${namespace[@]}" true 2>/dev/null ||
-		die "cannot make a user namespace; as root: apt-get install uidmap, and see that user namespaces are allowed"
+		die "cannot make a user namespace; as root: apt-get install uidmap, and see that sysctl user.max_user_namespaces and kernel.unprivileged_userns_clone are not 0"
 }
