@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The program in a test VM. As its first process it sets up the VM, runs the case that the
-//! kernel's command line names as a child, reports, and powers off.
+//! The program in a test VM. As its first process it sets up the VM, runs the cases that the
+//! kernel's command line names as children, reports, and powers off.
 //!
 //! `guest --list` prints the cases on any machine.
 

@@ -1,17 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What the first process of a test VM tells the harness, line by line, over the second serial
-//! port: that the case begins, how it ended, what it said, and that this was all.
+//! port, for each case: that it begins, how it ended, what it said, and that this was all.
 //!
 //! A VM that was lost says no [`Message::End`], whatever QEMU's exit status is.
 
 use std::fmt;
 
-/// The kernel parameter that names the case.
+/// The kernel parameter that names the case, or several with commas between them, which are run one
+/// after the other until one fails.
 pub const CASE_PARAMETER: &str = "case=";
 
 /// The kernel parameter that says how many times as much as usual is to be done, and in how much more time.
 pub const SCALE_PARAMETER: &str = "scale=";
+
+/// The kernel parameter that says how many times less often cases that do something again and again
+/// do it, for a slow emulator. The kernel gives it to the first process as a variable of the
+/// environment.
+pub const FEWER_PARAMETER: &str = "fewer";
+
+/// What stands in the kernel log, before the case's name, when a case begins.
+pub const CASE_MARK: &str = "guest: case ";
 
 /// What a case says when its guest ended by a triple fault, which none of their programs can bring
 /// about.
@@ -32,7 +41,7 @@ pub enum Message {
     Fail,
     /// A line of what the case said.
     Text(String),
-    /// Nothing else will come.
+    /// Nothing else will come of the case.
     End,
 }
 

@@ -64,15 +64,16 @@ impl Initramfs {
     }
 
     /// Adds the modules that KVM consists of, below `/modules`, and a list of them there, named
-    /// `kvm`, in the order in which they are to be loaded.
+    /// `kvm`, in the order in which they are to be loaded: `kvm-amd` or `kvm-intel`, and what it
+    /// needs.
     ///
     /// # Errors
     ///
     /// One of them cannot be read.
-    pub fn kvm(&mut self, kernel: &Kernel) -> io::Result<&mut Self> {
+    pub fn kvm(&mut self, kernel: &Kernel, module: &str) -> io::Result<&mut Self> {
         let mut order = String::new();
         self.folder("/modules");
-        for path in kernel.module("kvm-amd")? {
+        for path in kernel.module(module)? {
             let name = format!("/modules/{}.ko", module_name(&path.to_string_lossy()));
             self.file(&name, read_module(&path)?);
             order = order + &name + "\n";

@@ -4,7 +4,7 @@
 
 use guest::protocol::GUEST_LOST;
 
-use crate::qemu::{End, Run};
+use crate::run::{End, Run};
 
 /// What the kernel says when something is wrong with it, whatever else it says.
 const FAULTS: &[&str] = &[
@@ -112,9 +112,12 @@ pub enum Verdict {
 /// Judges a run.
 #[must_use]
 pub fn judge(run: &Run) -> Verdict {
-    let (before, since) = run
-        .console
-        .split_at(run.console.find(FIRST_MODULE).unwrap_or(run.console.len()));
+    let first_module = if run.had_modules {
+        0
+    } else {
+        run.console.find(FIRST_MODULE).unwrap_or(run.console.len())
+    };
+    let (before, since) = run.console.split_at(first_module);
     let faults_before = faults(before);
     if !faults_before.is_empty() {
         // The emulator's doing: with two processors it is not reliable.
@@ -200,6 +203,7 @@ mod tests {
     fn run(console: &str, started: bool, passed: Option<bool>, end: End) -> Run {
         Run {
             console: console.to_owned(),
+            had_modules: false,
             started,
             passed,
             text: vec!["what the case said".to_owned()],
@@ -258,6 +262,15 @@ mod tests {
         let mut run = run(CLEAN, true, Some(false), End::Complete);
         run.text.push(format!("panicked: {GUEST_LOST}"));
         assert!(matches!(judge(&run), Verdict::Infrastructure(_)));
+    }
+
+    #[test]
+    fn a_fault_after_another_case_is_not_the_emulators() {
+        for line in BAD {
+            let mut run = run(line, true, Some(true), End::Complete);
+            run.had_modules = true;
+            assert!(matches!(judge(&run), Verdict::Failed(_)), "{line}");
+        }
     }
 
     #[test]

@@ -5,9 +5,11 @@
 //! QEMU emulates the processor with its virtualization extension (TCG, SVM), so that every machine
 //! gives the same result, whether it has `/dev/kvm` or not.
 
+pub mod cases;
 pub mod initramfs;
 pub mod judge;
 pub mod kernel;
 pub mod paths;
 pub mod qemu;
+pub mod run;
 pub mod stamp;

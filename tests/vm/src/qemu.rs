@@ -1,25 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One run of a VM: QEMU, and what comes out of its serial ports.
+//! VMs in QEMU, which emulates AMD's virtualization extension.
 
 use std::{
     ffi::OsString,
     fs::{self, File},
-    io::{self, BufRead, BufReader, Read, Write},
+    io,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc::{self, RecvTimeoutError},
-    thread,
-    time::{Duration, Instant},
+    process::{Command, Stdio},
+    slice,
+    time::Duration,
 };
 
 use guest::protocol::Message;
 
+use crate::run::{listen, read_console, split_console, Limits, Run};
+
 /// How long a VM may take until its first process begins the case.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
-
-/// How long a VM may take, after the case has ended, until it is off.
-const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// A VM to be run.
 pub struct Machine {
@@ -33,31 +31,6 @@ pub struct Machine {
     pub memory: u32,
     /// Its processors.
     pub processors: u32,
-}
-
-/// What came of it.
-pub struct Run {
-    /// The kernel log.
-    pub console: String,
-    /// Whether the case began.
-    pub started: bool,
-    /// Whether the case passed; [`None`] if it did not say.
-    pub passed: Option<bool>,
-    /// What the case said.
-    pub text: Vec<String>,
-    /// How it ended.
-    pub end: End,
-}
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The VM has said all, and is off.
-    Complete,
-    /// QEMU ended before that.
-    Lost,
-    /// It was stopped when time was up.
-    TimedOut,
 }
 
 impl Machine {
@@ -84,6 +57,27 @@ impl Machine {
         limit: Duration,
         mut tell: impl FnMut(&Message),
     ) -> io::Result<Run> {
+        let mut runs = self.listen(log, slice::from_ref(&limit), &mut tell)?;
+        // There is always one.
+        Ok(runs.swap_remove(0))
+    }
+
+    /// The same with several cases, which the VM runs one after the other; gives those that began,
+    /// or one that did not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::run`].
+    pub fn run_all(&self, log: &Path, limits: &[Duration]) -> io::Result<Vec<Run>> {
+        self.listen(log, limits, &mut |_| ())
+    }
+
+    fn listen(
+        &self,
+        log: &Path,
+        limits: &[Duration],
+        tell: &mut dyn FnMut(&Message),
+    ) -> io::Result<Vec<Run>> {
         fs::create_dir_all(log)?;
         let console = log.join("console.log");
         let arguments = self.arguments(&console);
@@ -95,17 +89,14 @@ impl Machine {
             .stderr(File::create(log.join("qemu.log"))?)
             .spawn()
             .map_err(|error| io::Error::other(format!("qemu-system-x86_64: {error}")))?;
-        let mut run = Run {
-            console: String::new(),
-            started: false,
-            passed: None,
-            text: Vec::new(),
-            end: End::Lost,
+        let limits = Limits {
+            boot: BOOT_LIMIT,
+            cases: limits,
         };
         let messages = &mut File::create(log.join("messages.log"))?;
-        run.listen(child, messages, limit, &mut tell)?;
-        run.console = read_lossy(&console)?;
-        Ok(run)
+        let mut runs = listen(child, &limits, messages, tell)?;
+        split_console(&read_console(&console)?, &mut runs);
+        Ok(runs)
     }
 
     fn arguments(&self, console: &Path) -> Vec<OsString> {
@@ -136,92 +127,6 @@ impl Machine {
             arguments.extend([option.into(), value]);
         }
         arguments
-    }
-}
-
-impl Run {
-    /// Listens to the VM until it is off or time is up.
-    fn listen(
-        &mut self,
-        mut child: Child,
-        log: &mut File,
-        limit: Duration,
-        tell: &mut dyn FnMut(&Message),
-    ) -> io::Result<()> {
-        let stdout = child
-            .stdout
-            .take()
-            .ok_or_else(|| io::Error::other("QEMU has no output"))?;
-        let mut child = KilledOnDrop(child);
-        let lines = lines(stdout);
-        let mut deadline = Instant::now() + BOOT_LIMIT;
-        let mut complete = false;
-        loop {
-            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(line) => {
-                    writeln!(log, "{line}")?;
-                    let message = Message::parse(&line);
-                    message.iter().for_each(&mut *tell);
-                    match message {
-                        Some(Message::Start(_)) => {
-                            self.started = true;
-                            deadline = Instant::now() + limit;
-                        }
-                        Some(Message::Pass) => self.passed = Some(true),
-                        Some(Message::Fail) => self.passed = Some(false),
-                        Some(Message::Text(text)) => self.text.push(text),
-                        Some(Message::End) => {
-                            complete = true;
-                            deadline = Instant::now() + END_LIMIT;
-                        }
-                        // The firmware may use the port, too.
-                        None => (),
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    child.0.wait()?;
-                    self.end = if complete { End::Complete } else { End::Lost };
-                    return Ok(());
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    self.end = End::TimedOut;
-                    return Ok(());
-                }
-            }
-        }
-    }
-}
-
-struct KilledOnDrop(Child);
-
-impl Drop for KilledOnDrop {
-    fn drop(&mut self) {
-        // Neither fails on a process that has ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The lines that come out of a pipe, until it is closed.
-fn lines(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn read_lossy(path: &Path) -> io::Result<String> {
-    match fs::read(path) {
-        // The port sends a carriage return before each line feed.
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).replace('\r', "")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(error),
     }
 }
 

@@ -4,25 +4,20 @@
 //!
 //! `cargo test -p vm --test cases -- NAME` runs the cases with NAME in their names.
 
-use std::{
-    fs, io,
-    path::PathBuf,
-    process::{Command, ExitCode},
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{io, path::PathBuf, process::ExitCode, sync::Arc, thread, time::Duration};
 
 use guest::protocol::{CaseInfo, CASE_PARAMETER};
 use libtest_mimic::{Arguments, Failed, Trial};
 use vm::{
-    initramfs::Initramfs,
+    cases::{cases, explain, pack},
     judge::{judge, Verdict},
-    kernel::{module_name, Kernel},
+    kernel::Kernel,
     paths,
     qemu::Machine,
-    stamp::Stamp,
 };
+
+/// The name of this target.
+const TARGET: &str = "cases";
 
 /// How many VMs run at once at most, unless `--test-threads` says so: each has two processors.
 const VMS_AT_ONCE: usize = 2;
@@ -32,9 +27,6 @@ const ATTEMPTS: u32 = 3;
 
 /// How long a VM may take to report after the case's own time is up.
 const GRACE: Duration = Duration::from_secs(60);
-
-/// How much of the kernel log is shown when a case has failed.
-const LAST_LINES: usize = 40;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -61,7 +53,7 @@ impl Setup {
     fn new() -> io::Result<Self> {
         let kernel = Kernel::open(&paths::kernel())?;
         let initramfs = paths::build().join("vm/initramfs.cpio");
-        pack(&kernel, &initramfs)?;
+        pack(&kernel, "kvm-amd", &initramfs)?;
         Ok(Self {
             cases: cases()?,
             kernel: kernel.image(),
@@ -102,74 +94,15 @@ impl Setup {
             match judge(&run) {
                 Verdict::Passed(_) => return Ok(()),
                 Verdict::Failed(reason) => {
-                    return Err(
-                        explain(case, &reason, &run.console, &log.join("console.log")).into(),
-                    );
+                    return Err(explain(TARGET, &case.name, &reason, &run, &log).into());
                 }
                 Verdict::Infrastructure(why) => {
                     eprintln!("vm: {}: attempt {attempt} of {ATTEMPTS}: {why}", case.name);
                     let why = format!("infrastructure: {why}, {attempt} times");
-                    reason = explain(case, &why, &run.console, &log.join("console.log"));
+                    reason = explain(TARGET, &case.name, &why, &run, &log);
                 }
             }
         }
         Err(reason.into())
     }
-}
-
-/// What a developer wants to know about a case that failed.
-fn explain(case: &CaseInfo, reason: &str, console: &str, log: &std::path::Path) -> String {
-    let lines: Vec<&str> = console.lines().collect();
-    let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
-    let name = &case.name;
-    format!(
-        "{reason}\n\n\
-         the end of the kernel log ({}):\n{last}\n\n\
-         to run it alone: scripts/in-root cargo test -p vm --test cases -- --exact {name}",
-        log.display()
-    )
-}
-
-/// Asks the guest's program for its cases.
-fn cases() -> io::Result<Vec<CaseInfo>> {
-    let output = Command::new(paths::guest()).arg("--list").output()?;
-    let text = String::from_utf8(output.stdout).map_err(io::Error::other)?;
-    let cases: Vec<CaseInfo> = text.lines().filter_map(CaseInfo::parse).collect();
-    if cases.is_empty() || !output.status.success() {
-        return Err(io::Error::other("the guest's program lists no cases"));
-    }
-    Ok(cases)
-}
-
-/// Packs what the VMs boot with, if it has changed.
-fn pack(kernel: &Kernel, path: &std::path::Path) -> io::Result<()> {
-    let kvm = kernel.module("kvm-amd")?;
-    let mut tests: Vec<PathBuf> = fs::read_dir(paths::test_modules())?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "ko"))
-        .collect();
-    tests.sort();
-    let inputs = [
-        vec![paths::guest(), paths::module()],
-        tests.clone(),
-        kvm.clone(),
-    ]
-    .concat();
-    let stamp = Stamp::new(path, &inputs)?;
-    if stamp.is_current() {
-        return Ok(());
-    }
-    stamp.clear()?;
-    let mut initramfs = Initramfs::new();
-    for folder in ["/dev", "/proc", "/sys", "/tmp"] {
-        initramfs.folder(folder);
-    }
-    initramfs.program("/init", fs::read(paths::guest())?);
-    initramfs.kvm(kernel)?;
-    for path in tests.iter().chain([&paths::module()]) {
-        let name = format!("/modules/{}.ko", module_name(&path.to_string_lossy()));
-        initramfs.file(&name, fs::read(path)?);
-    }
-    initramfs.write(path)?;
-    stamp.set()
 }

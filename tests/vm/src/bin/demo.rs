@@ -125,7 +125,7 @@ fn pack(kernel: &Kernel, path: &Path) -> io::Result<()> {
         initramfs.folder(folder);
     }
     initramfs.program("/init", fs::read(host)?);
-    initramfs.kvm(kernel)?;
+    initramfs.kvm(kernel, "kvm-amd")?;
     initramfs.file("/modules/kvm_inspect.ko", fs::read(paths::module())?);
     initramfs.file("/guest/vmlinuz", fs::read(kernel.image())?);
     initramfs.file("/guest/initramfs", fs::read(&inner)?);
