@@ -16,7 +16,10 @@ mod vcpus;
 
 use std::time::Duration;
 
-use crate::{init::scale, role::Role};
+use crate::{
+    init::{fewer, scale},
+    role::Role,
+};
 
 /// After what time a case is ended, unless it says so itself. It takes a few seconds, but the
 /// machine may be slow and busy.
@@ -91,9 +94,9 @@ pub(crate) fn roles() -> impl Iterator<Item = &'static Role> {
         .flatten()
 }
 
-/// How often to do something that a short run does `count` times.
-fn times(count: u64) -> u64 {
-    count * scale()
+/// How often to do something that a short run on a fast machine does `count` times.
+fn times(count: u32) -> u32 {
+    (count * scale()).div_ceil(fewer())
 }
 
 /// Bytes that stand nowhere by accident; another number gives others.

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guest::protocol::{Message, CASE_MARK, CASE_PARAMETER, SCALE_PARAMETER};
+use guest::protocol::{Message, CASE_MARK, CASE_PARAMETER, FEWER_PARAMETER, SCALE_PARAMETER};
 use rustix::{
     mount::{mount, MountFlags},
     process::{kill_process, Pid, Signal},
@@ -82,9 +82,18 @@ fn set_up() -> io::Result<(Vec<Case>, File)> {
 }
 
 /// How many times as much as usual is to be done, and in how much more time.
-pub(crate) fn scale() -> u64 {
-    let scale = parameter(SCALE_PARAMETER).and_then(|scale| scale.parse().ok());
-    scale.unwrap_or(1)
+pub(crate) fn scale() -> u32 {
+    number(SCALE_PARAMETER)
+}
+
+/// How many times less often than usual something is to be done again and again.
+pub(crate) fn fewer() -> u32 {
+    number(FEWER_PARAMETER)
+}
+
+fn number(name: &str) -> u32 {
+    let value = parameter(name).and_then(|value| value.parse().ok());
+    value.unwrap_or(1)
 }
 
 /// A parameter of the kernel, which begins like this.
@@ -162,9 +171,7 @@ fn run_case(case: &Case, port: &mut File) -> io::Result<bool> {
     if let Some(stderr) = child.stderr.take() {
         collect(stderr, &text);
     }
-    let limit = case
-        .limit
-        .saturating_mul(u32::try_from(scale()).unwrap_or(u32::MAX));
+    let limit = case.limit.saturating_mul(scale());
     let mut problem = wait(&mut child, limit)?.err();
 
     // What the case left behind, so that the pipes are closed and nothing disturbs the shutdown.

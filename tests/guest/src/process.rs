@@ -75,6 +75,14 @@ pub(crate) fn thread_state(tid: i32) -> char {
     rest.chars().next().expect("there is a state")
 }
 
+/// Whether the processor has a feature, by the kernel's name for it.
+pub(crate) fn has_feature(name: &str) -> bool {
+    let text = fs::read_to_string("/proc/cpuinfo").expect("it can be read");
+    let line = text.lines().find(|line| line.starts_with("flags"));
+    let line = line.expect("there is a line of flags");
+    line.split_whitespace().any(|feature| feature == name)
+}
+
 /// Waits until `condition` holds.
 pub(crate) fn wait_until(what: &str, condition: impl FnMut() -> bool) {
     const LIMIT: Duration = Duration::from_secs(20);

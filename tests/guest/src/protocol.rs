@@ -11,13 +11,13 @@ use std::fmt;
 /// after the other until one fails.
 pub const CASE_PARAMETER: &str = "case=";
 
-/// The kernel parameter that says how many times as much as usual is to be done, and in how much more time.
+/// The kernel parameter that says how many times as much as usual is to be done, and in how much more
+/// time.
 pub const SCALE_PARAMETER: &str = "scale=";
 
-/// The kernel parameter that says how many times less often cases that do something again and again
-/// do it, for a slow emulator. The kernel gives it to the first process as a variable of the
-/// environment.
-pub const FEWER_PARAMETER: &str = "fewer";
+/// The kernel parameter that says how many times less often than usual something is to be done again
+/// and again, for a slow emulator.
+pub const FEWER_PARAMETER: &str = "fewer=";
 
 /// What stands in the kernel log, before the case's name, when a case begins.
 pub const CASE_MARK: &str = "guest: case ";

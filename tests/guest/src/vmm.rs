@@ -15,6 +15,6 @@ pub(crate) use self::{
     mapping::{Backing, Mapping, HUGE_PAGE},
     mode::{Mode, GDT_LIMIT, IDT_LIMIT},
     userfault::Userfault,
-    vcpu::{port_number, Vcpu, Work, CLOCK_FLAGS, CLOCK_GUEST_STOPPED},
+    vcpu::{port_number, Vcpu, Work, CLOCK_FLAGS, CLOCK_GUEST_STOPPED, MMIO_BYTE},
     vm::{Slot, Vm, LOW_MEMORY},
 };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{times, Case};
 use crate::{
+    init::scale,
     inspect::Inspection,
     process::{wait_until, wait_within},
     report::State,
@@ -37,7 +38,7 @@ fn frozen_often(manner: Manner) {
     vm.start();
     loaded.reports();
     let wanted = times(250);
-    let limit = Duration::from_secs(times(200));
+    let limit = Duration::from_secs(200) * scale();
     let (mut freezes, mut all_parked, mut sent) = (0, 0, 0);
     wait_within(limit, "enough freezes", || {
         for report in loaded.reports() {

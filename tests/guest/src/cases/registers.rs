@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
-use super::Case;
+use super::{times, Case};
 use crate::{
     inspect::Inspection,
+    process::has_feature,
     report::{self, State},
-    vmm::{port_number, Mode, Vcpu, Vm, Work, GDT_LIMIT, IDT_LIMIT},
+    vmm::{port_number, Mode, Vcpu, Vm, Work, GDT_LIMIT, IDT_LIMIT, MMIO_BYTE},
 };
 
 pub(super) const CASES: &[Case] = &[
@@ -24,6 +25,7 @@ pub(super) const CASES: &[Case] = &[
     }),
     Case::new("registers_la57", || parked(&[Mode::LongLa57])),
     Case::new("registers_outside", outside),
+    Case::new("registers_after_exit", after_exit),
     Case::new("registers_port_io", port_io),
 ];
 
@@ -68,7 +70,12 @@ fn outside() {
     let mut vm = Vm::bootable();
     vm.add_vcpu(Mode::Long, Work::UserSpace);
     vm.add_vcpu(Mode::Real, Work::UserSpace);
-    vm.add_vcpu(Mode::LongLa57, Work::Count);
+    let long = if has_feature("la57") {
+        Mode::LongLa57
+    } else {
+        Mode::Long
+    };
+    vm.add_vcpu(long, Work::Count);
     vm.add_vcpu(Mode::Protected, Work::Spin);
     vm.vcpu(2).set_cr8(9);
     for id in [0, 1] {
@@ -79,29 +86,67 @@ fn outside() {
     assert_eq!(report.states(), [State::Outside; 4]);
     for (reported, vcpu) in report.vcpus.iter().zip(vm.vcpus()) {
         vcpu.stop();
-        let (mut general, control) = (general(&vcpu.regs()), control(&vcpu.sregs()));
-        // Known to the vendor's module alone.
-        general.remove("rflags");
-        assert_eq!(
-            reported.general, general,
-            "registers of vCPU {}",
-            reported.id
-        );
-        assert_eq!(
-            reported.control, control,
-            "control registers of vCPU {}",
-            reported.id
-        );
-        assert!(reported.segments.is_empty() && reported.tables.is_empty());
+        assert_cached(reported, &vcpu.regs(), &vcpu.sregs());
     }
     vm.finish();
+}
+
+/// Right after an exit from the guest, when nobody has asked for a register: on Intel RIP and RSP are
+/// then in the VMCS alone. The exits are an interrupt, with a signal for the VMM; an OUT; and a read
+/// where there is no memory.
+fn after_exit() {
+    // With what KVM does not look at to handle the exit.
+    for (work, in_vmcs) in [
+        (Work::Spin, &["rip", "rsp"][..]),
+        (Work::RegistersSpin, &["rip", "rsp"]),
+        (Work::UserSpace, &["rsp"]),
+        (Work::Mmio, &[]),
+    ] {
+        let at_exit = || {
+            let mut vm = Vm::running(work);
+            vm.stop();
+            vm
+        };
+        // Held out: what KVM has in memory.
+        let mut vm = at_exit();
+        let report = Inspection::of_self().report();
+        let (reported, vcpu) = (report.vcpu(0), vm.vcpu(0));
+        assert_eq!(reported.state, State::Outside);
+        for register in in_vmcs.iter().filter(|_| is_intel()) {
+            let told = reported.general.get(*register);
+            assert_eq!(told, None, "{register} is not in memory");
+        }
+        assert_cached(reported, &vcpu.regs(), &vcpu.sregs());
+        // KVM has them in memory since it was asked.
+        let known = Inspection::of_self().report();
+        for register in ["rip", "rsp"] {
+            let told = known.vcpu(0).general.get(register).copied();
+            assert_eq!(told, general(&vcpu.regs()).get(register).copied());
+        }
+        vm.finish();
+        drop(vm);
+
+        // At the entry of KVM_RUN: KVM is asked. What the VMM was asked for is then complete.
+        let mut vm = at_exit();
+        let vcpu = vm.vcpu(0);
+        vcpu.start_without_guest();
+        let report = Inspection::of_self().report();
+        let reported = report.vcpu(0);
+        assert_eq!(reported.state, State::Parked);
+        vcpu.stop();
+        assert_same(reported, &vcpu.regs(), &vcpu.sregs());
+        assert_eq!(reported.general["rip"], vcpu.park_address());
+        if work == Work::Mmio {
+            assert_eq!(reported.general["rax"], u64::from_le_bytes([MMIO_BYTE; 8]));
+        }
+    }
 }
 
 /// A vCPU that does port I/O all the time: the registers are those of one moment, with the number
 /// that it read or the one that it wrote, never half of a step.
 fn port_io() {
     let mut vm = Vm::running(Work::PortIo);
-    for _ in 0..20 {
+    for _ in 0..times(20) {
         let before = vm.vcpu(0).rounds();
         let report = Inspection::of_self().report();
         let after = vm.vcpu(0).rounds();
@@ -151,6 +196,39 @@ fn assert_same(reported: &report::Vcpu, regs: &kvm_regs, sregs: &kvm_sregs) {
         .map(|(name, table)| ((*name).to_owned(), (table.base, u64::from(table.limit))))
         .collect();
     assert_eq!(reported.tables, tables, "tables of vCPU {id}");
+}
+
+/// The report has nothing else than `KVM_GET_REGS` and `KVM_GET_SREGS` give, and all of it that KVM
+/// always has in memory.
+fn assert_cached(reported: &report::Vcpu, regs: &kvm_regs, sregs: &kvm_sregs) {
+    let id = reported.id;
+    for (told, all) in [
+        (&reported.general, general(regs)),
+        (&reported.control, control(sregs)),
+    ] {
+        for (register, value) in all {
+            let may_be_absent = match register.as_str() {
+                // Known to the vendor's module alone.
+                "rflags" => {
+                    assert!(!told.contains_key("rflags"));
+                    true
+                }
+                // On Intel they may be in the VMCS alone.
+                "rip" | "rsp" | "cr0" | "cr3" | "cr4" => is_intel(),
+                _ => false,
+            };
+            match told.get(&register) {
+                None => assert!(may_be_absent, "no {register} of vCPU {id}"),
+                told => assert_eq!(told, Some(&value), "{register} of vCPU {id}"),
+            }
+        }
+    }
+    assert!(reported.segments.is_empty() && reported.tables.is_empty());
+}
+
+/// Whether the processor is one of Intel's.
+fn is_intel() -> bool {
+    has_feature("vmx")
 }
 
 /// The report has what the guest's program has loaded.

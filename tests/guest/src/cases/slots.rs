@@ -118,11 +118,8 @@ fn flags() {
     let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
     assert_eq!(report.hits, vm.hits(0, &places));
     vm.assert_slots(&report);
-    let named: Vec<&str> = report
-        .slots
-        .iter()
-        .map(|slot| slot.flags.as_str())
-        .collect();
+    let slots = Vm::given_slots(&report);
+    let named: Vec<&str> = slots.iter().map(|slot| slot.flags.as_str()).collect();
     assert_eq!(named, ["none", "readonly", "log_dirty", "none", "readonly"]);
     vm.finish();
 }
@@ -227,7 +224,7 @@ fn smm() {
         ]
     );
     vm.assert_slots(&report);
-    assert_eq!(report.done.scanned_bytes, LOW_MEMORY + MIB + 20 * PAGE);
+    Vm::assert_scanned(&report, LOW_MEMORY + MIB + 20 * PAGE);
     vm.finish();
 }
 

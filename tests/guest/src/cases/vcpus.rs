@@ -10,7 +10,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use super::{secret, Case};
+use super::{secret, times, Case};
 use crate::{
     inspect::{expect_load, hex, Inspection},
     process::wait_until,
@@ -59,7 +59,7 @@ fn one_two_eight() {
             vm.add_vcpu(Mode::Long, Work::Count);
         }
         vm.start();
-        for _ in 0..3 {
+        for _ in 0..times(3) {
             inspect(&vm, &vec![State::Parked; count]);
             vm.wait_until_it_goes_on();
         }
@@ -74,7 +74,7 @@ fn alike(work: Work, state: State) {
         vm.add_vcpu(Mode::Long, work);
     }
     vm.start();
-    for _ in 0..5 {
+    for _ in 0..times(5) {
         inspect(&vm, &[state; 2]);
         vm.wait_until_it_goes_on();
     }

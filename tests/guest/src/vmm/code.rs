@@ -99,6 +99,11 @@ program!(
     count, "64", "", "inc %rax; add %rax, %rbx; mov %rax, (%rdi); mov %rbx, 8(%rdi); jmp 772b"
 );
 
+program!(
+    /// Reads at RSI, where there is no memory, and spins.
+    mmio, "64", "mov (%rsi), %rax", "jmp 772b"
+);
+
 /// For [`long_halt`] and [`long_spin`].
 macro_rules! long_registers {
     () => {

@@ -56,6 +56,12 @@ pub(crate) const CLOCK_FLAGS: u64 = 29;
 /// `PVCLOCK_GUEST_STOPPED`.
 pub(crate) const CLOCK_GUEST_STOPPED: u8 = 1 << 1;
 
+/// Where [`Work::Mmio`] reads: no case has memory there.
+const HOLE: u64 = 0x8_0000;
+
+/// What it reads.
+pub(crate) const MMIO_BYTE: u8 = 0x3c;
+
 /// The port of [`Work::PortIo`].
 const IO_PORT: u64 = 0x20;
 
@@ -72,6 +78,8 @@ pub(crate) enum Work {
     Count,
     /// Leaves the guest once; its thread then sits in user space.
     UserSpace,
+    /// Reads where there is no memory; its thread, which has the answer, then sits in user space.
+    Mmio,
     /// Loads every register, and halts.
     RegistersHalt,
     /// Loads every register, and spins.
@@ -79,7 +87,7 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    const ALL: [fn() -> Program; 10] = [
+    const ALL: [fn() -> Program; 11] = [
         code::spin,
         code::halt,
         code::port_io,
@@ -90,6 +98,7 @@ impl Work {
         code::protected_spin,
         code::real_halt,
         code::real_spin,
+        code::mmio,
     ];
 
     /// The index of the program that does it in this mode.
@@ -106,6 +115,7 @@ impl Work {
             Self::Halt => 1,
             Self::PortIo => 2,
             Self::Count => 3,
+            Self::Mmio => 10,
             Self::RegistersHalt => registers,
             Self::RegistersSpin => registers + 1,
         }
@@ -243,6 +253,18 @@ impl Vcpu {
 
     /// Lets it run in a thread of its own.
     pub(crate) fn start(&mut self) {
+        self.start_thread(Runner::run);
+    }
+
+    /// Lets a thread of its own call `KVM_RUN` again and again without entering the guest, so that all
+    /// is as the last exit left it, but for what KVM completes of that.
+    pub(crate) fn start_without_guest(&mut self) {
+        self.start_thread(Runner::run_without_guest);
+        let from = self.entries();
+        wait_until("KVM_RUN is called", || self.entries() > from);
+    }
+
+    fn start_thread(&mut self, run: fn(&mut Runner)) {
         register_stop_signal();
         let Thread::Stopped(mut runner) = std::mem::replace(&mut self.thread, Thread::None) else {
             panic!("it runs already");
@@ -258,7 +280,7 @@ impl Vcpu {
                 .shared
                 .tid
                 .store(gettid().as_raw_nonzero().get(), SeqCst);
-            runner.run();
+            run(&mut runner);
             runner
         });
         self.thread = Thread::Running(thread.expect("a thread can be made"));
@@ -269,7 +291,7 @@ impl Vcpu {
         let shared = &self.shared;
         wait_until("the guest says that it runs", || shared.ready.load(SeqCst));
         match self.work {
-            Work::UserSpace => {
+            Work::UserSpace | Work::Mmio => {
                 wait_until("the thread sits in user space", || shared.sits.load(SeqCst));
             }
             Work::PortIo => {
@@ -403,7 +425,7 @@ impl Vcpu {
                     "{rounds} rounds, {seen} seen"
                 );
             }
-            Work::RegistersHalt | Work::RegistersSpin => (),
+            Work::Mmio | Work::RegistersHalt | Work::RegistersSpin => (),
         }
     }
 
@@ -564,6 +586,7 @@ fn first_registers(id: u64, mode: Mode, work: Work) -> kvm_regs {
             regs.rbx = 0;
             regs.rdx = IO_PORT;
         }
+        Work::Mmio => regs.rsi = HOLE,
         Work::RegistersHalt | Work::RegistersSpin => regs.rdi = data + TABLE_OPERANDS,
         Work::Spin | Work::Halt | Work::UserSpace => (),
     }
@@ -605,6 +628,22 @@ impl Runner {
         self.conduct.end(&mut self.fd);
     }
 
+    fn run_without_guest(&mut self) {
+        self.fd.set_kvm_immediate_exit(1);
+        while !self.shared.stop.load(SeqCst) {
+            self.shared.entries.fetch_add(1, SeqCst);
+            let result = self.fd.run();
+            assert!(
+                matches!(&result, Err(error) if error.errno() == libc::EINTR),
+                "without the guest: {result:?}"
+            );
+            let run = self.fd.get_kvm_run();
+            assert_eq!(run.immediate_exit, 1, "immediate_exit was changed");
+            assert_eq!(run.kvm_valid_regs, 0, "kvm_valid_regs was changed");
+        }
+        self.fd.set_kvm_immediate_exit(0);
+    }
+
     /// Runs the guest until its next exit.
     fn step(&mut self) -> ControlFlow<()> {
         self.shared.entries.fetch_add(1, SeqCst);
@@ -618,6 +657,10 @@ impl Runner {
                 if self.work == Work::UserSpace {
                     flow = ControlFlow::Break(());
                 }
+            }
+            Ok(VcpuExit::MmioRead(HOLE, data)) if self.work == Work::Mmio => {
+                data.fill(MMIO_BYTE);
+                flow = ControlFlow::Break(());
             }
             Ok(VcpuExit::IoIn(port, data)) if u64::from(port) == IO_PORT => {
                 assert_eq!(self.given, None, "the guest reads, though it should write");

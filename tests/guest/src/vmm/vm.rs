@@ -22,6 +22,9 @@ use crate::{
 /// use by the cases.
 pub(crate) const LOW_MEMORY: u64 = 0x2_0000;
 
+/// Where QEMU has it, too.
+const TSS_ADDRESS: usize = 0xfffb_d000;
+
 /// KVM's own slots have numbers from here on (`KVM_USER_MEM_SLOTS`).
 const FIRST_INTERNAL_SLOT: u16 = 32764;
 
@@ -114,6 +117,10 @@ impl Vm {
     /// A VM with the memory that [`Vm::add_vcpu`] needs.
     pub(crate) fn bootable() -> Self {
         let mut vm = Self::empty();
+        // Where KVM may have what it needs for real mode, if the processor cannot do without.
+        let fd = vm.fd.as_ref().expect("it is open");
+        fd.set_tss_address(TSS_ADDRESS)
+            .expect("there is room for it");
         let low = vm.add_memory(0, LOW_MEMORY, Backing::Anonymous);
         low.touch_all();
         mode::write_page_tables(&low);
@@ -201,17 +208,32 @@ impl Vm {
         at.iter().map(hit).collect()
     }
 
+    /// The slots in a report without those that KVM has added of its own, as it does on Intel.
+    pub(crate) fn given_slots(report: &report::Report) -> Vec<report::Slot> {
+        let mut slots = report.slots.clone();
+        slots.retain(|slot| slot.id < FIRST_INTERNAL_SLOT);
+        slots
+    }
+
     /// Wants the report to name all slots, with exactly the pages that are present, and the pages
     /// that are not.
     pub(crate) fn assert_slots(&self, report: &report::Report) {
         assert_eq!(report.done.private_pages, 0);
         let mut expected: Vec<_> = self.slots.iter().map(Slot::expected).collect();
         expected.sort_by_key(|slot| (slot.space, slot.gpa));
-        let mut reported = report.slots.clone();
-        reported.retain(|slot| slot.id < FIRST_INTERNAL_SLOT);
-        assert_eq!(reported, expected, "slots");
+        assert_eq!(Self::given_slots(report), expected, "slots");
         let absent = report.pages() - report.present();
         assert_eq!(report.done.absent_pages, absent, "absent pages");
+    }
+
+    /// Wants so many bytes to have been searched in the VM's slots; those that KVM has added of its
+    /// own are searched, too.
+    pub(crate) fn assert_scanned(report: &report::Report, bytes: u64) {
+        let slots = report.slots.iter();
+        // The second address space has the same at the same place.
+        let own = slots.filter(|slot| slot.space == 0 && slot.id >= FIRST_INTERNAL_SLOT);
+        let own: u64 = own.map(|slot| slot.present * PAGE).sum();
+        assert_eq!(report.done.scanned_bytes, bytes + own, "searched bytes");
     }
 
     /// Adds a vCPU, which does not run yet.
