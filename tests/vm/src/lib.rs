@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Runs test VMs: packs what they boot, runs QEMU, listens to them, and judges how it went.
+//! Runs test VMs: packs what they boot, runs an emulator, listens to them, and judges how it went.
 //!
-//! QEMU emulates the processor with its virtualization extension (TCG, SVM), so that every machine
-//! gives the same result, whether it has `/dev/kvm` or not.
+//! QEMU emulates the processor with AMD's virtualization extension (TCG, SVM), Bochs with Intel's
+//! (VMX), so that every machine gives the same result, whether it has `/dev/kvm` or not.
 
+pub mod bochs;
 pub mod cases;
 pub mod initramfs;
 pub mod judge;
