@@ -14,6 +14,13 @@ metadata:
 module: metadata
 	@scripts/build-module $(kdir) . $(build)/module
 
+# The same for the kernel that catches mistakes.
+.PHONY: debug
+debug:
+	@scripts/debug-kernel $(build)/debug
+	@scripts/build-module $(build)/debug/build . $(build)/debug/module
+	@scripts/build-module $(build)/debug/build tests/guest/modules $(build)/debug/test-modules
+
 .PHONY: programs
 programs:
 	@scripts/build-programs

@@ -3,6 +3,7 @@
 //! The cases. Each has a VM of its own, ends with a panic if something is wrong, and would fail if
 //! the module did nothing.
 
+mod faults;
 mod find;
 mod invisible;
 mod life;
@@ -15,6 +16,8 @@ mod slots;
 mod vcpus;
 
 use std::time::Duration;
+
+use guest::protocol::CaseInfo;
 
 use crate::{
     init::{fewer, scale},
@@ -36,6 +39,10 @@ pub(crate) struct Case {
     pub(crate) limit: Duration,
     /// Whether KVM is loaded before it begins.
     pub(crate) needs_kvm: bool,
+    /// Whether it needs what only the kernel that catches mistakes has.
+    pub(crate) needs_debug: bool,
+    /// Whether no other case can follow in the same VM.
+    pub(crate) is_last: bool,
 }
 
 impl Case {
@@ -46,6 +53,19 @@ impl Case {
             run,
             limit: LIMIT,
             needs_kvm: true,
+            needs_debug: false,
+            is_last: false,
+        }
+    }
+
+    /// What the harness is told of it.
+    pub(crate) fn info(&self) -> CaseInfo {
+        CaseInfo {
+            name: self.name.to_owned(),
+            seconds: self.limit.as_secs(),
+            without_kvm: !self.needs_kvm,
+            needs_debug: self.needs_debug,
+            is_last: self.is_last,
         }
     }
 
@@ -58,6 +78,18 @@ impl Case {
     /// Lets it begin without KVM.
     const fn without_kvm(mut self) -> Self {
         self.needs_kvm = false;
+        self
+    }
+
+    /// Runs it on the kernel that catches mistakes only.
+    const fn with_debug(mut self) -> Self {
+        self.needs_debug = true;
+        self
+    }
+
+    /// Lets no other case follow.
+    const fn last(mut self) -> Self {
+        self.is_last = true;
         self
     }
 }
@@ -74,6 +106,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
         registers::CASES,
         find::CASES,
         refuse::CASES,
+        faults::CASES,
         life::CASES,
     ]
     .into_iter()
@@ -96,7 +129,7 @@ pub(crate) fn roles() -> impl Iterator<Item = &'static Role> {
 
 /// How often to do something that a short run on a fast machine does `count` times.
 fn times(count: u32) -> u32 {
-    (count * scale()).div_ceil(fewer())
+    count.saturating_mul(scale()).div_ceil(fewer())
 }
 
 /// Bytes that stand nowhere by accident; another number gives others.

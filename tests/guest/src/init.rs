@@ -14,7 +14,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guest::protocol::{Message, CASE_MARK, CASE_PARAMETER, FEWER_PARAMETER, SCALE_PARAMETER};
+use guest::protocol::{
+    Message, CASE_MARK, CASE_PARAMETER, FEWER_PARAMETER, SCALE_PARAMETER, SLOWNESS_PARAMETER,
+};
 use rustix::{
     mount::{mount, MountFlags},
     process::{kill_process, Pid, Signal},
@@ -81,7 +83,7 @@ fn set_up() -> io::Result<(Vec<Case>, File)> {
     Ok((cases, result_port()?))
 }
 
-/// How many times as much as usual is to be done, and in how much more time.
+/// How many times as much as usual is to be done.
 pub(crate) fn scale() -> u32 {
     number(SCALE_PARAMETER)
 }
@@ -89,6 +91,11 @@ pub(crate) fn scale() -> u32 {
 /// How many times less often than usual something is to be done again and again.
 pub(crate) fn fewer() -> u32 {
     number(FEWER_PARAMETER)
+}
+
+/// How many times as long as usual everything may take.
+pub(crate) fn slowness() -> u32 {
+    number(SLOWNESS_PARAMETER)
 }
 
 fn number(name: &str) -> u32 {
@@ -144,8 +151,9 @@ fn result_port() -> io::Result<File> {
 
 /// Runs the cases one after the other, until one fails: what it leaves behind is of no use to the next.
 fn run_cases(cases: &[Case], mut port: File) -> io::Result<()> {
-    for case in cases {
-        if !run_case(case, &mut port)? {
+    for (index, case) in cases.iter().enumerate() {
+        let is_last = index + 1 == cases.len();
+        if !run_case(case, is_last, &mut port)? {
             break;
         }
     }
@@ -153,7 +161,7 @@ fn run_cases(cases: &[Case], mut port: File) -> io::Result<()> {
 }
 
 /// Runs a case as a child, watches over it, and reports. Whether it passed.
-fn run_case(case: &Case, port: &mut File) -> io::Result<bool> {
+fn run_case(case: &Case, is_last: bool, port: &mut File) -> io::Result<bool> {
     let mut tell = |message: Message| writeln!(port, "{message}");
     fs::write("/dev/kmsg", format!("{CASE_MARK}{}", case.name))?;
     tell(Message::Start(case.name.to_owned()))?;
@@ -171,14 +179,20 @@ fn run_case(case: &Case, port: &mut File) -> io::Result<bool> {
     if let Some(stderr) = child.stderr.take() {
         collect(stderr, &text);
     }
-    let limit = case.limit.saturating_mul(scale());
+    let limit = case.limit * scale() * slowness();
     let mut problem = wait(&mut child, limit)?.err();
 
     // What the case left behind, so that the pipes are closed and nothing disturbs the shutdown.
     let _ = kill_all();
     thread::sleep(Duration::from_millis(20));
-    if problem.is_none() {
-        problem = unexpected_taint()?;
+    for look in [unexpected_taint, lockdep_is_off] {
+        if problem.is_none() {
+            problem = look()?;
+        }
+    }
+    // It takes long; the memory may also be that of an earlier case.
+    if problem.is_none() && is_last {
+        problem = leaks()?;
     }
 
     tell(problem.as_ref().map_or(Message::Pass, |_| Message::Fail))?;
@@ -245,6 +259,33 @@ fn kill_all() -> io::Result<()> {
         let _ = kill_process(pid, Signal::KILL);
     }
     Ok(())
+}
+
+/// Says so if lockdep, where it is built in, has turned itself off: it would see nothing more.
+fn lockdep_is_off() -> io::Result<Option<String>> {
+    let Ok(text) = fs::read_to_string("/proc/lockdep_stats") else {
+        return Ok(None);
+    };
+    let mut lines = text.lines();
+    let on = lines.find_map(|line| line.trim().strip_prefix("debug_locks:"));
+    let is_on = on.is_some_and(|on| on.trim() == "1");
+    Ok((!is_on).then(|| "lockdep has turned itself off".to_owned()))
+}
+
+/// Says what memory nobody refers to any more, where kmemleak is built in.
+fn leaks() -> io::Result<Option<String>> {
+    const FILE: &str = "/sys/kernel/debug/kmemleak";
+    if !fs::exists(FILE)? {
+        return Ok(None);
+    }
+    // What is younger than five seconds is not told (`mm/kmemleak.c`), and what is on its way from
+    // one place to another may be missed once.
+    thread::sleep(Duration::from_secs(5));
+    for _ in 0..2 {
+        fs::write(FILE, "scan")?;
+    }
+    let text = fs::read_to_string(FILE)?;
+    Ok((!text.trim().is_empty()).then(|| format!("memory was leaked:\n{text}")))
 }
 
 /// Says so if the kernel has noticed a fault of its own.

@@ -6,6 +6,8 @@ use std::{
     ffi::CString,
     fmt::{Display, Write},
     fs::{self, File},
+    mem,
+    path::Path,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -181,6 +183,21 @@ impl Loaded {
         reports
     }
 
+    /// The same, and the lines that are no part of a report.
+    pub(crate) fn reports_and_others(&mut self) -> (Vec<Report>, Vec<String>) {
+        self.lines.extend(self.log.module_lines());
+        let is_end = |line: &String| line.starts_with("done ") || line.starts_with("error: ");
+        let complete = self.lines.iter().rposition(is_end).map_or(0, |end| end + 1);
+        let lines: Vec<String> = self.lines.drain(..complete).collect();
+        Report::parse_all(&lines)
+    }
+
+    /// All lines since the last call.
+    pub(crate) fn lines(&mut self) -> Vec<String> {
+        self.lines.extend(self.log.module_lines());
+        mem::take(&mut self.lines)
+    }
+
     /// Unloads the module; nothing may be left of it. Returns the reports since the last call, but
     /// not one that was cut off by this.
     pub(crate) fn unload(mut self) -> Vec<Report> {
@@ -219,6 +236,26 @@ pub(crate) fn load(parameters: &str) -> Result<(), Errno> {
     load_module(MODULE, parameters)
 }
 
+/// The module and its parameters, read beforehand: to load it then is one system call.
+pub(crate) struct Prepared {
+    module: File,
+    parameters: CString,
+}
+
+impl Prepared {
+    pub(crate) fn new(inspection: &Inspection) -> Self {
+        Self {
+            module: File::open(MODULE).unwrap_or_else(|error| panic!("{MODULE}: {error}")),
+            parameters: CString::new(inspection.to_string()).expect("there is no NUL in it"),
+        }
+    }
+
+    pub(crate) fn load(&self) -> Result<(), Errno> {
+        expect_load();
+        finit_module(&self.module, &self.parameters, 0)
+    }
+}
+
 /// Loads any module with parameters.
 pub(crate) fn load_module(path: &str, parameters: &str) -> Result<(), Errno> {
     let file = File::open(path).unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -249,7 +286,7 @@ pub(crate) fn assert_nothing_left() {
         !probes.contains("kvm_vcpu_ioctl"),
         "a probe was left: {probes}"
     );
-    assert!(!has_thread(), "a thread of the module was left");
+    assert_eq!(module_thread(), None, "a thread of the module was left");
 }
 
 /// Whether the module is loaded, or about to be.
@@ -258,13 +295,16 @@ pub(crate) fn is_loaded() -> bool {
     modules.lines().any(|line| line.starts_with("kvm_inspect "))
 }
 
-/// Whether the module's kernel thread runs.
-fn has_thread() -> bool {
+/// The number of the module's kernel thread, if it runs.
+pub(crate) fn module_thread() -> Option<i32> {
     let processes = fs::read_dir("/proc").expect("/proc can be read");
-    processes.flatten().any(|process| {
-        fs::read_to_string(process.path().join("comm"))
-            .is_ok_and(|name| name.trim() == "kvm_inspect")
-    })
+    let is_its = |path: &Path| {
+        let name = fs::read_to_string(path.join("comm"));
+        name.is_ok_and(|name| name.trim() == "kvm_inspect")
+    };
+    let mut paths = processes.flatten().map(|process| process.path());
+    let path = paths.find(|path| is_its(path))?;
+    path.file_name()?.to_str()?.parse().ok()
 }
 
 /// A pattern for exactly these bytes.

@@ -15,8 +15,6 @@ mod vmm;
 
 use std::{env, panic, process as std_process};
 
-use guest::protocol::CaseInfo;
-
 fn main() {
     panic_ends_the_process();
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -24,8 +22,7 @@ fn main() {
     match arguments.as_slice() {
         ["--list"] => {
             for case in cases::all() {
-                let (name, seconds) = (case.name.to_owned(), case.limit.as_secs());
-                println!("{}", CaseInfo { name, seconds });
+                println!("{}", case.info());
             }
         }
         ["--case", name] => (cases::find(name).run)(),

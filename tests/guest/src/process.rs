@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::init::slowness;
+
 /// The size of a page.
 pub(crate) const PAGE: u64 = 4096;
 
@@ -91,7 +93,7 @@ pub(crate) fn wait_until(what: &str, condition: impl FnMut() -> bool) {
 
 /// Waits until `condition` holds, for so long at most.
 pub(crate) fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
-    let begin = Instant::now();
+    let (begin, limit) = (Instant::now(), limit * slowness());
     while !condition() {
         assert!(begin.elapsed() < limit, "waited in vain: {what}");
         thread::sleep(Duration::from_millis(1));

@@ -11,9 +11,11 @@ use std::fmt;
 /// after the other until one fails.
 pub const CASE_PARAMETER: &str = "case=";
 
-/// The kernel parameter that says how many times as much as usual is to be done, and in how much more
-/// time.
+/// The kernel parameter that says how many times as much as usual is to be done.
 pub const SCALE_PARAMETER: &str = "scale=";
+
+/// The kernel parameter that says how many times as long as usual everything may take.
+pub const SLOWNESS_PARAMETER: &str = "slowness=";
 
 /// The kernel parameter that says how many times less often than usual something is to be done again
 /// and again, for a slow emulator.
@@ -84,22 +86,43 @@ pub struct CaseInfo {
     pub name: String,
     /// After how many seconds the first process ends it.
     pub seconds: u64,
+    /// Whether it begins without KVM.
+    pub without_kvm: bool,
+    /// Whether it needs what only the kernel that catches mistakes has.
+    pub needs_debug: bool,
+    /// Whether no other case can follow in the same VM.
+    pub is_last: bool,
 }
 
 impl CaseInfo {
     /// Reads a line of `--list`.
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
-        let (name, seconds) = line.split_once(' ')?;
+        let mut words = line.split(' ');
+        let (name, seconds) = (words.next()?, words.next()?);
+        let flags: Vec<&str> = words.collect();
         Some(Self {
             name: name.to_owned(),
             seconds: seconds.parse().ok()?,
+            without_kvm: flags.contains(&"without_kvm"),
+            needs_debug: flags.contains(&"debug"),
+            is_last: flags.contains(&"last"),
         })
     }
 }
 
 impl fmt::Display for CaseInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.name, self.seconds)
+        write!(f, "{} {}", self.name, self.seconds)?;
+        for (is_set, flag) in [
+            (self.without_kvm, "without_kvm"),
+            (self.needs_debug, "debug"),
+            (self.is_last, "last"),
+        ] {
+            if is_set {
+                write!(f, " {flag}")?;
+            }
+        }
+        Ok(())
     }
 }

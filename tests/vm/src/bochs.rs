@@ -19,12 +19,15 @@ use crate::run::{listen, read_console, split_console, Limits, Run};
 /// keeps the machine busy.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
 
+/// How long it may take, after a case has ended, until it is off or begins the next one.
+const END_LIMIT: Duration = Duration::from_secs(120);
+
 /// How many instructions make a second in the VM. About as many as it runs in a second, so that time
 /// in it passes as it does here.
 const SPEED: u32 = 100_000_000;
 
 /// A VM to be run.
-pub struct Machine {
+pub(crate) struct Machine {
     /// The kernel's image.
     pub kernel: PathBuf,
     /// The initramfs.
@@ -45,7 +48,7 @@ impl Machine {
     /// # Errors
     ///
     /// The CD cannot be made, Bochs not be started, or a log not be written.
-    pub fn run_all(&self, log: &Path, limits: &[Duration]) -> io::Result<Vec<Run>> {
+    pub(crate) fn run_all(&self, log: &Path, limits: &[Duration]) -> io::Result<Vec<Run>> {
         fs::create_dir_all(log)?;
         let cd = log.join("boot.iso");
         self.make_cd(&cd, log)?;
@@ -62,6 +65,7 @@ impl Machine {
         let limits = Limits {
             boot: BOOT_LIMIT,
             cases: limits,
+            end: END_LIMIT,
         };
         let messages = &mut File::create(log.join("messages.log"))?;
         let mut runs = listen(child, &limits, messages, &mut |_| ())?;

@@ -11,7 +11,8 @@ use std::{
 use guest::protocol::CaseInfo;
 
 use crate::{
-    initramfs::Initramfs,
+    bed::Bed,
+    initramfs::Initramfs as Archive,
     kernel::{module_name, Kernel},
     paths,
     run::Run,
@@ -26,7 +27,7 @@ const LAST_LINES: usize = 40;
 /// # Errors
 ///
 /// It is not there, or has none.
-pub fn cases() -> io::Result<Vec<CaseInfo>> {
+pub(crate) fn cases() -> io::Result<Vec<CaseInfo>> {
     let output = Command::new(paths::guest()).arg("--list").output()?;
     let text = String::from_utf8(output.stdout).map_err(io::Error::other)?;
     let cases: Vec<CaseInfo> = text.lines().filter_map(CaseInfo::parse).collect();
@@ -36,45 +37,59 @@ pub fn cases() -> io::Result<Vec<CaseInfo>> {
     Ok(cases)
 }
 
-/// Packs what the VMs boot with, if it has changed, with KVM as `kvm-amd` or `kvm-intel`.
-///
-/// # Errors
-///
-/// Something that belongs into it is not there, or it cannot be written.
-pub fn pack(kernel: &Kernel, kvm: &str, path: &Path) -> io::Result<()> {
-    let mut tests: Vec<PathBuf> = fs::read_dir(paths::test_modules())?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "ko"))
-        .collect();
-    tests.sort();
-    let inputs = [
-        vec![paths::guest(), paths::module()],
-        tests.clone(),
-        kernel.module(kvm)?,
-    ]
-    .concat();
-    let stamp = Stamp::new(path, &inputs)?;
-    if stamp.is_current() {
-        return Ok(());
+/// What the VMs of a bed boot with: one for `kvm-amd`, one for `kvm-intel`.
+pub(crate) struct Initramfs {
+    bed: Bed,
+}
+
+impl Initramfs {
+    pub(crate) fn of(bed: Bed) -> Self {
+        Self { bed }
     }
-    stamp.clear()?;
-    let mut initramfs = Initramfs::new();
-    for folder in ["/dev", "/proc", "/sys", "/tmp"] {
-        initramfs.folder(folder);
+
+    /// The one with this module.
+    pub(crate) fn path(&self, kvm: &str) -> PathBuf {
+        let name = format!("{}.{kvm}.cpio", self.bed.name);
+        paths::build().join("vm").join(name)
     }
-    initramfs.program("/init", fs::read(paths::guest())?);
-    initramfs.kvm(kernel, kvm)?;
-    for path in tests.iter().chain([&paths::module()]) {
-        let name = format!("/modules/{}.ko", module_name(&path.to_string_lossy()));
-        initramfs.file(&name, fs::read(path)?);
+
+    /// Packs it, if what it consists of has changed.
+    pub(crate) fn pack(&self, kernel: &Kernel, kvm: &str) -> io::Result<()> {
+        let path = self.path(kvm);
+        let module = &self.bed.module;
+        let mut tests: Vec<PathBuf> = fs::read_dir(&self.bed.test_modules)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "ko"))
+            .collect();
+        tests.sort();
+        let inputs = [
+            vec![paths::guest(), module.clone()],
+            tests.clone(),
+            kernel.module(kvm)?,
+        ]
+        .concat();
+        let stamp = Stamp::new(&path, &inputs)?;
+        if stamp.is_current() {
+            return Ok(());
+        }
+        stamp.clear()?;
+        let mut archive = Archive::new();
+        for folder in ["/dev", "/proc", "/sys", "/tmp"] {
+            archive.folder(folder);
+        }
+        archive.program("/init", fs::read(paths::guest())?);
+        archive.kvm(kernel, kvm)?;
+        for path in tests.iter().chain([module]) {
+            let name = format!("/modules/{}.ko", module_name(&path.to_string_lossy()));
+            archive.file(&name, fs::read(path)?);
+        }
+        archive.write(&path)?;
+        stamp.set()
     }
-    initramfs.write(path)?;
-    stamp.set()
 }
 
 /// What a developer wants to know about a test that failed, whose logs are in the folder `log`.
-#[must_use]
-pub fn explain(target: &str, test: &str, reason: &str, run: &Run, log: &Path) -> String {
+pub(crate) fn explain(target: &str, test: &str, reason: &str, run: &Run, log: &Path) -> String {
     let lines: Vec<&str> = run.console.lines().collect();
     let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
     format!(

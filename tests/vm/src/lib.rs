@@ -5,8 +5,9 @@
 //! QEMU emulates the processor with AMD's virtualization extension (TCG, SVM), Bochs with Intel's
 //! (VMX), so that every machine gives the same result, whether it has `/dev/kvm` or not.
 
-pub mod bochs;
-pub mod cases;
+pub mod bed;
+mod bochs;
+mod cases;
 pub mod initramfs;
 pub mod judge;
 pub mod kernel;
@@ -14,3 +15,4 @@ pub mod paths;
 pub mod qemu;
 pub mod run;
 pub mod stamp;
+pub mod suite;

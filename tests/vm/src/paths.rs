@@ -20,27 +20,6 @@ pub fn build() -> PathBuf {
     env_or("KVM_INSPECT_BUILD", || project().join("build"))
 }
 
-/// The folder of the kernel to boot: `KVM_INSPECT_KERNEL`, or `build/kernel`.
-#[must_use]
-pub fn kernel() -> PathBuf {
-    env_or("KVM_INSPECT_KERNEL", || build().join("kernel"))
-}
-
-/// The module under test: `KVM_INSPECT_MODULE`, or `build/module/kvm_inspect.ko`.
-#[must_use]
-pub fn module() -> PathBuf {
-    env_or("KVM_INSPECT_MODULE", || {
-        build().join("module/kvm_inspect.ko")
-    })
-}
-
-/// The folder of the modules that only the tests need: `KVM_INSPECT_TEST_MODULES`, or
-/// `build/test-modules`.
-#[must_use]
-pub fn test_modules() -> PathBuf {
-    env_or("KVM_INSPECT_TEST_MODULES", || build().join("test-modules"))
-}
-
 /// The program of the crate `guest`: `KVM_INSPECT_GUEST`, or what `cargo build --release` in its
 /// folder makes.
 #[must_use]
@@ -54,6 +33,13 @@ pub fn guest() -> PathBuf {
 #[must_use]
 pub fn log() -> PathBuf {
     env_or("KVM_INSPECT_LOG", || build().join("log/vm"))
+}
+
+/// How many times as much as usual the cases are to do: `KVM_INSPECT_SCALE`, or 1.
+#[must_use]
+pub fn scale() -> u32 {
+    let scale = env::var("KVM_INSPECT_SCALE").ok();
+    scale.and_then(|scale| scale.parse().ok()).unwrap_or(1)
 }
 
 fn env_or(name: &str, default: impl FnOnce() -> PathBuf) -> PathBuf {

@@ -19,6 +19,9 @@ use crate::run::{listen, read_console, split_console, Limits, Run};
 /// How long a VM may take until its first process begins the case.
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
 
+/// How long it may take, after a case has ended, until it is off or begins the next one.
+const END_LIMIT: Duration = Duration::from_secs(60);
+
 /// A VM to be run.
 pub struct Machine {
     /// The kernel's image.
@@ -31,6 +34,8 @@ pub struct Machine {
     pub memory: u32,
     /// Its processors.
     pub processors: u32,
+    /// How many times as long as usual booting and the end may take.
+    pub slowness: u32,
 }
 
 impl Machine {
@@ -90,8 +95,9 @@ impl Machine {
             .spawn()
             .map_err(|error| io::Error::other(format!("qemu-system-x86_64: {error}")))?;
         let limits = Limits {
-            boot: BOOT_LIMIT,
+            boot: BOOT_LIMIT * self.slowness,
             cases: limits,
+            end: END_LIMIT * self.slowness,
         };
         let messages = &mut File::create(log.join("messages.log"))?;
         let mut runs = listen(child, &limits, messages, tell)?;

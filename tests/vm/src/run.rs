@@ -14,9 +14,6 @@ use std::{
 
 use guest::protocol::{Message, CASE_MARK};
 
-/// How long a VM may take, after a case has ended, until it is off or begins the next one.
-const END_LIMIT: Duration = Duration::from_secs(60);
-
 /// What came of a case in a VM.
 pub struct Run {
     /// The kernel log.
@@ -64,6 +61,8 @@ pub(crate) struct Limits<'a> {
     pub(crate) boot: Duration,
     /// From the beginning of each case to its end, one for each.
     pub(crate) cases: &'a [Duration],
+    /// From the end of a case until the VM is off or begins the next one.
+    pub(crate) end: Duration,
 }
 
 /// Listens to a VM, whose messages are the emulator's standard output, until it is off or time is
@@ -105,7 +104,7 @@ pub(crate) fn listen(
                     Some(Message::Text(text)) => run.text.push(text),
                     Some(Message::End) => {
                         run.end = End::Complete;
-                        deadline = Instant::now() + END_LIMIT;
+                        deadline = Instant::now() + limits.end;
                     }
                     // The firmware may use the port, too.
                     None => (),

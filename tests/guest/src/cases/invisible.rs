@@ -43,7 +43,7 @@ fn frozen_often(manner: Manner) {
     wait_within(limit, "enough freezes", || {
         for report in loaded.reports() {
             freezes += 1;
-            all_parked += u64::from(report.states() == [State::Parked; 4]);
+            all_parked += u32::from(report.states() == [State::Parked; 4]);
         }
         if manner == Manner::SignalMask {
             for vcpu in &*vm.vcpus() {

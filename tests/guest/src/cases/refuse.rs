@@ -30,7 +30,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("refuse_probes_off", probes_off),
     Case::new("refuse_protected", protected),
     Case::new("refuse_late_vcpu", late_vcpu),
-    Case::new("refuse_lockdown", lockdown),
+    Case::new("refuse_lockdown", lockdown).last(),
 ];
 
 /// Wants each of the inspections to be refused, while a guest counts; afterwards the same guest can

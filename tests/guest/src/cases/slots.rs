@@ -18,6 +18,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("slots_many", many),
     Case::new("slots_smm", smm),
     Case::new("slots_none", none),
+    Case::new("slots_private", private).with_debug(),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -255,4 +256,39 @@ fn none() {
     assert!(report.vcpus.is_empty());
     assert_eq!(report.hits, vm.hits(0, &[MIB + PAGE]));
     vm.assert_slots(&report);
+}
+
+/// Pages that are private to the guest are neither searched nor counted as present or absent, though
+/// the VMM has memory in their place; the others of the same slot are.
+fn private() {
+    const PAGES: u64 = 64;
+    let mut vm = Vm::with_private_memory();
+    let memory = vm.add_private_memory(MIB, PAGES * PAGE);
+    memory.touch_all();
+    let secret = secret(15, 16);
+    // In shared pages, across the border of two of them, and in pages that become private.
+    let places = [0, 3 * PAGE - 8, 10 * PAGE, 20 * PAGE - 8, PAGES * PAGE - 16].map(|at| MIB + at);
+    for place in places {
+        vm.write(place, &secret);
+    }
+    let hex = hex(&secret);
+    let found = |private: u64, hits: &[u64]| {
+        let report = Inspection::of_self().patterns(&[&hex]).report();
+        assert_eq!(report.hits_of(0), hits);
+        assert_eq!(report.done.private_pages, private);
+        assert_eq!(report.present(), PAGES - private);
+        assert_eq!(report.done.absent_pages, 0);
+        assert_eq!(report.done.scanned_bytes, (PAGES - private) * PAGE);
+        assert_eq!(report.slots[0].flags, "guest_memfd");
+    };
+    found(0, &places);
+    vm.set_private(MIB + 10 * PAGE, PAGE, true);
+    found(1, &[places[0], places[1], places[3], places[4]]);
+    // A match ends in a private page.
+    vm.set_private(MIB + 20 * PAGE, 4 * PAGE, true);
+    found(5, &[places[0], places[1], places[4]]);
+    vm.set_private(MIB, PAGES * PAGE, true);
+    found(PAGES, &[]);
+    vm.set_private(MIB, PAGES * PAGE, false);
+    found(0, &places);
 }

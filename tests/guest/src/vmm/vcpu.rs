@@ -366,6 +366,11 @@ impl Vcpu {
         }
     }
 
+    /// The number of its thread, which runs.
+    pub(crate) fn tid(&self) -> i32 {
+        self.shared.tid.load(SeqCst)
+    }
+
     /// Sends the signal of [`Manner::SignalMask`] to its thread.
     pub(crate) fn send_masked_signal(&self) {
         let Thread::Running(thread) = &self.thread else {

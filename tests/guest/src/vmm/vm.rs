@@ -4,7 +4,11 @@
 
 use std::{os::fd::AsRawFd, sync::Arc};
 
-use kvm_bindings::{kvm_userspace_memory_region, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
+use kvm_bindings::{
+    kvm_create_guest_memfd, kvm_memory_attributes, kvm_userspace_memory_region,
+    kvm_userspace_memory_region2, KVM_MEMORY_ATTRIBUTE_PRIVATE, KVM_MEM_GUEST_MEMFD,
+    KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY,
+};
 use kvm_ioctls::{Kvm, VmFd};
 
 use super::{
@@ -101,8 +105,18 @@ pub(crate) struct Vm {
 impl Vm {
     /// A VM with neither memory nor vCPUs.
     pub(crate) fn empty() -> Self {
+        Self::of_type(0)
+    }
+
+    /// An empty VM whose memory may be private to the guest, by software alone
+    /// (`KVM_X86_SW_PROTECTED_VM`). Its vCPUs cannot run.
+    pub(crate) fn with_private_memory() -> Self {
+        Self::of_type(1)
+    }
+
+    fn of_type(kind: u64) -> Self {
         let kvm = Kvm::new().expect("KVM is loaded");
-        let fd = kvm.create_vm().expect("a VM can be made");
+        let fd = kvm.create_vm_with_type(kind).expect("a VM can be made");
         // With it, a vCPU that halts does so in the kernel.
         fd.create_irq_chip()
             .expect("there is an interrupt controller");
@@ -160,6 +174,53 @@ impl Vm {
         let result = unsafe { fd.set_user_memory_region(region) };
         result.unwrap_or_else(|error| panic!("adding a slot at {:#x}: {error}", slot.gpa));
         self.slots.push(slot);
+    }
+
+    /// Adds new memory like [`Vm::add_memory`], of which any page can be private: it is then not in
+    /// the mapping, but in a guest_memfd.
+    pub(crate) fn add_private_memory(&mut self, gpa: u64, len: u64) -> Arc<Mapping> {
+        let mapping = Mapping::new(len, Backing::Anonymous);
+        let slot = Slot {
+            flags: KVM_MEM_GUEST_MEMFD,
+            ..Slot::of(u16::try_from(self.slots.len()).expect("few"), gpa, &mapping)
+        };
+        let fd = self.fd.as_ref().expect("it is open");
+        let memfd = kvm_create_guest_memfd {
+            size: len,
+            ..Default::default()
+        };
+        let memfd = fd.create_guest_memfd(memfd).expect("a guest_memfd");
+        let region = kvm_userspace_memory_region2 {
+            slot: u32::from(slot.id),
+            flags: slot.flags,
+            guest_phys_addr: gpa,
+            memory_size: len,
+            userspace_addr: slot.hva(gpa),
+            guest_memfd: u32::try_from(memfd).expect("a file descriptor"),
+            ..Default::default()
+        };
+        // SAFETY: The mapping is kept for as long as the VM has the slot.
+        let result = unsafe { fd.set_user_memory_region2(region) };
+        result.unwrap_or_else(|error| panic!("adding a slot at {gpa:#x}: {error}"));
+        self.slots.push(slot);
+        mapping
+    }
+
+    /// Makes pages private, or shared again.
+    pub(crate) fn set_private(&self, gpa: u64, len: u64, private: bool) {
+        let attributes = kvm_memory_attributes {
+            address: gpa,
+            size: len,
+            attributes: if private {
+                u64::from(KVM_MEMORY_ATTRIBUTE_PRIVATE)
+            } else {
+                0
+            },
+            flags: 0,
+        };
+        let fd = self.fd.as_ref().expect("it is open");
+        fd.set_memory_attributes(attributes)
+            .expect("the pages can change");
     }
 
     /// Adds new memory in a slot of the first address space, with the next free number.

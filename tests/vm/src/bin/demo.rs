@@ -13,6 +13,7 @@ use std::{
 
 use guest::protocol::Message;
 use vm::{
+    bed::Bed,
     initramfs::Initramfs,
     judge::{judge, Verdict},
     kernel::Kernel,
@@ -49,9 +50,10 @@ fn main() -> ExitCode {
 }
 
 fn demo() -> io::Result<String> {
-    let kernel = Kernel::open(&paths::kernel())?;
+    let bed = Bed::stock();
+    let kernel = Kernel::open(&bed.kernel)?;
     let initramfs = paths::build().join("vm/demo.cpio");
-    pack(&kernel, &initramfs)?;
+    pack(&bed, &kernel, &initramfs)?;
     let machine = Machine {
         kernel: kernel.image(),
         initramfs,
@@ -59,6 +61,7 @@ fn demo() -> io::Result<String> {
         memory: 1024,
         // With two, software SVM loses guests with two vCPUs now and then.
         processors: 1,
+        slowness: 1,
     };
     println!("Booting a host in an emulator; all in all this takes about 20 seconds ...");
     let mut why = String::new();
@@ -94,14 +97,19 @@ fn demo() -> io::Result<String> {
 }
 
 /// Packs the host with the guest in it, if anything has changed.
-fn pack(kernel: &Kernel, path: &Path) -> io::Result<()> {
+fn pack(bed: &Bed, kernel: &Kernel, path: &Path) -> io::Result<()> {
     let program = |name| paths::guest().with_file_name(name);
     let (host, guest) = (program("demo-host"), program("demo-guest"));
     let kvm = kernel.module("kvm-amd")?;
     let mut files: Vec<PathBuf> = libraries(QEMU)?;
     files.extend([QEMU].iter().chain(&FIRMWARE).map(PathBuf::from));
     let inputs = [
-        vec![host.clone(), guest.clone(), paths::module(), kernel.image()],
+        vec![
+            host.clone(),
+            guest.clone(),
+            bed.module.clone(),
+            kernel.image(),
+        ],
         kvm,
         files.clone(),
     ]
@@ -126,7 +134,7 @@ fn pack(kernel: &Kernel, path: &Path) -> io::Result<()> {
     }
     initramfs.program("/init", fs::read(host)?);
     initramfs.kvm(kernel, "kvm-amd")?;
-    initramfs.file("/modules/kvm_inspect.ko", fs::read(paths::module())?);
+    initramfs.file("/modules/kvm_inspect.ko", fs::read(&bed.module)?);
     initramfs.file("/guest/vmlinuz", fs::read(kernel.image())?);
     initramfs.file("/guest/initramfs", fs::read(&inner)?);
     for file in files {

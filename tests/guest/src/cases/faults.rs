@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Each allocation fails once: there is one clear line, the guest goes on, and nothing is left.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::fs::FileExt,
+    time::Duration,
+};
+
+use rustix::thread::gettid;
+
+use super::Case;
+use crate::{
+    inspect::{assert_nothing_left, is_loaded, module_thread, unload_module, Inspection, Prepared},
+    process::wait_within,
+    vmm::{Mode, Vm, Work},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("faults_load", load).with_debug().within(300),
+    Case::new("faults_rounds", rounds).with_debug().within(300),
+    Case::new("faults_vcpus", vcpus).with_debug().within(200),
+];
+
+/// Lets every kind of allocation fail, once a thread is told to have one fail.
+fn allow_faults() {
+    let set = |kind: &str, name: &str, value: &str| {
+        let path = format!("/sys/kernel/debug/{kind}/{name}");
+        fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
+    };
+    for kind in ["failslab", "fail_page_alloc"] {
+        set(kind, "ignore-gfp-wait", "N");
+        // The stack would look like a fault of the kernel's.
+        set(kind, "verbose", "0");
+    }
+    set("fail_page_alloc", "ignore-gfp-highmem", "N");
+    set("fail_page_alloc", "min-order", "0");
+}
+
+/// What makes an allocation of one thread fail (`Documentation/fault-injection`, `fail-nth`).
+struct FailNth(File);
+
+impl FailNth {
+    fn of(process: i32, thread: i32) -> Self {
+        let path = format!("/proc/{process}/task/{thread}/fail-nth");
+        let file = OpenOptions::new().read(true).write(true).open(&path);
+        Self(file.unwrap_or_else(|error| panic!("{path}: {error}")))
+    }
+
+    /// The `nth` allocation from now on is to fail, the first is 1; 0 is none.
+    fn set(&self, nth: u32) {
+        let text = nth.to_string();
+        self.0
+            .write_all_at(text.as_bytes(), 0)
+            .expect("the number is taken");
+    }
+
+    /// Whether one has failed since.
+    fn has_failed(&self) -> bool {
+        let mut text = [0; 16];
+        let len = self.0.read_at(&mut text, 0).expect("the number is told");
+        let text = String::from_utf8_lossy(&text[..len]);
+        text.trim() == "0"
+    }
+}
+
+fn guest() -> Vm {
+    let mut vm = Vm::bootable();
+    for work in [Work::Count, Work::PortIo, Work::Halt] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    vm.start();
+    vm
+}
+
+fn inspection() -> Inspection {
+    Inspection::of_self()
+        .patterns(&["text:not there", "hex:00010203"])
+        .ranges(&["0-0xfff", "0x2000-0x3fff"])
+}
+
+/// In the thread that loads the module: the kernel's loader, and the module's own start.
+fn load() {
+    allow_faults();
+    let mut vm = guest();
+    let own = std::process::id().try_into().expect("a process number");
+    let thread = FailNth::of(own, gettid().as_raw_nonzero().get());
+    let prepared = Prepared::new(&inspection());
+    let (mut refused, mut tolerated) = (0, 0);
+    for nth in 1.. {
+        thread.set(nth);
+        let result = prepared.load();
+        let failed = thread.has_failed();
+        thread.set(0);
+        if result.is_ok() {
+            tolerated += u32::from(failed);
+            unload_module("kvm_inspect");
+        } else {
+            let error = result.expect_err("it was not loaded");
+            assert!(failed, "not loaded, though no allocation failed: {error}");
+            refused += 1;
+        }
+        assert_nothing_left();
+        if !failed {
+            break;
+        }
+    }
+    println!("{refused} failed allocations kept the module out, {tolerated} did not");
+    assert!(refused > 10, "{refused}");
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// In the module's own thread, from the second inspection on.
+fn rounds() {
+    allow_faults();
+    let mut vm = guest();
+    let mut loaded = inspection().set("interval_ms", 150).load();
+    loaded.reports();
+    let (mut lines_seen, mut reports_seen) = (0, 0);
+    for nth in 1.. {
+        let thread = module_thread().expect("the module has a thread");
+        let fail = FailNth::of(thread, thread);
+        fail.set(nth);
+        let mut failed = false;
+        // Until one has failed, or there was an inspection in which none did.
+        let (mut reports, mut errors) = (0, 0);
+        wait_within(Duration::from_secs(30), "the next inspection", || {
+            failed = fail.has_failed();
+            let (now, others) = loaded.reports_and_others();
+            reports += now.len();
+            for line in others {
+                assert_eq!(
+                    line,
+                    "error: the kernel has no memory left; free some, and try again"
+                );
+                errors += 1;
+            }
+            errors > 0 || (reports > 0 && failed) || reports > 1
+        });
+        fail.set(0);
+        lines_seen += errors;
+        reports_seen += reports;
+        if !failed {
+            break;
+        }
+        vm.wait_until_it_goes_on();
+        if module_thread().is_none() {
+            // The list of VMs could not be made: that was the last inspection.
+            unload_module("kvm_inspect");
+            assert!(!is_loaded());
+            loaded = inspection().set("interval_ms", 150).load();
+            loaded.reports();
+        }
+    }
+    println!("{lines_seen} inspections had too little memory, {reports_seen} had enough");
+    assert!(lines_seen > 3, "{lines_seen}");
+    loaded.unload_for_lines();
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// In the threads of vCPUs, which stand and read their registers.
+fn vcpus() {
+    allow_faults();
+    let mut vm = guest();
+    let own = std::process::id().try_into().expect("a process number");
+    let inspection = Inspection::of_self().set("interval_ms", 50);
+    let mut loaded = inspection.load();
+    let mut without = 0;
+    for nth in 1..=4 {
+        let threads: Vec<_> = vm
+            .vcpus()
+            .iter()
+            .map(|vcpu| FailNth::of(own, vcpu.tid()))
+            .collect();
+        for _ in 0..3 {
+            for thread in &threads {
+                thread.set(nth);
+            }
+            wait_within(Duration::from_secs(30), "an inspection", || {
+                let lines = loaded.lines();
+                without += lines
+                    .iter()
+                    .filter(|line| line.contains("source=none"))
+                    .count();
+                lines.iter().any(|line| line.starts_with("done "))
+            });
+        }
+        threads.iter().for_each(|thread| thread.set(0));
+        vm.wait_until_it_goes_on();
+    }
+    println!("{without} times there was no memory for the registers of a vCPU");
+    assert!(without > 0);
+    loaded.unload_for_lines();
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}

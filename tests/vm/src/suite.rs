@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs cases of the crate `guest` in VMs, each as a test.
+//!
+//! A VM runs its cases one after the other, since booting may take longer than they do.
+
+use std::{
+    collections::VecDeque,
+    io,
+    path::Path,
+    process::ExitCode,
+    sync::{mpsc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use guest::protocol::{
+    CaseInfo, CASE_PARAMETER, FEWER_PARAMETER, SCALE_PARAMETER, SLOWNESS_PARAMETER,
+};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::{
+    bed::Bed,
+    bochs,
+    cases::{cases, explain, Initramfs},
+    judge::{judge, Verdict},
+    kernel::Kernel,
+    paths, qemu,
+    run::Run,
+};
+
+/// How many VMs run at once at most, unless `--test-threads` says so: each has two processors.
+const VMS_AT_ONCE: usize = 2;
+
+/// How often a VM is started for a case that did not begin or was lost.
+const ATTEMPTS: u32 = 3;
+
+/// How long a VM may take to report after the case's own time is up.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// What emulates the processor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Vendor {
+    /// QEMU.
+    Amd,
+    /// Bochs.
+    Intel,
+}
+
+/// A VM, and the cases that it runs.
+pub struct Vm {
+    /// The folder of its logs.
+    pub name: String,
+    /// What the names of its tests begin with, before that of the case.
+    pub prefix: String,
+    /// Whose processor it has.
+    pub vendor: Vendor,
+    /// What is added to the kernel's command line.
+    pub parameters: &'static str,
+    /// How many times as long as usual everything may take.
+    pub slowness: u32,
+    /// How many times less often than usual cases do again and again what they do.
+    pub fewer: u32,
+    /// The cases.
+    pub cases: Vec<CaseInfo>,
+}
+
+/// The VMs of a test target.
+pub struct Suite {
+    /// The name of the target.
+    target: &'static str,
+    kernel: Kernel,
+    initramfs: Initramfs,
+}
+
+/// Runs a target's tests, which `vms` makes from all cases that there are; for its `main`.
+#[must_use]
+pub fn run(target: &'static str, bed: Bed, vms: impl FnOnce(Vec<CaseInfo>) -> Vec<Vm>) -> ExitCode {
+    let arguments = Arguments::from_args();
+    let run = || -> io::Result<ExitCode> {
+        let kernel = Kernel::open(&bed.kernel)?;
+        let suite = Suite {
+            target,
+            kernel,
+            initramfs: Initramfs::of(bed),
+        };
+        let vms = vms(cases()?);
+        for vendor in [Vendor::Amd, Vendor::Intel] {
+            if vms.iter().any(|vm| vm.vendor == vendor) {
+                suite.initramfs.pack(&suite.kernel, vendor.module())?;
+            }
+        }
+        Ok(suite.run(&arguments, vms))
+    };
+    run().unwrap_or_else(|error| {
+        eprintln!("vm: error: {error}");
+        ExitCode::from(2)
+    })
+}
+
+impl Vendor {
+    /// KVM's module for it.
+    fn module(self) -> &'static str {
+        match self {
+            Self::Amd => "kvm-amd",
+            Self::Intel => "kvm-intel",
+        }
+    }
+}
+
+/// A case in a VM.
+struct Test {
+    name: String,
+    case: CaseInfo,
+    /// How often it was begun, or was the one to begin.
+    attempts: u32,
+    result: mpsc::Sender<Result<(), Failed>>,
+}
+
+impl Suite {
+    /// Runs the VMs beside the tests, each of which waits for its result.
+    fn run(&self, arguments: &Arguments, vms: Vec<Vm>) -> ExitCode {
+        let mut trials = Vec::new();
+        let mut work = VecDeque::new();
+        for vm in vms {
+            let mut tests = VecDeque::new();
+            for case in &vm.cases {
+                let name = format!("{}{}", vm.prefix, case.name);
+                let (result, results) = mpsc::channel();
+                let wait = move || results.recv().map_err(Failed::from)?;
+                trials.push(Trial::test(name.clone(), wait));
+                if is_wanted(&name, arguments) {
+                    tests.push_back(Test {
+                        name,
+                        case: case.clone(),
+                        attempts: 0,
+                        result,
+                    });
+                }
+            }
+            if !tests.is_empty() {
+                work.push_back((vm, tests));
+            }
+        }
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let at_once = arguments
+            .test_threads
+            .unwrap_or(processors.min(VMS_AT_ONCE));
+        let work = Mutex::new(work);
+        thread::scope(|scope| {
+            if !arguments.list {
+                for _ in 0..at_once {
+                    scope.spawn(|| loop {
+                        let next = work
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .pop_front();
+                        let Some((vm, tests)) = next else { break };
+                        self.run_vm(&vm, tests);
+                    });
+                }
+            }
+            libtest_mimic::run(arguments, trials).exit_code()
+        })
+    }
+
+    /// Runs the cases of a VM, in another one what one has left over: after a case that failed, or a
+    /// VM that was lost.
+    fn run_vm(&self, vm: &Vm, mut tests: VecDeque<Test>) {
+        for boot in 1.. {
+            if tests.is_empty() {
+                break;
+            }
+            let log = paths::log().join(self.target).join(match boot {
+                1 => vm.name.clone(),
+                _ => format!("{}.{boot}", vm.name),
+            });
+            let runs = match self.boot(vm, &tests, &log) {
+                Ok(runs) => runs,
+                Err(error) => {
+                    // None of them can be run.
+                    for test in tests.drain(..) {
+                        test.end(Err(error.to_string().into()));
+                    }
+                    break;
+                }
+            };
+            for run in runs {
+                let Some(mut test) = tests.pop_front() else {
+                    break;
+                };
+                test.attempts += 1;
+                match judge(&run) {
+                    Verdict::Passed(_) => test.end(Ok(())),
+                    Verdict::Failed(reason) => {
+                        self.fail(test, &reason, &run, &log);
+                        // What follows in the log may be of the same fault.
+                        break;
+                    }
+                    Verdict::Infrastructure(why) => {
+                        let attempts = test.attempts;
+                        eprintln!("vm: {}: attempt {attempts} of {ATTEMPTS}: {why}", test.name);
+                        if attempts == ATTEMPTS {
+                            let why = format!(
+                                "infrastructure: {why}, {attempt} times",
+                                attempt = attempts
+                            );
+                            self.fail(test, &why, &run, &log);
+                        } else {
+                            tests.push_front(test);
+                        }
+                        // Of those that follow nothing is known, either.
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs a VM for all of the tests.
+    fn boot(&self, vm: &Vm, tests: &VecDeque<Test>, log: &Path) -> io::Result<Vec<Run>> {
+        let names: Vec<&str> = tests.iter().map(|test| test.case.name.as_str()).collect();
+        let names = names.join(",");
+        let (scale, slowness) = (paths::scale(), vm.slowness);
+        let limits: Vec<Duration> = tests
+            .iter()
+            .map(|test| (Duration::from_secs(test.case.seconds) * scale + GRACE) * slowness)
+            .collect();
+        let parameters = format!(
+            "mitigations=off cryptomgr.notests=1 {} {SCALE_PARAMETER}{scale} \
+             {FEWER_PARAMETER}{} {SLOWNESS_PARAMETER}{slowness} {CASE_PARAMETER}{names}",
+            vm.parameters, vm.fewer
+        );
+        let kernel = self.kernel.image();
+        let initramfs = self.initramfs.path(vm.vendor.module());
+        match vm.vendor {
+            Vendor::Intel => {
+                let machine = bochs::Machine {
+                    kernel,
+                    initramfs,
+                    parameters,
+                    memory: 512,
+                };
+                machine.run_all(log, &limits)
+            }
+            Vendor::Amd => {
+                let machine = qemu::Machine {
+                    kernel,
+                    initramfs,
+                    parameters,
+                    memory: 1024,
+                    processors: 2,
+                    slowness,
+                };
+                machine.run_all(log, &limits)
+            }
+        }
+    }
+
+    fn fail(&self, test: Test, reason: &str, run: &Run, log: &Path) {
+        let text = explain(self.target, &test.name, reason, run, log);
+        test.end(Err(text.into()));
+    }
+}
+
+impl Test {
+    fn end(self, result: Result<(), Failed>) {
+        // Nobody waits for it if the tests were ended.
+        let _ = self.result.send(result);
+    }
+}
+
+/// Whether the command line selects a test, as libtest does.
+fn is_wanted(name: &str, arguments: &Arguments) -> bool {
+    let fits = |filter: &String| {
+        if arguments.exact {
+            name == filter
+        } else {
+            name.contains(filter)
+        }
+    };
+    arguments.filter.iter().all(fits) && !arguments.skip.iter().any(fits)
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All cases on the kernel that catches mistakes. It is slow, so that a VM runs many cases.
+//!
+//! `cargo test -p vm --test debug -- NAME` runs those with NAME in their names.
+
+use std::process::ExitCode;
+
+use guest::protocol::CaseInfo;
+use vm::{
+    bed::Bed,
+    suite::{run, Vendor, Vm},
+};
+
+/// How many cases a VM runs at most. Memory that is leaked is noticed at its end.
+const CASES: usize = 8;
+
+fn main() -> ExitCode {
+    run("debug", Bed::debug(), |cases| {
+        let groups = groups(cases).into_iter().enumerate();
+        let vms = groups.map(|(index, cases)| Vm {
+            name: format!("vm{index}"),
+            prefix: String::new(),
+            vendor: Vendor::Amd,
+            parameters: "",
+            slowness: 4,
+            fewer: 5,
+            cases,
+        });
+        vms.collect()
+    })
+}
+
+/// What each VM runs.
+fn groups(cases: Vec<CaseInfo>) -> Vec<Vec<CaseInfo>> {
+    let (without_kvm, cases): (Vec<_>, Vec<_>) =
+        cases.into_iter().partition(|case| case.without_kvm);
+    let mut groups: Vec<Vec<CaseInfo>> = without_kvm.into_iter().map(|case| vec![case]).collect();
+    let mut group = Vec::new();
+    for case in cases {
+        let is_last = case.is_last;
+        group.push(case);
+        if is_last || group.len() == CASES {
+            groups.push(std::mem::take(&mut group));
+        }
+    }
+    if !group.is_empty() {
+        groups.push(group);
+    }
+    groups
+}
