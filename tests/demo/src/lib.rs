@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Parts of the demo that run inside its VM.
+//! Parts of the demo that run inside its VM, and of what else has a Linux guest there.
 
+pub mod console;
+pub mod host;
 pub mod qemu;
 pub mod report;
+pub mod work;

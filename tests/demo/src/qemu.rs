@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{kill_process, Pid, Signal};
 use serde_json::{json, Value};
 
 const SOCKET: &str = "/tmp/qmp";
@@ -29,18 +30,20 @@ pub struct Qemu {
 pub type Registers = BTreeMap<String, u64>;
 
 impl Qemu {
-    /// Starts the guest with `cpus` vCPUs; also gives its serial console.
+    /// Starts the guest with `cpus` vCPUs and its kernel with `parameters` besides the usual ones;
+    /// also gives its serial console.
     ///
     /// # Errors
     ///
     /// QEMU cannot be started, or does not answer.
-    pub fn start(cpus: u32) -> io::Result<(Self, ChildStdout)> {
+    pub fn start(cpus: u32, parameters: &str) -> io::Result<(Self, ChildStdout)> {
+        let parameters = format!("console=ttyS0 rdinit=/init panic=-1 quiet {parameters}");
         let mut child = Command::new("/usr/bin/qemu-system-x86_64-microvm")
             .args(["-enable-kvm", "-cpu", "host", "-machine", "microvm"])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .args(["-m", "256", "-smp", &cpus.to_string()])
             .args(["-kernel", "/guest/vmlinuz", "-initrd", "/guest/initramfs"])
-            .args(["-append", "console=ttyS0 rdinit=/init panic=-1 quiet"])
+            .args(["-append", &parameters])
             .args(["-serial", "stdio", "-no-reboot"])
             .args(["-qmp", &format!("unix:{SOCKET},server=on,wait=off")])
             .stdin(Stdio::null())
@@ -99,6 +102,24 @@ impl Qemu {
     /// QEMU does not answer.
     pub fn resume(&mut self) -> io::Result<()> {
         self.ask("cont", &json!({})).map(drop)
+    }
+
+    /// Holds the whole process, as a busy host may: neither it nor its guest gets to know.
+    ///
+    /// # Errors
+    ///
+    /// QEMU is gone.
+    pub fn hold(&self) -> io::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
+    }
+
+    /// Lets the process go on.
+    ///
+    /// # Errors
+    ///
+    /// QEMU is gone.
+    pub fn let_go(&self) -> io::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
     }
 
     /// The registers of each vCPU as QEMU sees them (`info registers -a`).

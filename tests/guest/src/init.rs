@@ -14,8 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use guest::protocol::{
-    Message, CASE_MARK, CASE_PARAMETER, FEWER_PARAMETER, SCALE_PARAMETER, SLOWNESS_PARAMETER,
+use guest::{
+    command_line::parameter,
+    protocol::{
+        Message, CASE_MARK, CASE_PARAMETER, FEWER_PARAMETER, SCALE_PARAMETER, SLOWNESS_PARAMETER,
+    },
 };
 use rustix::{
     mount::{mount, MountFlags},
@@ -101,14 +104,6 @@ pub(crate) fn slowness() -> u32 {
 fn number(name: &str) -> u32 {
     let value = parameter(name).and_then(|value| value.parse().ok());
     value.unwrap_or(1)
-}
-
-/// A parameter of the kernel, which begins like this.
-fn parameter(name: &str) -> Option<String> {
-    let parameters = fs::read_to_string("/proc/cmdline").ok()?;
-    let mut parameters = parameters.split_whitespace();
-    let value = parameters.find_map(|parameter| parameter.strip_prefix(name));
-    value.map(str::to_owned)
 }
 
 /// Loads KVM, with the parameters that the kernel's command line has for its modules

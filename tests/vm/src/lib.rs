@@ -11,6 +11,7 @@ mod cases;
 pub mod initramfs;
 pub mod judge;
 pub mod kernel;
+pub mod nested;
 pub mod paths;
 pub mod qemu;
 pub mod run;

@@ -1,19 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The guest of the demo: PID 1 of a small Linux with two CPUs.
+//! The guest of the demo: PID 1 of a small Linux.
 //!
 //! A process of its own makes a secret of 32 bytes and keeps it. On the console the secret goes as
-//! hex digits, so that the bytes themselves are nowhere but in that process.
+//! hex digits, so that the bytes themselves are nowhere but in that process. With a work to do
+//! (a kernel parameter names it) the first process does that instead, on each CPU.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{Read, Write},
+    os::unix::fs::FileExt,
     process::{Command, ExitCode},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use demo::work::{Work, LOG_MARK, WATCHDOGS, WORK};
+use guest::command_line::parameter;
+use rustix::thread::{sched_setaffinity, CpuSet};
+
 const HOLDER: &str = "holder";
+
+/// How often the guest shows that it goes on.
+const BEAT: Duration = Duration::from_millis(200);
+
+/// A port where neither KVM nor QEMU has a device.
+const NOBODYS_PORT: u64 = 0xed;
 
 fn main() -> ExitCode {
     let result = if std::env::args().nth(1).as_deref() == Some(HOLDER) {
@@ -33,17 +45,101 @@ fn main() -> ExitCode {
 /// What does not return has no value.
 enum Never {}
 
-/// PID 1: starts the process, and shows that the guest goes on.
+/// PID 1: starts what is to be done, and shows that the guest goes on.
 fn start() -> std::io::Result<Never> {
     mount("proc", "/proc")?;
+    mount("sysfs", "/sys")?;
     mount("devtmpfs", "/dev")?;
-    Command::new("/proc/self/exe").arg(HOLDER).spawn()?;
+    let watchdogs = parameter(WATCHDOGS);
+    if let Some(seconds) = &watchdogs {
+        set_watchdogs(seconds)?;
+    }
+    match parameter(WORK) {
+        Some(work) => begin(work.parse()?)?,
+        None => drop(Command::new("/proc/self/exe").arg(HOLDER).spawn()?),
+    }
     let mut console = console()?;
+    let mut longest_gap = Duration::ZERO;
     for beat in 0_u64.. {
-        writeln!(console, "beat={beat}")?;
-        thread::sleep(Duration::from_millis(200));
+        let since = Instant::now();
+        // How often the kernel has complained, in other words than its own.
+        let complaints = match &watchdogs {
+            Some(_) => format!(
+                " longest_gap_ms={} soft={} rcu={}",
+                longest_gap.as_millis(),
+                number("/sys/kernel/softlockup_count")?,
+                number("/sys/kernel/rcu_stall_count")?
+            ),
+            None => String::new(),
+        };
+        writeln!(console, "beat={beat}{complaints}")?;
+        thread::sleep(BEAT);
+        longest_gap = longest_gap.max(since.elapsed());
     }
     unreachable!("a u64 does not run out")
+}
+
+/// Has the kernel complain of lockups and stalls after so many seconds; not earlier than now, because
+/// the boot of an emulated machine has some of its own.
+fn set_watchdogs(seconds: &str) -> std::io::Result<()> {
+    const SOFT_WATCHDOG: &str = "/proc/sys/kernel/soft_watchdog";
+    let (lockup, stall) = seconds.split_once(',').unwrap_or((seconds, seconds));
+    // A CPU is locked up after twice the threshold.
+    let lockup: u32 = lockup.parse().map_err(std::io::Error::other)?;
+    fs::write("/proc/sys/kernel/watchdog_thresh", (lockup / 2).to_string())?;
+    fs::write(
+        "/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout",
+        stall,
+    )?;
+    if number(SOFT_WATCHDOG)? != 1 {
+        return Err(std::io::Error::other(format!("{SOFT_WATCHDOG} is not 1")));
+    }
+    // With the priority of a stall's message: where this is seen, that is, too.
+    fs::write("/dev/kmsg", format!("<3>demo guest: {LOG_MARK}\n"))
+}
+
+fn number(path: &str) -> std::io::Result<u64> {
+    let text = fs::read_to_string(path)?;
+    text.trim().parse().map_err(std::io::Error::other)
+}
+
+/// Starts the work, on each CPU, and says so when it is being done.
+fn begin(work: Work) -> std::io::Result<()> {
+    let cpus = thread::available_parallelism()?.get();
+    for cpu in 0..cpus {
+        if work != Work::Halt {
+            thread::spawn(move || {
+                let Err(error) = do_all_the_time(work, cpu);
+                eprintln!("demo guest: {work} on CPU {cpu}: {error}");
+                // The end of the first process is that of the guest.
+                std::process::exit(1);
+            });
+        }
+    }
+    // Some time for each to begin.
+    thread::sleep(BEAT);
+    writeln!(console()?, "ready cpus={cpus} work={work}")
+}
+
+/// Does the work on a CPU.
+fn do_all_the_time(work: Work, cpu: usize) -> std::io::Result<Never> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu);
+    sched_setaffinity(None, &cpus)?;
+    let port = OpenOptions::new().write(true).open("/dev/port")?;
+    let file = format!("/work.{cpu}");
+    let mut count = 0_u64;
+    loop {
+        match work {
+            Work::Spin => count = std::hint::black_box(count.wrapping_add(1)),
+            Work::Io => port.write_all_at(&[0], NOBODYS_PORT)?,
+            Work::Files => {
+                fs::write(&file, [])?;
+                fs::remove_file(&file)?;
+            }
+            Work::Halt => thread::sleep(Duration::MAX),
+        }
+    }
 }
 
 /// The process that holds the secret.

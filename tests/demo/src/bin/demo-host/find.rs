@@ -1,80 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The host of the demo: PID 1 of a VM that runs the stock kernel with KVM.
-//!
-//! It starts a guest, has the module inspect it, asks QEMU for what it sees, and compares. What it
-//! says goes to the second serial port, as a case's words do; after the verdict come the figures, or
-//! what went wrong.
+//! The demo itself: the module finds a secret in the guest, and QEMU is asked whether all is true.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, BufRead, BufReader, Write},
-    process::ChildStdout,
-    sync::mpsc::{self, Receiver},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, io, thread};
 
 use demo::{
+    console::Console,
+    host::{fail, insmod, refused, rmmod, say},
     qemu::{self, Qemu},
     report::{self, Line},
 };
-use guest::{hex, kernel_log::KernelLog, protocol::Message};
-use rustix::{
-    mount::{mount, MountFlags},
-    system::{delete_module, finit_module, reboot, RebootCommand},
-};
+use guest::{hex, kernel_log::KernelLog};
 
 const CPUS: u32 = 2;
-
-/// How long the guest may take for anything, in an emulator in an emulator.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How often an inspection may be over before QEMU's stop has come.
 const TRIES: u32 = 10;
 
-fn main() {
-    let verdict = match demo() {
-        Ok(figures) => tell(&Message::Pass).and_then(|()| say(&figures)),
-        Err(error) => tell(&Message::Fail).and_then(|()| say(&error.to_string())),
-    };
-    let _ = verdict.and_then(|()| tell(&Message::End));
-    loop {
-        let _ = reboot(RebootCommand::PowerOff);
-        thread::sleep(Duration::from_secs(1));
-    }
-}
-
-fn say(line: &str) -> io::Result<()> {
-    tell(&Message::Text(line.to_owned()))
-}
-
-fn tell(message: &Message) -> io::Result<()> {
-    let mut port = OpenOptions::new().write(true).open("/dev/ttyS1")?;
-    writeln!(port, "{message}")
-}
-
-fn fail<T>(why: impl Into<String>) -> io::Result<T> {
-    Err(io::Error::other(why.into()))
-}
-
-fn demo() -> io::Result<String> {
-    for (kind, at) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
-        mount(kind, at, kind, MountFlags::empty(), None)?;
-    }
-    for path in fs::read_to_string("/modules/kvm")?.lines() {
-        finit_module(File::open(path)?, c"", 0)?;
-    }
-    tell(&Message::Start("demo".to_owned()))?;
+/// Runs it; gives the figures.
+pub(crate) fn run() -> io::Result<String> {
     let version = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     say(&format!(
         "A host is up: Debian's kernel {} with KVM, in an emulator.",
         version.trim()
     ))?;
 
-    let (mut qemu, console) = Qemu::start(CPUS)?;
-    let console = follow(console);
-    let greeting = wait_for(&console, "secret=")?;
+    let (mut qemu, console) = Qemu::start(CPUS, "")?;
+    let mut console = Console::follow(console);
+    let greeting = console.wait_for("secret=")?;
     let greeting = Line::parse(&greeting);
     let secret = greeting.text("secret").unwrap_or_default().to_owned();
     if greeting.number("cpus") != Some(u64::from(CPUS)) {
@@ -92,40 +45,12 @@ fn demo() -> io::Result<String> {
     let figures = compare(&mut qemu, &secret, &lines)?;
 
     qemu.resume()?;
-    while console.try_recv().is_ok() {}
-    wait_for(&console, "beat=")?;
-    delete_module(c"kvm_inspect", 0)?;
-    wait_for(&console, "beat=")?;
+    console.pass_by();
+    console.wait_for("beat=")?;
+    rmmod()?;
+    console.wait_for("beat=")?;
     say("The guest has gone on, and does so without the module.")?;
     Ok(figures)
-}
-
-/// Follows the guest's console.
-fn follow(console: ChildStdout) -> Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        for line in BufReader::new(console).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                break;
-            }
-        }
-    });
-    receiver
-}
-
-/// The next line of the guest's console with `text` in it.
-fn wait_for(console: &Receiver<String>, text: &str) -> io::Result<String> {
-    let begin = Instant::now();
-    let mut last = String::new();
-    while let Ok(line) = console.recv_timeout(PATIENCE.saturating_sub(begin.elapsed())) {
-        if line.contains(text) {
-            return Ok(line);
-        }
-        last = line;
-    }
-    fail(format!(
-        "the guest does not say {text}; its last words: {last}"
-    ))
 }
 
 /// Has the module inspect the guest, and QEMU stop it before it goes on.
@@ -141,14 +66,8 @@ fn inspect_and_stop(qemu: &mut Qemu, secret: &str, log: &mut KernelLog) -> io::R
             say(&format!("# insmod kvm_inspect.ko {parameters}"))?;
         }
         let threads = qemu.vcpu_threads()?;
-        let arguments = std::ffi::CString::new(parameters.as_str())?;
-        let loading = thread::spawn(move || -> io::Result<()> {
-            Ok(finit_module(
-                File::open("/modules/kvm_inspect.ko")?,
-                &arguments,
-                0,
-            )?)
-        });
+        let arguments = parameters.clone();
+        let loading = thread::spawn(move || insmod(&arguments));
 
         while !loading.is_finished() && !all_stand(qemu.pid(), &threads, false) {
             thread::yield_now();
@@ -164,14 +83,14 @@ fn inspect_and_stop(qemu: &mut Qemu, secret: &str, log: &mut KernelLog) -> io::R
         };
         let lines = log.module_lines();
         if let Err(error) = loaded {
-            return fail(format!("insmod: {error}: {}", lines.join(" / ")));
+            return refused(&error, &lines);
         }
         qemu.wait_until_stopped()?;
         if stopped_while_standing {
             return Ok(lines);
         }
         // It was over too soon: once more.
-        delete_module(c"kvm_inspect", 0)?;
+        rmmod()?;
         qemu.resume()?;
     }
     fail("the guest never stood long enough for QEMU to stop it")

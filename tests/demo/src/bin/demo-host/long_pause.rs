@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A pause longer than the guest's watchdogs allow: the guest must not take it for a fault of its own.
+//!
+//! That they are awake is seen by another pause, just as long, of which nobody tells the guest: it must
+//! complain then.
+
+use std::{io, thread, time::Duration};
+
+use demo::{
+    console::Console,
+    host::{fail, inspect, rmmod, say},
+    qemu::Qemu,
+    report::Line,
+    work::{Work, LOG_MARK, WATCHDOGS, WORK},
+};
+use guest::kernel_log::KernelLog;
+
+const CPUS: u32 = 2;
+
+/// After how many seconds the guest's watchdogs complain: of a lockup, of a stall.
+const LOCKUP: u64 = 4;
+const STALL: u64 = 5;
+
+/// How long each pause is. A CPU of the guest may have been late when it begins; that is no excuse, so
+/// it is well above both.
+const PAUSE: Duration = Duration::from_secs(8);
+
+/// How many beats of the guest a complaint has to be seen: those of a stall come with the next tick
+/// or some later.
+const BEATS: u32 = 15;
+
+/// How often the guest is held without being told, until it has complained of a lockup and of a stall:
+/// the report of the one makes the other start anew.
+const CONTROLS: u32 = 3;
+
+/// What the guest's kernel says, in lower case, when it thinks that it has hung.
+const COMPLAINTS: &[&str] = &[
+    "lockup",
+    "stall",
+    "hung",
+    "blocked for more than",
+    "starved",
+    "call trace",
+];
+
+/// Runs it; gives the figures.
+pub(crate) fn run() -> io::Result<String> {
+    // Warnings go to the console, too.
+    let parameters = format!(
+        "loglevel=5 {WORK}{} {WATCHDOGS}{LOCKUP},{STALL}",
+        Work::Files
+    );
+    let (qemu, console) = Qemu::start(CPUS, &parameters)?;
+    let mut console = Console::follow(console);
+    let ready = console.wait_for("ready ")?;
+    if Line::parse(&ready).number("cpus") != Some(u64::from(CPUS)) {
+        return fail(format!("the guest runs on fewer than {CPUS} CPUs"));
+    }
+    let before = Beat::some_later(&mut console)?;
+    if !console.seen().iter().any(|line| line.contains(LOG_MARK)) {
+        console.seen().iter().try_for_each(|line| say(line))?;
+        return fail("the guest's kernel log does not come to its console");
+    }
+    let said_before = console.seen().len();
+
+    // So many places to check that the time is up before all is searched.
+    let patterns = ["hex:00"; 32].join(",");
+    let pause = PAUSE.as_millis();
+    let parameters = format!(
+        "pid={} pattern={patterns} max_hits=1 max_pause_ms={pause}",
+        qemu.pid()
+    );
+    let mut log = KernelLog::from_now();
+    let lines = inspect(&parameters, &mut log)?;
+    rmmod()?;
+    let done = lines.last().map(|line| Line::parse(line));
+    let paused_us = done.and_then(|done| done.number("pause_us")).unwrap_or(0);
+    if u128::from(paused_us) < PAUSE.as_micros() {
+        return fail(format!("the pause was too short: {paused_us} us"));
+    }
+    say(&format!(
+        "The guest stood for {paused_us} us; its watchdogs complain after {LOCKUP} and {STALL} s."
+    ))?;
+
+    let after = Beat::some_later(&mut console)?;
+    let complaints = show_complaints(&console.seen()[said_before..])?;
+    say(&format!("Before it: {before:?}; after it: {after:?}."))?;
+    if complaints != 0 || after.lockups != before.lockups || after.stalls != before.stalls {
+        return fail("the guest complains of a pause that it was to be told of");
+    }
+    if u128::from(after.longest_gap_ms) < PAUSE.as_millis() {
+        return fail("by its own clock the guest did not stand so long");
+    }
+
+    for _ in 0..CONTROLS {
+        say("Now a pause just as long that nobody tells it of:")?;
+        let said_before = console.seen().len();
+        qemu.hold()?;
+        thread::sleep(PAUSE);
+        qemu.let_go()?;
+        let control = Beat::some_later(&mut console)?;
+        show_complaints(&console.seen()[said_before..])?;
+        say(&format!("After it: {control:?}."))?;
+        if control.lockups > after.lockups && control.stalls > after.stalls {
+            return Ok(format!(
+                "pause_us={paused_us} complaints=0 untold_lockups={} untold_stalls={}",
+                control.lockups - after.lockups,
+                control.stalls - after.stalls
+            ));
+        }
+    }
+    fail("the guest's watchdogs are not awake: it does not complain of both even then")
+}
+
+/// Shows what the guest's kernel has complained of, and counts it.
+fn show_complaints(lines: &[String]) -> io::Result<usize> {
+    let is_complaint = |line: &&String| {
+        let line = line.to_lowercase();
+        COMPLAINTS.iter().any(|words| line.contains(words))
+    };
+    let complaints: Vec<&String> = lines.iter().filter(is_complaint).collect();
+    for line in &complaints {
+        say(&format!("  {line}"))?;
+    }
+    Ok(complaints.len())
+}
+
+/// What the guest tells of itself.
+#[derive(Debug)]
+struct Beat {
+    /// The longest time between two of them, by the guest's clock.
+    longest_gap_ms: u64,
+    /// How many lockups and stalls its kernel has counted.
+    lockups: u64,
+    stalls: u64,
+}
+
+impl Beat {
+    /// The next one that is said whole: the kernel's words may come in between.
+    fn next(console: &mut Console) -> io::Result<Self> {
+        loop {
+            let line = console.wait_for("beat=")?;
+            let line = Line::parse(&line);
+            let numbers = ["longest_gap_ms", "soft", "rcu"].map(|key| line.number(key));
+            if let [Some(longest_gap_ms), Some(lockups), Some(stalls)] = numbers {
+                return Ok(Self {
+                    longest_gap_ms,
+                    lockups,
+                    stalls,
+                });
+            }
+        }
+    }
+
+    /// One that comes when there was time for complaints.
+    fn some_later(console: &mut Console) -> io::Result<Self> {
+        console.pass_by();
+        for _ in 1..BEATS {
+            Self::next(console)?;
+        }
+        Self::next(console)
+    }
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The host of the demo: PID 1 of a VM that runs the stock kernel with KVM.
+//!
+//! It starts a Linux guest in QEMU and has the module inspect it; how, says the scenario, which a
+//! kernel parameter names. What it says goes to the second serial port, as a case's words do; after
+//! the verdict come the figures, or what went wrong.
+
+mod find;
+mod long_pause;
+
+use std::{io, thread, time::Duration};
+
+use demo::host::{fail, say, start, tell, SCENARIO};
+use guest::{command_line, protocol::Message};
+use rustix::{
+    mount::{mount, MountFlags},
+    system::{reboot, RebootCommand},
+};
+
+fn main() {
+    let verdict = match run() {
+        Ok(figures) => tell(&Message::Pass).and_then(|()| say(&figures)),
+        Err(error) => tell(&Message::Fail).and_then(|()| say(&error.to_string())),
+    };
+    let _ = verdict.and_then(|()| tell(&Message::End));
+    loop {
+        let _ = reboot(RebootCommand::PowerOff);
+        thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn run() -> io::Result<String> {
+    mount("proc", "/proc", "proc", MountFlags::empty(), None)?;
+    let scenario = command_line::parameter(SCENARIO).unwrap_or_default();
+    start(&scenario)?;
+    match scenario.as_str() {
+        "find" => find::run(),
+        "long_pause" => long_pause::run(),
+        _ => fail(format!("there is no scenario named {scenario}")),
+    }
+}
