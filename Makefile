@@ -24,6 +24,10 @@ demo: setup ## Inspects a real Linux guest in an emulated host, and asks QEMU wh
 test: setup ## Runs all tests
 	@scripts/in-root $(MAKE) --no-print-directory test
 
+.PHONY: bench-freeze
+bench-freeze: setup ## Compares how long a guest stands with QEMU's stop and cont; COUNT= inspections of each
+	@scripts/in-root $(MAKE) --no-print-directory bench-freeze $(if $(COUNT),COUNT=$(COUNT))
+
 .PHONY: check
 check: setup ## Formatting and lints
 	@scripts/in-root $(MAKE) --no-print-directory check
@@ -47,6 +51,6 @@ distclean: ## Removes all that was made
 
 .PHONY: help
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 endif

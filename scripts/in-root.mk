@@ -29,6 +29,10 @@ programs:
 demo: module programs
 	@cargo run --quiet --locked --release --package vm --bin demo
 
+.PHONY: bench-freeze
+bench-freeze: module programs
+	@cargo run --quiet --locked --release --package vm --bin bench-freeze -- $(COUNT)
+
 .PHONY: test
 test: module programs
 	@scripts/build-module $(kdir) tests/guest/modules $(build)/test-modules

@@ -9,7 +9,7 @@ use std::{
     os::unix::net::UnixStream,
     process::{Child, ChildStdout, Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::process::{kill_process, Pid, Signal};
@@ -24,6 +24,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Qemu {
     child: Child,
     monitor: BufReader<UnixStream>,
+}
+
+/// How long QEMU had its guest stand ([`Qemu::stop_and_resume`]).
+#[derive(Clone, Copy)]
+pub struct Standstill {
+    /// From asking for it until QEMU says that all vCPUs stand: its STOP event.
+    pub stopping: Duration,
+    /// From then until QEMU says that it is about to let them go on: its RESUME event. Before the one
+    /// and after the other they stand, too.
+    pub standing: Duration,
 }
 
 /// One vCPU's registers, by the names of this module's report.
@@ -102,6 +112,50 @@ impl Qemu {
     /// QEMU does not answer.
     pub fn resume(&mut self) -> io::Result<()> {
         self.ask("cont", &json!({})).map(drop)
+    }
+
+    /// Stops the vCPUs and lets them go on at once, and says how long that took.
+    ///
+    /// # Errors
+    ///
+    /// QEMU does not answer.
+    pub fn stop_and_resume(&mut self) -> io::Result<Standstill> {
+        let asked = SystemTime::now();
+        self.send("stop", &json!({}))?;
+        let stopped = self.event_and_answer("STOP")?;
+        self.send("cont", &json!({}))?;
+        let resumed = self.event_and_answer("RESUME")?;
+        let between = |from: SystemTime, to: SystemTime| {
+            to.duration_since(from)
+                .map_err(|_| io::Error::other("the host's clock has gone back"))
+        };
+        Ok(Standstill {
+            stopping: between(asked, stopped)?,
+            standing: between(stopped, resumed)?,
+        })
+    }
+
+    /// Waits for the answer to a command and for the event that comes with it; says when QEMU made
+    /// that.
+    fn event_and_answer(&mut self, name: &str) -> io::Result<SystemTime> {
+        let (mut at, mut answered) = (None, false);
+        loop {
+            let message = self.read()?;
+            if message.get("error").is_some() {
+                return Err(io::Error::other(format!("QEMU says {message}")));
+            }
+            answered |= message.get("return").is_some();
+            if message["event"] == name {
+                let time = &message["timestamp"];
+                let (seconds, micros) = (time["seconds"].as_u64(), time["microseconds"].as_u64());
+                at = seconds.zip(micros).map(|(seconds, micros)| {
+                    UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(micros)
+                });
+            }
+            if let (Some(at), true) = (at, answered) {
+                return Ok(at);
+            }
+        }
     }
 
     /// Holds the whole process, as a busy host may: neither it nor its guest gets to know.

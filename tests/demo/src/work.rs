@@ -4,7 +4,7 @@
 
 use std::{fmt, io, str::FromStr};
 
-/// The kernel parameter of the guest that names its work; without it, it keeps a secret.
+/// The kernel parameter that names the guest's work; without it, it keeps a secret.
 pub const WORK: &str = "work=";
 
 /// The kernel parameter of the guest that sets its watchdogs, after the boot, to `lockup,stall`: after how
@@ -13,6 +13,9 @@ pub const WATCHDOGS: &str = "watchdogs=";
 
 /// What the guest's kernel says, as loud as a stall, when its watchdogs are set.
 pub const LOG_MARK: &str = "the kernel log is seen";
+
+/// A port where neither KVM nor QEMU has a device.
+pub const NOBODYS_PORT: u64 = 0xed;
 
 /// What a guest does all the time, on each vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use demo::work::{Work, LOG_MARK, WATCHDOGS, WORK};
+use demo::work::{Work, LOG_MARK, NOBODYS_PORT, WATCHDOGS, WORK};
 use guest::command_line::parameter;
 use rustix::thread::{sched_setaffinity, CpuSet};
 
@@ -23,9 +23,6 @@ const HOLDER: &str = "holder";
 
 /// How often the guest shows that it goes on.
 const BEAT: Duration = Duration::from_millis(200);
-
-/// A port where neither KVM nor QEMU has a device.
-const NOBODYS_PORT: u64 = 0xed;
 
 fn main() -> ExitCode {
     let result = if std::env::args().nth(1).as_deref() == Some(HOLDER) {

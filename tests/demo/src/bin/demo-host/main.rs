@@ -7,6 +7,7 @@
 //! the verdict come the figures, or what went wrong.
 
 mod find;
+mod freezes;
 mod long_pause;
 
 use std::{io, thread, time::Duration};
@@ -36,6 +37,7 @@ fn run() -> io::Result<String> {
     start(&scenario)?;
     match scenario.as_str() {
         "find" => find::run(),
+        "freezes" => freezes::run(),
         "long_pause" => long_pause::run(),
         _ => fail(format!("there is no scenario named {scenario}")),
     }

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How long the module has a guest stand for its registers and memslots alone, and how long QEMU does
+//! for `stop` and `cont`: the same guest, in turns.
+
+use std::{fs, io, thread, time::Duration};
+
+use demo::{
+    console::Console,
+    figures::{Figures, Times, COUNT, VCPUS},
+    host::{fail, inspect, rmmod, say},
+    qemu::Qemu,
+    report::Line,
+    work::{Work, NOBODYS_PORT, WORK},
+};
+use guest::{command_line::parameter, kernel_log::KernelLog};
+
+/// How often they take turns.
+const TURNS: usize = 10;
+
+/// How often QEMU stops the guest in each turn.
+const STOPS: usize = 5;
+
+/// Between two stops of QEMU, so that the guest gets to run.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// For how long the guest's port I/O is watched.
+const WATCHED: Duration = Duration::from_millis(500);
+
+/// Runs it; gives the figures.
+pub(crate) fn run() -> io::Result<String> {
+    let work: Work = parameter(WORK).unwrap_or_default().parse()?;
+    let cpus = number(VCPUS)?;
+    let count = usize::try_from(number(COUNT)?).map_err(io::Error::other)?;
+    less_on_the_console()?;
+
+    let (mut qemu, console) = Qemu::start(cpus, &format!("{WORK}{work}"))?;
+    let mut console = Console::follow(console);
+    let ready = console.wait_for("ready ")?;
+    if Line::parse(&ready).number("cpus") != Some(u64::from(cpus)) {
+        return fail(format!("the guest runs on fewer than {cpus} CPUs"));
+    }
+    see_that_it_works(work)?;
+
+    let mut log = KernelLog::from_now();
+    let mut module = Inspections::default();
+    let (mut stopping, mut standing) = (Vec::new(), Vec::new());
+    for turn in 1..=TURNS {
+        let lines = inspect(&format!("pid={} interval_ms=1", qemu.pid()), &mut log)?;
+        module.take(&lines)?;
+        while module.pause.len() < (count * turn).div_ceil(TURNS) {
+            thread::sleep(INTERVAL);
+            module.take(&log.module_lines())?;
+        }
+        rmmod()?;
+        module.take(&log.module_lines())?;
+        for _ in 0..STOPS {
+            thread::sleep(INTERVAL);
+            let standstill = qemu.stop_and_resume()?;
+            stopping.push(micros(standstill.stopping)?);
+            standing.push(micros(standstill.standing)?);
+        }
+        // It goes on.
+        console.pass_by();
+        console.wait_for("beat=")?;
+    }
+    say(&format!(
+        "{} of the vCPUs stood outside of KVM_RUN.",
+        module.outside
+    ))?;
+    let figures = || {
+        Some(Figures {
+            inspections: u64::try_from(module.pause.len()).ok()?,
+            stops: u64::try_from(standing.len()).ok()?,
+            freeze: Times::of(module.freeze)?,
+            pause: Times::of(module.pause)?,
+            stopping: Times::of(stopping)?,
+            standing: Times::of(standing)?,
+        })
+    };
+    figures().map_or_else(
+        || fail("nothing was measured"),
+        |figures| Ok(figures.to_string()),
+    )
+}
+
+/// What the module's reports say.
+#[derive(Default)]
+struct Inspections {
+    freeze: Vec<u64>,
+    pause: Vec<u64>,
+    outside: usize,
+}
+
+impl Inspections {
+    fn take(&mut self, lines: &[String]) -> io::Result<()> {
+        for text in lines {
+            let line = Line::parse(text);
+            match line.keyword {
+                "vcpu" => self.outside += usize::from(line.text("state") == Some("outside")),
+                "done" => {
+                    let (freeze, pause) = (line.number("freeze_us"), line.number("pause_us"));
+                    let (Some(freeze), Some(pause), Some("ok")) =
+                        (freeze, pause, line.text("result"))
+                    else {
+                        return fail(format!("an inspection went wrong: {text}"));
+                    };
+                    self.freeze.push(freeze);
+                    self.pause.push(pause);
+                }
+                "error:" => return fail(text.as_str()),
+                _ => (),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn micros(time: Duration) -> io::Result<u64> {
+    u64::try_from(time.as_micros()).map_err(io::Error::other)
+}
+
+fn number(name: &str) -> io::Result<u32> {
+    let value = parameter(name).and_then(|value| value.parse().ok());
+    value.map_or_else(|| fail(format!("the host needs {name}")), Ok)
+}
+
+/// Keeps the reports of the module from the console, which is slow; warnings still go there.
+fn less_on_the_console() -> io::Result<()> {
+    fs::write("/sys/module/printk/parameters/ignore_loglevel", "N")?;
+    fs::write("/proc/sys/kernel/printk", "6")
+}
+
+/// Sees that the guest leaves to QEMU for its port I/O if that is its work, and only then.
+fn see_that_it_works(work: Work) -> io::Result<()> {
+    const TRACING: &str = "/sys/kernel/tracing";
+    let switch = |value| {
+        ["kvm_pio", "kvm_userspace_exit"]
+            .iter()
+            .try_for_each(|event| fs::write(format!("{TRACING}/events/kvm/{event}/enable"), value))
+    };
+    switch("1")?;
+    thread::sleep(WATCHED);
+    switch("0")?;
+    let trace = fs::read_to_string(format!("{TRACING}/trace"))?;
+    let count = |words: &str| trace.lines().filter(|line| line.contains(words)).count();
+    let written = count(&format!("pio_write at {NOBODYS_PORT:#x} "));
+    let exits = count("KVM_EXIT_IO");
+    say(&format!(
+        "In {WATCHED:?} the guest wrote {written} times to port {NOBODYS_PORT:#x} and left {exits} \
+         times to QEMU for port I/O."
+    ))?;
+    if (work == Work::Io) != (written > 0) || exits < written {
+        return fail("the guest does not do what it is to do");
+    }
+    Ok(())
+}

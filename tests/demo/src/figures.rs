@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the scenario `freezes` has measured, as it is told to the harness.
+
+use std::fmt;
+
+use crate::report::Line;
+
+/// The kernel parameter of the host that says how many vCPUs the guest has.
+pub const VCPUS: &str = "vcpus=";
+
+/// The kernel parameter of the host that says how many inspections there are to be.
+pub const COUNT: &str = "count=";
+
+/// Some times in microseconds, in short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// Half of them are no longer than this.
+    pub p50: u64,
+    /// All but one in a hundred are no longer than this.
+    pub p99: u64,
+    /// The longest.
+    pub max: u64,
+}
+
+impl Times {
+    /// Those in a list; [`None`] if it is empty.
+    #[must_use]
+    pub fn of(mut times: Vec<u64>) -> Option<Self> {
+        times.sort_unstable();
+        let percentile = |percent: usize| {
+            let rank = (times.len() * percent).div_ceil(100);
+            times.get(rank.checked_sub(1)?).copied()
+        };
+        Some(Self {
+            p50: percentile(50)?,
+            p99: percentile(99)?,
+            max: percentile(100)?,
+        })
+    }
+
+    /// Reads what `Display` wrote.
+    fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split(',').map(|number| number.parse().ok());
+        Some(Self {
+            p50: numbers.next()??,
+            p99: numbers.next()??,
+            max: numbers.next()??,
+        })
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{},{}", self.p50, self.p99, self.max)
+    }
+}
+
+/// All of one guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figures {
+    /// How often the module has inspected it.
+    pub inspections: u64,
+    /// How often QEMU has stopped it.
+    pub stops: u64,
+    /// From the module's first kick until all vCPUs stood.
+    pub freeze: Times,
+    /// From the module's first kick until all could go on.
+    pub pause: Times,
+    /// From asking QEMU until all vCPUs stood.
+    pub stopping: Times,
+    /// From then until QEMU let them go on.
+    pub standing: Times,
+}
+
+impl Figures {
+    /// Reads what `Display` wrote.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let line = Line::parse(text);
+        let times = |key| line.text(key).and_then(Times::parse);
+        Some(Self {
+            inspections: line.number("inspections")?,
+            stops: line.number("stops")?,
+            freeze: times("freeze_us")?,
+            pause: times("pause_us")?,
+            stopping: times("stopping_us")?,
+            standing: times("standing_us")?,
+        })
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "figures inspections={} stops={} freeze_us={} pause_us={} stopping_us={} standing_us={}",
+            self.inspections, self.stops, self.freeze, self.pause, self.stopping, self.standing
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_the_list() {
+        let times = Times::of((1..=1000).rev().collect()).expect("it is not empty");
+        assert_eq!((times.p50, times.p99, times.max), (500, 990, 1000));
+        let times = Times::of(vec![7]).expect("it is not empty");
+        assert_eq!((times.p50, times.p99, times.max), (7, 7, 7));
+        assert_eq!(Times::of(Vec::new()), None);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let times = |p50| Times {
+            p50,
+            p99: 10,
+            max: 100,
+        };
+        let figures = Figures {
+            inspections: 1000,
+            stops: 50,
+            freeze: times(1),
+            pause: times(2),
+            stopping: times(3),
+            standing: times(4),
+        };
+        assert_eq!(Figures::parse(&figures.to_string()), Some(figures));
+        assert_eq!(Figures::parse("figures inspections=1"), None);
+    }
+}
