@@ -11,6 +11,7 @@ use kernel::{
     prelude::*,
     sync::Arc,
     time::{
+        delay::fsleep,
         msecs_to_jiffies,
         Delta,
         Instant,
@@ -47,6 +48,9 @@ pub(crate) enum VcpuState {
     Outside,
 }
 
+/// How long a thread that was kicked for a freeze that did not come about may take to notice.
+const PATIENCE_MS: u32 = 100;
+
 /// One vCPU of a VM that stands still.
 pub(crate) struct FrozenVcpu {
     /// The number that the VMM gave it.
@@ -68,6 +72,8 @@ pub(crate) struct Freeze<'a> {
     held_out: Option<HeldOut<'a>>,
     since: Instant<Monotonic>,
     took: Delta,
+    /// All vCPUs stood.
+    is_complete: bool,
 }
 
 impl<'a> Freeze<'a> {
@@ -91,6 +97,7 @@ impl<'a> Freeze<'a> {
             held_out: None,
             since: Instant::now(),
             took: Delta::ZERO,
+            is_complete: false,
         };
         watch.freeze(&this.gate);
         while !this.all_stand() {
@@ -118,6 +125,7 @@ impl<'a> Freeze<'a> {
             watch.wait_for_change(msecs_to_jiffies(1));
         }
         this.took = this.since.elapsed();
+        this.is_complete = true;
         Ok(this)
     }
 
@@ -186,6 +194,21 @@ impl<'a> Freeze<'a> {
         }
     }
 
+    /// Gives threads that were kicked, and are not in the hook, some time to take note of that: as
+    /// long as the VM is watched their VMM sees nothing of it.
+    fn await_kicked(&self) {
+        let is_kicked = |vcpu: &Vcpu| {
+            let thread = vcpu.thread().filter(|_| vcpu.is_busy());
+            thread.is_some_and(|thread| process::is_kicked(&thread))
+        };
+        for _ in 0..PATIENCE_MS {
+            if !self.vm.vcpus().any(is_kicked) {
+                return;
+            }
+            fsleep(Delta::from_millis(1));
+        }
+    }
+
     /// Holds out the vCPUs that do not stand, if all of them have had their time and can be had.
     fn hold_out_others(&mut self, had_its_time: impl Fn(&Vcpu) -> bool) -> Result<bool> {
         let unseen = |vcpu: &&Vcpu| self.watch.whereabouts(vcpu) == Whereabouts::Unseen;
@@ -233,5 +256,8 @@ impl Drop for Freeze<'_> {
         // First no new thread may come to stand, then those that do may go.
         self.watch.thaw();
         self.gate.open();
+        if !self.is_complete {
+            self.await_kicked();
+        }
     }
 }

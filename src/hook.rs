@@ -54,6 +54,7 @@ use crate::{
         VmId, //
     },
     process,
+    restart::Restart,
     sys, //
 };
 
@@ -66,6 +67,9 @@ const LONG: Delta = Delta::from_millis(100);
 
 /// The watched VMs, for the probe's handler, which must not wait: [`VmId::as_raw`] or 0.
 static WATCHED: [Atomic<usize>; MAX_VMS] = [const { Atomic::new(0) }; MAX_VMS];
+
+/// For each of [`WATCHED`] the address space of its VMM; only compared.
+static VMMS: [Atomic<usize>; MAX_VMS] = [const { Atomic::new(0) }; MAX_VMS];
 
 /// How many of [`WATCHED`] have ever been in use, so that the handler looks at no more.
 static WATCHED_LEN: Atomic<usize> = Atomic::new(0);
@@ -135,12 +139,20 @@ pub(crate) fn send_away(patience_ms: u32) -> bool {
     INSIDE.load(Acquire) == 0
 }
 
+/// Whether a VM is watched whose VMM has this address space. Does not sleep.
+pub(crate) fn is_watched_vmm(mm: usize) -> bool {
+    VMMS.iter()
+        .take(WATCHED_LEN.load(Relaxed))
+        .any(|vmm| vmm.load(Relaxed) == mm && mm != 0)
+}
+
 /// The armed hook. Dropping it disarms; threads may still be inside until [`Threads`] is dropped.
 ///
 /// Fields are dropped in this order: the right goes when nobody uses it any more.
 pub(crate) struct Hook {
     _probe: Pin<KBox<Kprobe<Redirect>>>,
     _right: Pin<KBox<Redirection>>,
+    _restart: Restart,
 }
 
 impl Hook {
@@ -154,16 +166,18 @@ impl Hook {
         let probe = KBox::pin_init(Kprobe::<Redirect>::register(c"kvm_vcpu_ioctl"), GFP_KERNEL)?;
         let address = probe.ftrace_address().ok_or(EOPNOTSUPP)?;
         let right = KBox::pin_init(Redirection::claim(address), GFP_KERNEL)?;
+        let restart = Restart::arm()?;
         probe.enable()?;
         Ok(Self {
             _probe: probe,
             _right: right,
+            _restart: restart,
         })
     }
 
     /// Takes over each KVM_RUN of `vm` from now on, until the result is dropped.
     ///
-    /// Calls that are already under way are not affected.
+    /// Calls that are already under way start over when they are kicked ([`Restart`]).
     ///
     /// # Errors
     ///
@@ -182,18 +196,19 @@ impl Hook {
                 fresh
             }
         };
-        let (slot, len) = WATCHED
-            .iter()
-            .zip(1..)
-            .find(|(slot, _)| slot.load(Relaxed) == 0)
+        let mut slots = WATCHED.iter().zip(&VMMS).zip(1..);
+        let ((slot, vmm), len) = slots
+            .find(|((slot, _), _)| slot.load(Relaxed) == 0)
             .ok_or(E2BIG)?;
         watch.retired.store(false, Relaxed);
+        vmm.store(vm.mm().as_raw().addr(), Relaxed);
         slot.store(id.as_raw(), Relaxed);
         WATCHED_LEN.store(WATCHED_LEN.load(Relaxed).max(len), Relaxed);
         drop(watches);
         Ok(Watched {
             watch,
             slot,
+            vmm,
             _hook: self,
         })
     }
@@ -203,6 +218,7 @@ impl Hook {
 pub(crate) struct Watched<'a> {
     watch: Arc<Watch>,
     slot: &'static Atomic<usize>,
+    vmm: &'static Atomic<usize>,
     _hook: &'a Hook,
 }
 
@@ -218,6 +234,7 @@ impl Drop for Watched<'_> {
     fn drop(&mut self) {
         // First the handler's view: who finds no watch starts its call over, and must then not
         // be redirected again.
+        self.vmm.store(0, Relaxed);
         self.slot.store(0, Relaxed);
         self.watch.retired.store(true, Release);
     }

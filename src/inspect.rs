@@ -10,10 +10,7 @@ use kernel::{
         SetOnce, //
     },
     task::Task,
-    time::{
-        delay::fsleep,
-        Delta, //
-    }, //
+    time::Delta, //
 };
 
 use crate::{
@@ -68,8 +65,9 @@ use crate::{
     }, //
 };
 
-/// How long threads may come to the hook by themselves, when a VM is first watched.
-const SETTLING: Delta = Delta::from_millis(2);
+/// Between inspections that are at least so far apart there is no probe, and a VM that is not being
+/// inspected costs nothing. To take it away and set it anew takes a few milliseconds.
+const LONG_INTERVAL: Delta = Delta::from_secs(1);
 
 /// The thread that does the inspections, until this is dropped.
 pub(crate) struct Inspector {
@@ -171,19 +169,30 @@ impl Rounds {
     fn all(&self, thread: &mut OnKthread) -> Result {
         // Before the hook: most mistakes show here.
         let (mut process, mut targets) = self.find()?;
-        let hook = Hook::arm().map_err(explain_probe)?;
         let mut tables = KBox::init(pin_init::init_zeroed::<Tables>(), GFP_KERNEL)?;
-        let mut watched = KVec::with_capacity(MAX_VMS, GFP_KERNEL)?;
         loop {
-            let searcher = Searcher::new(&mut tables, &self.parameters.wanted.patterns);
-            let outcome = self.one(&process, &targets, &hook, &mut watched, thread, searcher);
-            let Some(interval) = self.parameters.interval else {
-                return outcome;
+            let hook = Hook::arm().map_err(explain_probe)?;
+            let mut watched = KVec::with_capacity(MAX_VMS, GFP_KERNEL)?;
+            let interval = loop {
+                let searcher = Searcher::new(&mut tables, &self.parameters.wanted.patterns);
+                let outcome = self.one(&process, &targets, &hook, &mut watched, thread, searcher);
+                let Some(interval) = self.parameters.interval else {
+                    return outcome;
+                };
+                self.settle(outcome);
+                // VMs that come and go while this sleeps are found, or not, the next time. None is
+                // kept from going.
+                targets.clear();
+                if interval >= LONG_INTERVAL {
+                    break interval;
+                }
+                if self.stop.wait_timeout(interval) {
+                    return Ok(());
+                }
+                (process, targets) = self.find()?;
             };
-            self.settle(outcome);
-            // VMs that come and go while this sleeps are found, or not, the next time. None is
-            // kept from going.
-            targets.clear();
+            drop(watched);
+            drop(hook);
             if self.stop.wait_timeout(interval) {
                 return Ok(());
             }
@@ -233,8 +242,7 @@ impl Rounds {
         thread: &mut OnKthread,
         searcher: Searcher<'_>,
     ) -> Result {
-        // A VM stays watched from one round to the next: its threads then go through the hook
-        // all the time, which is what keeps a freeze from their VMM.
+        // A VM stays watched from one round to the next: its threads then come through the hook.
         watched.retain(|watch| targets.iter().any(|target| watch.is_of(&target.vm)));
         let mut outcome = Ok(());
         for target in targets {
@@ -243,9 +251,6 @@ impl Rounds {
                 Some(index) => index,
                 None => {
                     watched.push(hook.watch(&target.vm)?, GFP_KERNEL)?;
-                    // Threads that come to KVM_RUN by themselves shall do so now: the VMM of one
-                    // that is inside, and has to be kicked out, sees that.
-                    fsleep(SETTLING);
                     watched.len().saturating_sub(1)
                 }
             };

@@ -11,6 +11,10 @@ use kernel::{
     error::to_result,
     prelude::*,
     str::CStr,
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
     types::Opaque, //
 };
 
@@ -21,7 +25,7 @@ pub(crate) trait Handler {
     /// Decides about one call.
     ///
     /// Returns the address of a function of the probed function's own signature to run in its
-    /// place, or [`None`] to let the call go on. It runs with preemption off: it must not wait,
+    /// place, or [`None`] to let the call go on. Runs with preemption off: it must not wait,
     /// sleep or allocate.
     fn redirect(arguments: Arguments<'_>) -> Option<usize>;
 }
@@ -152,6 +156,12 @@ impl<H: Handler> Kprobe<H> {
 #[pinned_drop]
 impl<H: Handler> PinnedDrop for Kprobe<H> {
     fn drop(self: Pin<&mut Self>) {
+        // The kernel (7.3) needs memory to disarm a probe. `unregister_kprobe` would, without any,
+        // leave it armed and say nothing; this one says so.
+        // SAFETY: By the type invariant the probe is registered.
+        while unsafe { sys::disable_kprobe(self.probe.get()) } == ENOMEM.to_errno() {
+            fsleep(Delta::from_millis(10));
+        }
         // SAFETY: By the type invariant the probe is registered. This waits until no handler
         // runs any more (`synchronize_rcu`); it does not wait for redirected calls.
         unsafe { sys::unregister_kprobe(self.probe.get()) };

@@ -28,6 +28,7 @@ mod kprobe;
 mod kthread;
 mod lockdown;
 mod process;
+mod restart;
 mod sys;
 
 // What needs no kernel: also an ordinary crate (`pure.rs`), hence public.

@@ -127,6 +127,12 @@ pub(crate) fn kick(thread: &Task) {
     unsafe { sys::kick_process(thread.as_ptr()) };
 }
 
+/// Whether a thread has been kicked, and has not come to take note of it.
+pub(crate) fn is_kicked(thread: &Task) -> bool {
+    // SAFETY: `thread` is a valid task.
+    unsafe { sys::kvm_inspect_has_notify_flag(thread.as_ptr()) }
+}
+
 /// The value for a system call to return that makes it start over, unseen by user space.
 ///
 /// If a signal handler has to run first the call ends with `EINTR` instead, as if the signal had

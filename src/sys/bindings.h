@@ -15,6 +15,7 @@
 #include <linux/rbtree.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
+#include <linux/unistd.h>
 #include <linux/vmalloc.h>
 
 #include "helpers.h"
@@ -23,6 +24,7 @@
 enum {
 	KVM_INSPECT_KVM_RUN = KVM_RUN,
 	KVM_INSPECT_KVMCLOCK_CTRL = KVM_KVMCLOCK_CTRL,
+	KVM_INSPECT_NR_IOCTL = __NR_ioctl,
 	KVM_INSPECT_SYMBOL_LEN = KSYM_SYMBOL_LEN,
 	KVM_INSPECT_FTRACE_IPMODIFY = FTRACE_OPS_FL_SAVE_REGS | FTRACE_OPS_FL_IPMODIFY,
 };

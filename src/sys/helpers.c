@@ -24,6 +24,16 @@ void kvm_inspect_set_notify_flag(struct task_struct *task)
 	set_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL);
 }
 
+bool kvm_inspect_user_64bit_mode(struct pt_regs *registers)
+{
+	return user_64bit_mode(registers);
+}
+
+bool kvm_inspect_has_notify_flag(struct task_struct *task)
+{
+	return test_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL);
+}
+
 bool kvm_inspect_has_signal(struct task_struct *task)
 {
 	return task_sigpending(task);

@@ -18,6 +18,8 @@ extern unsigned int kvm_inspect_nr_ranges;
 
 /* <linux/sched/signal.h>, <linux/sched/task.h>, <linux/sched.h> */
 void kvm_inspect_set_notify_flag(struct task_struct *task);
+bool kvm_inspect_user_64bit_mode(struct pt_regs *registers);
+bool kvm_inspect_has_notify_flag(struct task_struct *task);
 bool kvm_inspect_has_signal(struct task_struct *task);
 bool kvm_inspect_is_running(struct task_struct *task);
 bool kvm_inspect_is_dying(struct task_struct *task);
