@@ -56,6 +56,46 @@ impl fmt::Display for Times {
     }
 }
 
+/// What was measured of many standstills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standstill {
+    /// From the request until all vCPUs stood.
+    pub stopping: Times,
+    /// From then until they could go on.
+    pub standing: Times,
+    /// Both together.
+    pub whole: Times,
+}
+
+impl Standstill {
+    /// Of pairs: stopping and standing, in microseconds. [`None`] if there are none.
+    #[must_use]
+    pub fn of(times: &[(u64, u64)]) -> Option<Self> {
+        let all = |of: fn(&(u64, u64)) -> u64| Times::of(times.iter().map(of).collect());
+        Some(Self {
+            stopping: all(|time| time.0)?,
+            standing: all(|time| time.1)?,
+            whole: all(|time| time.0 + time.1)?,
+        })
+    }
+
+    /// Reads what `Display` wrote.
+    fn parse(text: &str) -> Option<Self> {
+        let mut times = text.split('/').map(Times::parse);
+        Some(Self {
+            stopping: times.next()??,
+            standing: times.next()??,
+            whole: times.next()??,
+        })
+    }
+}
+
+impl fmt::Display for Standstill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.stopping, self.standing, self.whole)
+    }
+}
+
 /// All of one guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Figures {
@@ -63,14 +103,10 @@ pub struct Figures {
     pub inspections: u64,
     /// How often QEMU has stopped it.
     pub stops: u64,
-    /// From the module's first kick until all vCPUs stood.
-    pub freeze: Times,
-    /// From the module's first kick until all could go on.
-    pub pause: Times,
-    /// From asking QEMU until all vCPUs stood.
-    pub stopping: Times,
-    /// From then until QEMU let them go on.
-    pub standing: Times,
+    /// By the module: the request is the first kick.
+    pub module: Standstill,
+    /// By QEMU: the request is the command `stop`.
+    pub qemu: Standstill,
 }
 
 impl Figures {
@@ -78,14 +114,12 @@ impl Figures {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let line = Line::parse(text);
-        let times = |key| line.text(key).and_then(Times::parse);
+        let standstill = |key| line.text(key).and_then(Standstill::parse);
         Some(Self {
             inspections: line.number("inspections")?,
             stops: line.number("stops")?,
-            freeze: times("freeze_us")?,
-            pause: times("pause_us")?,
-            stopping: times("stopping_us")?,
-            standing: times("standing_us")?,
+            module: standstill("module_us")?,
+            qemu: standstill("qemu_us")?,
         })
     }
 }
@@ -94,8 +128,8 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "figures inspections={} stops={} freeze_us={} pause_us={} stopping_us={} standing_us={}",
-            self.inspections, self.stops, self.freeze, self.pause, self.stopping, self.standing
+            "figures inspections={} stops={} module_us={} qemu_us={}",
+            self.inspections, self.stops, self.module, self.qemu
         )
     }
 }
@@ -115,18 +149,11 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let times = |p50| Times {
-            p50,
-            p99: 10,
-            max: 100,
-        };
         let figures = Figures {
             inspections: 1000,
             stops: 50,
-            freeze: times(1),
-            pause: times(2),
-            stopping: times(3),
-            standing: times(4),
+            module: Standstill::of(&[(1, 2), (3, 4)]).expect("it is not empty"),
+            qemu: Standstill::of(&[(10, 20)]).expect("it is not empty"),
         };
         assert_eq!(Figures::parse(&figures.to_string()), Some(figures));
         assert_eq!(Figures::parse("figures inspections=1"), None);

@@ -7,7 +7,7 @@ use std::{fs, io, thread, time::Duration};
 
 use demo::{
     console::Console,
-    figures::{Figures, Times, COUNT, VCPUS},
+    figures::{Figures, Standstill, COUNT, VCPUS},
     host::{fail, inspect, rmmod, say},
     qemu::Qemu,
     report::Line,
@@ -44,11 +44,11 @@ pub(crate) fn run() -> io::Result<String> {
 
     let mut log = KernelLog::from_now();
     let mut module = Inspections::default();
-    let (mut stopping, mut standing) = (Vec::new(), Vec::new());
+    let mut stops = Vec::new();
     for turn in 1..=TURNS {
         let lines = inspect(&format!("pid={} interval_ms=1", qemu.pid()), &mut log)?;
         module.take(&lines)?;
-        while module.pause.len() < (count * turn).div_ceil(TURNS) {
+        while module.standstills.len() < (count * turn).div_ceil(TURNS) {
             thread::sleep(INTERVAL);
             module.take(&log.module_lines())?;
         }
@@ -57,8 +57,7 @@ pub(crate) fn run() -> io::Result<String> {
         for _ in 0..STOPS {
             thread::sleep(INTERVAL);
             let standstill = qemu.stop_and_resume()?;
-            stopping.push(micros(standstill.stopping)?);
-            standing.push(micros(standstill.standing)?);
+            stops.push((micros(standstill.stopping)?, micros(standstill.standing)?));
         }
         // It goes on.
         console.pass_by();
@@ -70,12 +69,10 @@ pub(crate) fn run() -> io::Result<String> {
     ))?;
     let figures = || {
         Some(Figures {
-            inspections: u64::try_from(module.pause.len()).ok()?,
-            stops: u64::try_from(standing.len()).ok()?,
-            freeze: Times::of(module.freeze)?,
-            pause: Times::of(module.pause)?,
-            stopping: Times::of(stopping)?,
-            standing: Times::of(standing)?,
+            inspections: u64::try_from(module.standstills.len()).ok()?,
+            stops: u64::try_from(stops.len()).ok()?,
+            module: Standstill::of(&module.standstills)?,
+            qemu: Standstill::of(&stops)?,
         })
     };
     figures().map_or_else(
@@ -87,8 +84,8 @@ pub(crate) fn run() -> io::Result<String> {
 /// What the module's reports say.
 #[derive(Default)]
 struct Inspections {
-    freeze: Vec<u64>,
-    pause: Vec<u64>,
+    /// Until all vCPUs stood, and from then until they went on.
+    standstills: Vec<(u64, u64)>,
     outside: usize,
 }
 
@@ -105,8 +102,8 @@ impl Inspections {
                     else {
                         return fail(format!("an inspection went wrong: {text}"));
                     };
-                    self.freeze.push(freeze);
-                    self.pause.push(pause);
+                    self.standstills
+                        .push((freeze, pause.saturating_sub(freeze)));
                 }
                 "error:" => return fail(text.as_str()),
                 _ => (),
