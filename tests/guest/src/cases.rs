@@ -3,21 +3,29 @@
 //! The cases. Each has a VM of its own, ends with a panic if something is wrong, and would fail if
 //! the module did nothing.
 
+mod bench;
 mod faults;
 mod find;
 mod invisible;
 mod life;
 mod limits;
+mod meanwhile;
 mod memory;
+mod nested;
 mod patterns;
 mod refuse;
 mod registers;
 mod slots;
+mod threads;
 mod vcpus;
+mod vmms;
 
-use std::time::Duration;
+use std::{
+    thread,
+    time::{Duration, SystemTime},
+};
 
-use guest::protocol::CaseInfo;
+use guest::protocol::{CaseInfo, Needs};
 
 use crate::{
     init::{fewer, scale},
@@ -39,10 +47,8 @@ pub(crate) struct Case {
     pub(crate) limit: Duration,
     /// Whether KVM is loaded before it begins.
     pub(crate) needs_kvm: bool,
-    /// Whether it needs what only the kernel that catches mistakes has.
-    pub(crate) needs_debug: bool,
-    /// Whether no other case can follow in the same VM.
-    pub(crate) is_last: bool,
+    /// What else it needs.
+    pub(crate) needs: Needs,
 }
 
 impl Case {
@@ -53,8 +59,7 @@ impl Case {
             run,
             limit: LIMIT,
             needs_kvm: true,
-            needs_debug: false,
-            is_last: false,
+            needs: Needs::NOTHING,
         }
     }
 
@@ -63,9 +68,7 @@ impl Case {
         CaseInfo {
             name: self.name.to_owned(),
             seconds: self.limit.as_secs(),
-            without_kvm: !self.needs_kvm,
-            needs_debug: self.needs_debug,
-            is_last: self.is_last,
+            needs: self.needs,
         }
     }
 
@@ -75,21 +78,27 @@ impl Case {
         self
     }
 
-    /// Lets it begin without KVM.
+    /// Lets it begin without KVM, in a VM of its own.
     const fn without_kvm(mut self) -> Self {
         self.needs_kvm = false;
-        self
+        self.alone()
     }
 
     /// Runs it on the kernel that catches mistakes only.
     const fn with_debug(mut self) -> Self {
-        self.needs_debug = true;
+        self.needs.debug_kernel = true;
         self
     }
 
-    /// Lets no other case follow.
-    const fn last(mut self) -> Self {
-        self.is_last = true;
+    /// Lets allocations fail in it, on the kernel that catches mistakes.
+    const fn failing_allocations(mut self) -> Self {
+        self.needs.failing_allocations = true;
+        self.with_debug()
+    }
+
+    /// Gives it a VM of its own.
+    const fn alone(mut self) -> Self {
+        self.needs.own_vm = true;
         self
     }
 }
@@ -106,6 +115,10 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
         registers::CASES,
         find::CASES,
         refuse::CASES,
+        meanwhile::CASES,
+        threads::CASES,
+        vmms::CASES,
+        nested::CASES,
         faults::CASES,
         life::CASES,
     ]
@@ -114,17 +127,25 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
     .copied()
 }
 
-/// The case with this name.
+/// The case, or the measurement, with this name.
 pub(crate) fn find(name: &str) -> Case {
-    let case = all().find(|case| case.name == name);
+    let mut cases = all().chain(bench::CASES.iter().copied());
+    let case = cases.find(|case| case.name == name);
     case.unwrap_or_else(|| panic!("there is no case {name}"))
 }
 
 /// The roles that other processes play in the cases.
 pub(crate) fn roles() -> impl Iterator<Item = &'static Role> {
-    [memory::ROLES, vcpus::ROLES, find::ROLES, life::ROLES]
-        .into_iter()
-        .flatten()
+    [
+        memory::ROLES,
+        vcpus::ROLES,
+        find::ROLES,
+        threads::ROLES,
+        vmms::ROLES,
+        life::ROLES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// How often to do something that a short run on a fast machine does `count` times.
@@ -132,15 +153,46 @@ fn times(count: u32) -> u32 {
     count.saturating_mul(scale()).div_ceil(fewer())
 }
 
+/// Of things that are much alike, all, but on a slow machine only some.
+fn some<T>(all: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
+    all.into_iter()
+        .step_by(usize::try_from(fewer()).expect("small"))
+}
+
 /// Bytes that stand nowhere by accident; another number gives others.
 fn secret(number: u64, len: usize) -> Vec<u8> {
-    // SplitMix64.
-    let mut state = number.wrapping_mul(0xd134_2543_de82_ef95);
-    let words = std::iter::repeat_with(|| {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let word = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (word ^ (word >> 31)).to_le_bytes()
-    });
+    let mut random = Random(number.wrapping_mul(0xd134_2543_de82_ef95));
+    let words = std::iter::repeat_with(|| random.next().to_le_bytes());
     words.flatten().take(len).collect()
+}
+
+/// Numbers that nobody can foresee (`SplitMix64`).
+struct Random(u64);
+
+impl Random {
+    /// Others each time.
+    fn new() -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let seed = now.map_or(0, |time| u64::from(time.subsec_nanos()) ^ time.as_secs());
+        println!("random numbers from {seed:#x}");
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let word = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
+    }
+
+    /// A number less than `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// Sleeps for some time, `most` at the longest.
+    fn pause(&mut self, most: Duration) {
+        let micros = u64::try_from(most.as_micros()).expect("not long");
+        thread::sleep(Duration::from_micros(self.below(micros + 1)));
+    }
 }

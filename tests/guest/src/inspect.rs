@@ -8,7 +8,6 @@ use std::{
     fs::{self, File},
     mem,
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
 };
 
 use guest::{hex::digits, kernel_log::KernelLog};
@@ -21,20 +20,6 @@ use crate::{process::own_pid, report::Report};
 
 /// Where the harness puts the module.
 const MODULE: &str = "/modules/kvm_inspect.ko";
-
-/// How often the module was about to be loaded for this process: each time a `KVM_RUN` that is
-/// under way may return `EINTR`, once.
-static LOADS: AtomicU64 = AtomicU64::new(0);
-
-/// How often the module was about to be loaded for this process.
-pub(crate) fn loads() -> u64 {
-    LOADS.load(Ordering::SeqCst)
-}
-
-/// Another process is about to load the module.
-pub(crate) fn expect_load() {
-    LOADS.fetch_add(1, Ordering::SeqCst);
-}
 
 /// An inspection to be made.
 #[derive(Clone)]
@@ -186,7 +171,8 @@ impl Loaded {
     /// The same, and the lines that are no part of a report.
     pub(crate) fn reports_and_others(&mut self) -> (Vec<Report>, Vec<String>) {
         self.lines.extend(self.log.module_lines());
-        let is_end = |line: &String| line.starts_with("done ") || line.starts_with("error: ");
+        let ends = ["done ", "error: ", "there will be no more"];
+        let is_end = |line: &String| ends.iter().any(|end| line.starts_with(end));
         let complete = self.lines.iter().rposition(is_end).map_or(0, |end| end + 1);
         let lines: Vec<String> = self.lines.drain(..complete).collect();
         Report::parse_all(&lines)
@@ -232,7 +218,6 @@ impl Loaded {
 
 /// Loads the module with parameters.
 pub(crate) fn load(parameters: &str) -> Result<(), Errno> {
-    expect_load();
     load_module(MODULE, parameters)
 }
 
@@ -251,7 +236,6 @@ impl Prepared {
     }
 
     pub(crate) fn load(&self) -> Result<(), Errno> {
-        expect_load();
         finit_module(&self.module, &self.parameters, 0)
     }
 }

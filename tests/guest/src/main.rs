@@ -9,8 +9,10 @@ mod cases;
 mod init;
 mod inspect;
 mod process;
+mod ptrace;
 mod report;
 mod role;
+mod swap;
 mod vmm;
 
 use std::{env, panic, process as std_process};

@@ -79,6 +79,26 @@ impl fmt::Display for Message {
     }
 }
 
+/// What a case may need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// What only the kernel that catches mistakes has.
+    pub debug_kernel: bool,
+    /// A VM in which no other case runs.
+    pub own_vm: bool,
+    /// Allocations that fail, of which the kernel may speak.
+    pub failing_allocations: bool,
+}
+
+impl Needs {
+    /// Nothing of all that.
+    pub const NOTHING: Self = Self {
+        debug_kernel: false,
+        own_vm: false,
+        failing_allocations: false,
+    };
+}
+
 /// A case as `--list` of the guest's binary prints it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaseInfo {
@@ -86,12 +106,8 @@ pub struct CaseInfo {
     pub name: String,
     /// After how many seconds the first process ends it.
     pub seconds: u64,
-    /// Whether it begins without KVM.
-    pub without_kvm: bool,
-    /// Whether it needs what only the kernel that catches mistakes has.
-    pub needs_debug: bool,
-    /// Whether no other case can follow in the same VM.
-    pub is_last: bool,
+    /// What it needs.
+    pub needs: Needs,
 }
 
 impl CaseInfo {
@@ -104,9 +120,11 @@ impl CaseInfo {
         Some(Self {
             name: name.to_owned(),
             seconds: seconds.parse().ok()?,
-            without_kvm: flags.contains(&"without_kvm"),
-            needs_debug: flags.contains(&"debug"),
-            is_last: flags.contains(&"last"),
+            needs: Needs {
+                debug_kernel: flags.contains(&"debug_kernel"),
+                own_vm: flags.contains(&"own_vm"),
+                failing_allocations: flags.contains(&"failing_allocations"),
+            },
         })
     }
 }
@@ -115,9 +133,9 @@ impl fmt::Display for CaseInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.name, self.seconds)?;
         for (is_set, flag) in [
-            (self.without_kvm, "without_kvm"),
-            (self.needs_debug, "debug"),
-            (self.is_last, "last"),
+            (self.needs.debug_kernel, "debug_kernel"),
+            (self.needs.own_vm, "own_vm"),
+            (self.needs.failing_allocations, "failing_allocations"),
         ] {
             if is_set {
                 write!(f, " {flag}")?;

@@ -6,6 +6,7 @@ mod code;
 mod manner;
 mod mapping;
 mod mode;
+mod nested;
 mod userfault;
 mod vcpu;
 mod vm;

@@ -2,7 +2,7 @@
 
 //! What cases run on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::paths;
 
@@ -22,16 +22,16 @@ impl Bed {
     /// The stock kernel.
     #[must_use]
     pub fn stock() -> Self {
-        Self::of("stock", paths::build())
+        Self::of("stock", &paths::build())
     }
 
     /// The kernel that catches mistakes.
     #[must_use]
     pub fn debug() -> Self {
-        Self::of("debug", paths::build().join("debug"))
+        Self::of("debug", &paths::build().join("debug"))
     }
 
-    fn of(name: &'static str, folder: PathBuf) -> Self {
+    fn of(name: &'static str, folder: &Path) -> Self {
         Self {
             name,
             kernel: folder.join("kernel"),

@@ -13,7 +13,7 @@ use guest::protocol::CaseInfo;
 use crate::{
     bed::Bed,
     initramfs::Initramfs as Archive,
-    kernel::{module_name, Kernel},
+    kernel::{module_name, read_module, Kernel},
     paths,
     run::Run,
     stamp::Stamp,
@@ -62,10 +62,13 @@ impl Initramfs {
             .filter(|path| path.extension().is_some_and(|extension| extension == "ko"))
             .collect();
         tests.sort();
+        // A disk in memory to swap to.
+        let disk = kernel.module("brd")?;
         let inputs = [
             vec![paths::guest(), module.clone()],
             tests.clone(),
             kernel.module(kvm)?,
+            disk.clone(),
         ]
         .concat();
         let stamp = Stamp::new(&path, &inputs)?;
@@ -79,6 +82,10 @@ impl Initramfs {
         }
         archive.program("/init", fs::read(paths::guest())?);
         archive.kvm(kernel, kvm)?;
+        for path in disk {
+            let name = format!("/modules/{}.ko", module_name(&path.to_string_lossy()));
+            archive.file(&name, read_module(&path)?);
+        }
         for path in tests.iter().chain([module]) {
             let name = format!("/modules/{}.ko", module_name(&path.to_string_lossy()));
             archive.file(&name, fs::read(path)?);

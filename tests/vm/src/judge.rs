@@ -49,7 +49,9 @@ const FAULTS: &[&str] = &[
     "self-detected stall",
     "detected expedited stalls",
     "starved for",
-    // What is leaked, or used wrongly.
+    // What is lacking, leaked, or used wrongly.
+    "page allocation failure",
+    "vmalloc error",
     "kmemleak",
     "refcount_t",
     "UBSAN",
@@ -109,15 +111,44 @@ pub enum Verdict {
     Infrastructure(String),
 }
 
+/// What the kernel says, with a call trace below, of an allocation that has failed
+/// (`warn_alloc` in `mm/page_alloc.c`).
+const FAILED_ALLOCATION: &[&str] = &["page allocation failure", "vmalloc error"];
+
+/// A log without the call traces of allocations that have failed.
+fn without_failed_allocations(log: &str) -> String {
+    const TRACE: &str = "Call Trace";
+    let mut is_announced = false;
+    let mut kept = String::new();
+    for line in log.lines() {
+        if FAILED_ALLOCATION.iter().any(|text| line.contains(text)) {
+            is_announced = true;
+            continue;
+        }
+        if is_announced && line.contains(TRACE) {
+            is_announced = false;
+            continue;
+        }
+        kept.push_str(line);
+        kept.push('\n');
+    }
+    kept
+}
+
 /// Judges a run.
 #[must_use]
 pub fn judge(run: &Run) -> Verdict {
+    let console = if run.fails_allocations {
+        &without_failed_allocations(&run.console)
+    } else {
+        &run.console
+    };
     let first_module = if run.had_modules {
         0
     } else {
-        run.console.find(FIRST_MODULE).unwrap_or(run.console.len())
+        console.find(FIRST_MODULE).unwrap_or(console.len())
     };
-    let (before, since) = run.console.split_at(first_module);
+    let (before, since) = console.split_at(first_module);
     let faults_before = faults(before);
     if !faults_before.is_empty() {
         // The emulator's doing: with two processors it is not reliable.
@@ -204,6 +235,7 @@ mod tests {
         Run {
             console: console.to_owned(),
             had_modules: false,
+            fails_allocations: false,
             started,
             passed,
             text: vec!["what the case said".to_owned()],
@@ -270,6 +302,29 @@ mod tests {
             let mut run = run(line, true, Some(true), End::Complete);
             run.had_modules = true;
             assert!(matches!(judge(&run), Verdict::Failed(_)), "{line}");
+        }
+    }
+
+    #[test]
+    fn only_allocations_that_were_to_fail_may_fail() {
+        let log = format!(
+            "{CLEAN}
+[    3.1] insmod: page allocation failure: order:0, mode:0xcc0(GFP_KERNEL)
+[    3.1] CPU: 0 UID: 0 PID: 46 Comm: insmod
+[    3.1] Call Trace:
+[    3.1]  <TASK>"
+        );
+        let verdict = |log: &str, fails_allocations| {
+            judge(&Run {
+                fails_allocations,
+                ..run(log, true, Some(true), End::Complete)
+            })
+        };
+        assert!(matches!(verdict(&log, true), Verdict::Passed(_)));
+        assert!(matches!(verdict(&log, false), Verdict::Failed(_)));
+        for line in BAD {
+            let log = format!("{log}\n{line}");
+            assert!(matches!(verdict(&log, true), Verdict::Failed(_)), "{line}");
         }
     }
 

@@ -17,7 +17,7 @@ use guest::protocol::Message;
 use crate::run::{listen, read_console, split_console, Limits, Run};
 
 /// How long a VM may take until its first process begins the case.
-const BOOT_LIMIT: Duration = Duration::from_secs(90);
+const BOOT_LIMIT: Duration = Duration::from_secs(45);
 
 /// How long it may take, after a case has ended, until it is off or begins the next one.
 const END_LIMIT: Duration = Duration::from_secs(60);

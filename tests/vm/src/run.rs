@@ -20,6 +20,8 @@ pub struct Run {
     pub console: String,
     /// Whether modules had come before: to an earlier case in the same VM.
     pub had_modules: bool,
+    /// Whether the case lets allocations fail, which the kernel may say.
+    pub fails_allocations: bool,
     /// Whether the case began.
     pub started: bool,
     /// Whether the case passed; [`None`] if it did not say.
@@ -47,6 +49,7 @@ impl Run {
         Self {
             console: String::new(),
             had_modules: false,
+            fails_allocations: false,
             started: false,
             passed: None,
             text: Vec::new(),

@@ -7,7 +7,7 @@
 use std::{
     collections::VecDeque,
     io,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{mpsc, Mutex, PoisonError},
     thread,
@@ -65,12 +65,21 @@ pub struct Vm {
     pub cases: Vec<CaseInfo>,
 }
 
-/// The VMs of a test target.
+/// What the VMs of a test target, or of another program, have in common.
 pub struct Suite {
-    /// The name of the target.
+    /// Its name.
     target: &'static str,
     kernel: Kernel,
     initramfs: Initramfs,
+}
+
+/// All cases that there are.
+///
+/// # Errors
+///
+/// The guest's program is not there, or has none.
+pub fn all_cases() -> io::Result<Vec<CaseInfo>> {
+    cases()
 }
 
 /// Runs a target's tests, which `vms` makes from all cases that there are; for its `main`.
@@ -78,18 +87,8 @@ pub struct Suite {
 pub fn run(target: &'static str, bed: Bed, vms: impl FnOnce(Vec<CaseInfo>) -> Vec<Vm>) -> ExitCode {
     let arguments = Arguments::from_args();
     let run = || -> io::Result<ExitCode> {
-        let kernel = Kernel::open(&bed.kernel)?;
-        let suite = Suite {
-            target,
-            kernel,
-            initramfs: Initramfs::of(bed),
-        };
         let vms = vms(cases()?);
-        for vendor in [Vendor::Amd, Vendor::Intel] {
-            if vms.iter().any(|vm| vm.vendor == vendor) {
-                suite.initramfs.pack(&suite.kernel, vendor.module())?;
-            }
-        }
+        let suite = Suite::open(target, bed, &vms)?;
         Ok(suite.run(&arguments, vms))
     };
     run().unwrap_or_else(|error| {
@@ -118,6 +117,46 @@ struct Test {
 }
 
 impl Suite {
+    /// Makes everything ready for these VMs.
+    ///
+    /// # Errors
+    ///
+    /// Something is not there, or cannot be packed.
+    pub fn open(target: &'static str, bed: Bed, vms: &[Vm]) -> io::Result<Self> {
+        let this = Self {
+            target,
+            kernel: Kernel::open(&bed.kernel)?,
+            initramfs: Initramfs::of(bed),
+        };
+        for vendor in [Vendor::Amd, Vendor::Intel] {
+            if vms.iter().any(|vm| vm.vendor == vendor) {
+                this.initramfs.pack(&this.kernel, vendor.module())?;
+            }
+        }
+        Ok(this)
+    }
+
+    /// Runs a VM once; gives the verdicts on the cases that began, or on the one that did not.
+    ///
+    /// # Errors
+    ///
+    /// The emulator cannot be started, or a log not be written.
+    pub fn run_once(&self, vm: &Vm, scale: u32) -> io::Result<Vec<Verdict>> {
+        let cases: Vec<&CaseInfo> = vm.cases.iter().collect();
+        let runs = self.boot(vm, &cases, scale, &self.log(&vm.name))?;
+        let judged = runs.into_iter().zip(cases).map(|(mut run, case)| {
+            run.fails_allocations = case.needs.failing_allocations;
+            judge(&run)
+        });
+        Ok(judged.collect())
+    }
+
+    /// The folder of a VM's logs.
+    #[must_use]
+    pub fn log(&self, vm: &str) -> PathBuf {
+        paths::log().join(self.target).join(vm)
+    }
+
     /// Runs the VMs beside the tests, each of which waits for its result.
     fn run(&self, arguments: &Arguments, vms: Vec<Vm>) -> ExitCode {
         let mut trials = Vec::new();
@@ -171,11 +210,12 @@ impl Suite {
             if tests.is_empty() {
                 break;
             }
-            let log = paths::log().join(self.target).join(match boot {
+            let log = self.log(&match boot {
                 1 => vm.name.clone(),
                 _ => format!("{}.{boot}", vm.name),
             });
-            let runs = match self.boot(vm, &tests, &log) {
+            let cases: Vec<&CaseInfo> = tests.iter().map(|test| &test.case).collect();
+            let runs = match self.boot(vm, &cases, paths::scale(), &log) {
                 Ok(runs) => runs,
                 Err(error) => {
                     // None of them can be run.
@@ -185,11 +225,12 @@ impl Suite {
                     break;
                 }
             };
-            for run in runs {
+            for mut run in runs {
                 let Some(mut test) = tests.pop_front() else {
                     break;
                 };
                 test.attempts += 1;
+                run.fails_allocations = test.case.needs.failing_allocations;
                 match judge(&run) {
                     Verdict::Passed(_) => test.end(Ok(())),
                     Verdict::Failed(reason) => {
@@ -201,10 +242,7 @@ impl Suite {
                         let attempts = test.attempts;
                         eprintln!("vm: {}: attempt {attempts} of {ATTEMPTS}: {why}", test.name);
                         if attempts == ATTEMPTS {
-                            let why = format!(
-                                "infrastructure: {why}, {attempt} times",
-                                attempt = attempts
-                            );
+                            let why = format!("infrastructure: {why}, {attempts} times");
                             self.fail(test, &why, &run, &log);
                         } else {
                             tests.push_front(test);
@@ -217,14 +255,14 @@ impl Suite {
         }
     }
 
-    /// Runs a VM for all of the tests.
-    fn boot(&self, vm: &Vm, tests: &VecDeque<Test>, log: &Path) -> io::Result<Vec<Run>> {
-        let names: Vec<&str> = tests.iter().map(|test| test.case.name.as_str()).collect();
+    /// Runs a VM for these of its cases, which do `scale` times as much as usual.
+    fn boot(&self, vm: &Vm, cases: &[&CaseInfo], scale: u32, log: &Path) -> io::Result<Vec<Run>> {
+        let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
         let names = names.join(",");
-        let (scale, slowness) = (paths::scale(), vm.slowness);
-        let limits: Vec<Duration> = tests
+        let slowness = vm.slowness;
+        let limits: Vec<Duration> = cases
             .iter()
-            .map(|test| (Duration::from_secs(test.case.seconds) * scale + GRACE) * slowness)
+            .map(|case| (Duration::from_secs(case.seconds) * scale + GRACE) * slowness)
             .collect();
         let parameters = format!(
             "mitigations=off cryptomgr.notests=1 {} {SCALE_PARAMETER}{scale} \
@@ -258,8 +296,8 @@ impl Suite {
     }
 
     fn fail(&self, test: Test, reason: &str, run: &Run, log: &Path) {
-        let text = explain(self.target, &test.name, reason, run, log);
-        test.end(Err(text.into()));
+        let explained = explain(self.target, &test.name, reason, run, log);
+        test.end(Err(explained.into()));
     }
 }
 

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         cases: vec![case],
     };
     run("cases", Bed::stock(), |cases| {
-        let cases = cases.into_iter().filter(|case| !case.needs_debug);
+        let cases = cases.into_iter().filter(|case| !case.needs.debug_kernel);
         cases.map(vm).collect()
     })
 }

@@ -33,19 +33,11 @@ fn main() -> ExitCode {
 
 /// What each VM runs.
 fn groups(cases: Vec<CaseInfo>) -> Vec<Vec<CaseInfo>> {
-    let (without_kvm, cases): (Vec<_>, Vec<_>) =
-        cases.into_iter().partition(|case| case.without_kvm);
-    let mut groups: Vec<Vec<CaseInfo>> = without_kvm.into_iter().map(|case| vec![case]).collect();
-    let mut group = Vec::new();
-    for case in cases {
-        let is_last = case.is_last;
-        group.push(case);
-        if is_last || group.len() == CASES {
-            groups.push(std::mem::take(&mut group));
-        }
-    }
-    if !group.is_empty() {
-        groups.push(group);
-    }
-    groups
+    let (alone, cases): (Vec<_>, Vec<_>) = cases.into_iter().partition(|case| case.needs.own_vm);
+    let alone = alone.into_iter().map(|case| vec![case]);
+    cases
+        .chunks(CASES)
+        .map(<[_]>::to_vec)
+        .chain(alone)
+        .collect()
 }

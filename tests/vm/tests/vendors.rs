@@ -59,6 +59,12 @@ const CORE: &[&str] = &[
     "life_unload_busy",
     "life_vmm_killed",
     "life_load_unload_100",
+    "invisible_plain",
+    "invisible_sync_regs",
+    "threads_change",
+    "meanwhile_slots_change",
+    "vmms_killed",
+    "vmms_kvm_stays",
 ];
 
 /// KVM then holds other registers itself, and the guest's page tables in shadows.

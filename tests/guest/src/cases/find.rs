@@ -6,7 +6,7 @@ use std::{thread, time::Duration};
 
 use super::{secret, Case};
 use crate::{
-    inspect::{expect_load, hex, Inspection},
+    inspect::{hex, Inspection},
     process::own_pid,
     report::State,
     role::{hear, say, Other, Role},
@@ -92,7 +92,6 @@ fn two_vmms() {
     });
     for round in 0..4 {
         let (vmm, place) = &mut vmms[round % 2];
-        assert_eq!(vmm.ask("load"), "ready");
         let report = Inspection::of(vmm.pid()).patterns(&[hex(&secret)]).report();
         assert_eq!(report.pid, vmm.pid());
         assert_eq!(report.states(), [State::Parked]);
@@ -111,10 +110,7 @@ fn has_secret(arguments: &[&str]) {
     let mut vm = Vm::running(Work::Count);
     vm.write(place, &secret(82, 16));
     say("runs");
-    while hear() == "load" {
-        expect_load();
-        say("ready");
-    }
+    hear();
     vm.vcpu(0).wait_until_it_goes_on();
     vm.finish();
 }

@@ -2,7 +2,7 @@
 
 //! A VMM sees nothing of an inspection, whatever way it uses `KVM_RUN` in.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use super::{times, Case};
 use crate::{
@@ -24,7 +24,40 @@ pub(super) const CASES: &[Case] = &[
         frozen_often(Manner::SignalMask);
     })
     .within(400),
+    Case::new("invisible_rearmed", rearmed).within(200),
 ];
+
+/// Loaded and unloaded, and with long pauses between inspections, for which the probe is taken away:
+/// each finds threads in calls that are not the hook's.
+fn rearmed() {
+    let mut vm = Vm::bootable();
+    for work in [Work::Spin, Work::Halt, Work::Count, Work::Spin] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    vm.start();
+    let parked = [State::Parked; 4];
+    for _ in 0..times(15) {
+        assert_eq!(Inspection::of_self().report().states(), parked);
+    }
+    let mut loaded = Inspection::of_self().set("interval_ms", 1000).load();
+    let mut freezes = 0;
+    wait_within(Duration::from_secs(60), "more inspections", || {
+        for report in loaded.reports() {
+            assert_eq!(report.states(), parked);
+            freezes += 1;
+        }
+        freezes > 4
+    });
+    // Nothing is there in between.
+    let probes = || fs::read_to_string("/sys/kernel/debug/kprobes/list");
+    wait_until("the probes are gone", || {
+        probes().is_ok_and(|list| list.is_empty())
+    });
+    loaded.unload();
+    println!("counted: freezes={}", freezes + times(15));
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}
 
 /// Frozen again and again, while the VMM checks each return of `KVM_RUN`: an `EINTR` that it has
 /// not brought about itself, or a changed field, ends the case.
@@ -55,6 +88,7 @@ fn frozen_often(manner: Manner) {
     });
     loaded.unload();
     vm.wait_until_it_goes_on();
+    println!("counted: freezes={freezes} signals={}", sent * 4);
     println!("{freezes} freezes, all vCPUs parked in {all_parked}, {sent} signals to each vCPU");
     assert!(all_parked > wanted / 2, "{all_parked} of {freezes}");
     if manner == Manner::SignalMask {

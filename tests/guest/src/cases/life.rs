@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::{secret, times, Case};
 use crate::{
-    inspect::{assert_nothing_left, expect_load, hex, is_loaded, Inspection, Refusal},
+    inspect::{assert_nothing_left, hex, is_loaded, Inspection, Refusal},
     process::{own_pid, wait_until, PAGE},
     report::State,
     role::{hear, say, Other, Role},
@@ -64,6 +64,7 @@ fn load_unload_100() {
         assert_eq!(report.hits, vm.hits(0, &[0x400]));
         vm.wait_until_it_goes_on();
     }
+    println!("counted: freezes={count} unloads={count}");
     println!("loaded and unloaded {count} times in {:?}", begin.elapsed());
     vm.finish();
 }
@@ -127,7 +128,6 @@ fn insmod_killed() {
     let mut cut_short = 0;
     for round in 0..8 {
         let mut log = KernelLog::from_now();
-        expect_load();
         let mut insmod = Other::start("insmod", &[&own_pid().to_string()]);
         assert_eq!(insmod.hear(), "begins");
         sleep(Duration::from_micros(pause * (round + 1) / 8));
@@ -220,6 +220,7 @@ fn vmm_killed() {
         }
         assert_nothing_left();
     }
+    println!("counted: kills={rounds}");
     println!("of {rounds} killed, {killed} in the middle of an inspection of {whole:?}");
     assert!(
         killed > 0,

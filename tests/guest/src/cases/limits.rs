@@ -225,10 +225,11 @@ fn interval() {
 fn max_pause() {
     const MOST_MS: u64 = 50;
     // What the emulator may take to get to a thread that is due.
-    let slack_ms = 150 * u64::from(slowness());
+    const SLACK_MS: u64 = 150;
     const SIZE: u64 = 160 * MIB;
     const FILL: u8 = 0xa5;
 
+    let slack_ms = SLACK_MS * u64::from(slowness());
     let mut vm = Vm::running(Work::Count);
     let memory = vm.add_memory(MIB, SIZE, Backing::Anonymous);
     memory.fill_all(FILL);

@@ -11,7 +11,7 @@ use rustix::{
     mount::{mount, MountFlags},
 };
 
-use super::{secret, Case};
+use super::{secret, some, Case};
 use crate::{
     init::load_kvm,
     inspect::{assert_nothing_left, hex, load_module, unload_module, Inspection},
@@ -30,7 +30,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("refuse_probes_off", probes_off),
     Case::new("refuse_protected", protected),
     Case::new("refuse_late_vcpu", late_vcpu),
-    Case::new("refuse_lockdown", lockdown).last(),
+    Case::new("refuse_lockdown", lockdown).alone(),
 ];
 
 /// Wants each of the inspections to be refused, while a guest counts; afterwards the same guest can
@@ -75,7 +75,7 @@ fn patterns() {
         (&format!("utf16:{}", &long[..129]), "more than 256"),
     ];
     all_refused(|_| {
-        for (pattern, why) in bad {
+        for (pattern, why) in some(bad) {
             if why.is_empty() {
                 continue;
             }
@@ -114,7 +114,7 @@ fn ranges() {
         ("0xffffffffffffffff+2", "beyond"),
     ];
     all_refused(|_| {
-        for (range, why) in bad {
+        for (range, why) in some(bad) {
             let why = [why, "range 0: "];
             Inspection::of_self()
                 .patterns(&["text:a"])
@@ -143,7 +143,7 @@ fn numbers() {
         ("context", "65"),
     ];
     all_refused(|_| {
-        for (name, value) in out_of_range {
+        for (name, value) in some(out_of_range) {
             let why = [&format!("{name}={value} is out of range"), "give"];
             Inspection::of_self()
                 .set(name, value)

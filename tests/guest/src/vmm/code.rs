@@ -104,6 +104,17 @@ program!(
     mmio, "64", "mov (%rsi), %rax", "jmp 772b"
 );
 
+program!(
+    /// Runs the guest whose control block is at RAX (see `nested.rs`), and counts at RDI how often
+    /// that came back by its VMMCALL, behind which it goes on.
+    nested, "64", "", "vmrun %rax; addq $3, 0x578(%rax); incq (%rdi); jmp 772b"
+);
+
+program!(
+    /// The guest in the guest: counts behind the other's counter, and calls that.
+    nested_guest, "64", "", "incq 8(%rdi); vmmcall; jmp 772b"
+);
+
 /// For [`long_halt`] and [`long_spin`].
 macro_rules! long_registers {
     () => {

@@ -29,6 +29,8 @@ pub(crate) enum Manner {
     SyncRegs,
     /// It sets `immediate_exit` now and then.
     ImmediateExit,
+    /// Signals reach it at any time, and it calls again after each.
+    Handled,
     /// A signal reaches it in `KVM_RUN` only, by `KVM_SET_SIGNAL_MASK`. It takes each one.
     SignalMask,
 }
@@ -64,7 +66,7 @@ impl Conduct {
                 let_all_in(fd);
             }
             Manner::SyncRegs => self.first_r15 = registers(fd).r15,
-            Manner::ImmediateExit => (),
+            Manner::ImmediateExit | Manner::Handled => (),
         }
     }
 
@@ -140,6 +142,7 @@ impl Conduct {
                 }
                 wants_out
             }
+            Manner::Handled => interrupted,
             Manner::SignalMask => interrupted && take(masked_signal()),
         }
     }

@@ -160,10 +160,55 @@ impl Mapping {
 
     /// Gives the pages of a range back to the kernel: they are absent, and zero when next touched.
     pub(crate) fn discard(&self, offset: u64, len: u64) {
+        self.advise(offset, len, Advice::LinuxDontNeed);
+    }
+
+    /// Takes the pages of a range out of the address space.
+    pub(crate) fn unmap(&self, offset: u64, len: u64) {
+        self.replace(offset, len, ProtFlags::empty());
+    }
+
+    /// Maps new anonymous pages where [`Self::unmap`] has left a hole.
+    pub(crate) fn map_again(&self, offset: u64, len: u64) {
+        self.replace(offset, len, ProtFlags::READ | ProtFlags::WRITE);
+    }
+
+    fn replace(&self, offset: u64, len: u64, protection: ProtFlags) {
         let start = self.at(offset, len);
-        // SAFETY: The range is in the mapping, and nobody relies on its contents.
-        unsafe { madvise(start.cast(), to_usize(len), Advice::LinuxDontNeed) }
-            .expect("the pages can be discarded");
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        // SAFETY: Replaces a part of the mapping, on whose contents nobody relies.
+        unsafe { mmap_anonymous(start.cast(), to_usize(len), protection, flags) }
+            .expect("the memory can be replaced");
+    }
+
+    /// Punches a hole into the file that the memory is in.
+    pub(crate) fn punch(&self, offset: u64, len: u64) {
+        self.advise(offset, len, Advice::LinuxRemove);
+    }
+
+    /// Asks the kernel to swap everything out.
+    pub(crate) fn page_out(&self) {
+        self.advise(0, self.len, Advice::LinuxPageOut);
+    }
+
+    /// Asks the kernel to make huge pages of all of it, as far as it can.
+    pub(crate) fn collapse(&self) {
+        // SAFETY: The range is the mapping, and its contents stay.
+        unsafe {
+            libc::madvise(
+                self.start.as_ptr().cast(),
+                to_usize(self.len),
+                libc::MADV_COLLAPSE,
+            );
+        }
+    }
+
+    /// Gives advice that leaves the memory valid, whatever it does to the contents.
+    fn advise(&self, offset: u64, len: u64, advice: Advice) {
+        let start = self.at(offset, len);
+        // SAFETY: The range is in the mapping, and nobody relies on more than that it is.
+        unsafe { madvise(start.cast(), to_usize(len), advice) }
+            .unwrap_or_else(|error| panic!("{advice:?}: {error}"));
     }
 
     fn at(&self, offset: u64, len: u64) -> *mut u8 {

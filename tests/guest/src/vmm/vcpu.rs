@@ -4,7 +4,7 @@
 
 use std::{
     ffi::{c_int, c_void},
-    ops::ControlFlow,
+    ops::{ControlFlow, Range},
     os::fd::AsRawFd,
     ptr,
     sync::{
@@ -33,12 +33,9 @@ use super::{
     manner::{masked_signal, Conduct, Manner},
     mapping::{to_usize, Mapping},
     mode::{self, Mode, TABLE_OPERANDS},
-    Userfault,
+    nested, Userfault,
 };
-use crate::{
-    inspect,
-    process::{thread_state, wait_until},
-};
+use crate::process::{thread_state, wait_until};
 
 ioctl_iow_nr!(KVM_SET_REGS, KVMIO, 0x82, kvm_regs);
 
@@ -76,6 +73,8 @@ pub(crate) enum Work {
     PortIo,
     /// Counts, and keeps the sum.
     Count,
+    /// Runs a guest of its own, which counts, too.
+    Nested,
     /// Leaves the guest once; its thread then sits in user space.
     UserSpace,
     /// Reads where there is no memory; its thread, which has the answer, then sits in user space.
@@ -87,7 +86,7 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    const ALL: [fn() -> Program; 11] = [
+    const ALL: [fn() -> Program; 13] = [
         code::spin,
         code::halt,
         code::port_io,
@@ -99,6 +98,8 @@ impl Work {
         code::real_halt,
         code::real_spin,
         code::mmio,
+        code::nested,
+        code::nested_guest,
     ];
 
     /// The index of the program that does it in this mode.
@@ -116,6 +117,7 @@ impl Work {
             Self::PortIo => 2,
             Self::Count => 3,
             Self::Mmio => 10,
+            Self::Nested => 11,
             Self::RegistersHalt => registers,
             Self::RegistersSpin => registers + 1,
         }
@@ -206,6 +208,13 @@ impl Vcpu {
         };
         fd.set_mp_state(runnable)
             .expect("the vCPU can be made runnable");
+        if work == Work::Nested {
+            let memory = memory.as_ref().expect("it needs memory");
+            sregs.efer |= nested::EFER_SVME;
+            fd.set_sregs(&sregs).expect("the registers are consistent");
+            set_msr(&fd, nested::MSR_HOST_SAVE_AREA, nested::HOST_SAVE_AREA);
+            nested::write_control_block(memory, &sregs, park_address(NESTED_GUEST));
+        }
         let first_regs = first_registers(id, mode, work);
         fd.set_regs(&first_regs).expect("the registers can be set");
         let shared = Arc::<Shared>::default();
@@ -214,7 +223,6 @@ impl Vcpu {
             shared: shared.clone(),
             work,
             given: None,
-            excused: 0,
             conduct: Conduct::new(Manner::Plain),
         };
         Self {
@@ -232,13 +240,15 @@ impl Vcpu {
     /// Gives the guest KVM's clock at this address, as if it had asked for it. It must not run.
     pub(crate) fn set_clock(&mut self, gpa: u64) {
         // `MSR_KVM_SYSTEM_TIME_NEW` of `Documentation/virt/kvm/x86/msr.rst`; bit 0 turns it on.
-        let entry = kvm_msr_entry {
-            index: 0x4b56_4d01,
-            data: gpa | 1,
-            ..Default::default()
-        };
-        let msrs = Msrs::from_entries(&[entry]).expect("one fits");
-        assert_eq!(self.fd().set_msrs(&msrs), Ok(1), "the clock can be set");
+        set_msr(self.fd(), 0x4b56_4d01, gpa | 1);
+    }
+
+    /// Where the programs of [`Work::Nested`] and of the guest in it are.
+    pub(crate) fn nested_programs(&self) -> [Range<u64>; 2] {
+        [self.work.program(self.mode), NESTED_GUEST].map(|index| {
+            let start = park_address(index);
+            start..program_address(index) + Work::ALL[index]().code.len() as u64
+        })
     }
 
     /// Its mode.
@@ -273,7 +283,6 @@ impl Vcpu {
         self.shared.tid.store(0, SeqCst);
         let first_exit = u64::from(!self.shared.ready.load(SeqCst));
         self.entries_at_work = self.entries() + first_exit + 1;
-        runner.excused = inspect::loads();
         let thread = thread::Builder::new().name(format!("vcpu {}", self.id));
         let thread = thread.spawn(move || {
             runner
@@ -299,7 +308,7 @@ impl Vcpu {
                     shared.rounds.load(SeqCst) > 2
                 });
             }
-            Work::Count => {
+            Work::Count | Work::Nested => {
                 let from = self.count();
                 wait_until("the guest counts", || self.count() != from);
             }
@@ -320,10 +329,11 @@ impl Vcpu {
     /// Waits until it has got on with work that leaves a trace.
     pub(crate) fn wait_until_it_goes_on(&self) {
         match self.work {
-            Work::Count => {
+            Work::Count | Work::Nested => {
+                let steps = if self.work == Work::Count { 1000 } else { 10 };
                 let from = self.count();
                 wait_until("the guest goes on counting", || {
-                    self.count().0 > from.0 + 1000
+                    self.count().0 > from.0 + steps
                 });
             }
             Work::PortIo => {
@@ -352,8 +362,7 @@ impl Vcpu {
         self.shared.rounds.load(SeqCst)
     }
 
-    /// How often `KVM_RUN` returned `EINTR` though the VMM had sent no signal, beyond once for each
-    /// time that the module was loaded while it ran.
+    /// How often `KVM_RUN` returned `EINTR` though the VMM had sent no signal.
     pub(crate) fn interruptions(&self) -> u64 {
         self.shared.interruptions.load(SeqCst)
     }
@@ -373,10 +382,15 @@ impl Vcpu {
 
     /// Sends the signal of [`Manner::SignalMask`] to its thread.
     pub(crate) fn send_masked_signal(&self) {
-        let Thread::Running(thread) = &self.thread else {
-            panic!("vCPU {} does not run", self.id);
-        };
-        thread.kill(masked_signal()).expect("the thread is there");
+        assert!(self.send_signal(masked_signal()), "the signal is sent");
+    }
+
+    /// Sends a signal to its thread; says whether that was possible.
+    pub(crate) fn send_signal(&self, signal: c_int) -> bool {
+        match &self.thread {
+            Thread::Running(thread) => thread.kill(signal).is_ok(),
+            _ => panic!("vCPU {} does not run", self.id),
+        }
     }
 
     /// How many of these signals its thread has taken.
@@ -418,6 +432,7 @@ impl Vcpu {
         match self.work {
             _ if !self.shared.ready.load(SeqCst) => (),
             Work::Count => self.check_count(),
+            Work::Nested => self.check_nested_counts(),
             Work::Spin | Work::UserSpace => self.check_registers(0),
             // The halt is done: the next instruction is the one after it.
             Work::Halt => self.check_registers(1),
@@ -481,8 +496,18 @@ impl Vcpu {
 
     /// The address of the loop in which its program ends up.
     pub(crate) fn park_address(&self) -> u64 {
-        let index = self.work.program(self.mode);
-        program_address(index) + Work::ALL[index]().park
+        park_address(self.work.program(self.mode))
+    }
+
+    /// Both guests have counted alike, but for a step.
+    fn check_nested_counts(&self) {
+        let memory = self.memory.as_ref().expect("it runs in memory");
+        let data = DATA + self.id * DATA_STEP;
+        let (outer, inner) = (memory.read_u64(data), memory.read_u64(data + 8));
+        assert!(
+            outer > 0 && (inner == outer || inner == outer + 1),
+            "the outer guest has counted {outer}, the inner one {inner}"
+        );
     }
 
     /// The registers are as at the beginning, but for RIP.
@@ -548,6 +573,24 @@ fn sum_to(count: u64) -> u64 {
     u64::try_from((count * (count + 1) / 2) & u128::from(u64::MAX)).expect("it was cut to 64 bits")
 }
 
+/// The place of the inner guest's program in [`Work::ALL`].
+const NESTED_GUEST: usize = 12;
+
+fn set_msr(fd: &VcpuFd, index: u32, data: u64) {
+    let entry = kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    };
+    let msrs = Msrs::from_entries(&[entry]).expect("one fits");
+    assert_eq!(fd.set_msrs(&msrs), Ok(1), "MSR {index:#x} can be set");
+}
+
+/// Where the loop of a program begins in which it ends up.
+fn park_address(index: usize) -> u64 {
+    program_address(index) + Work::ALL[index]().park
+}
+
 fn program_address(index: usize) -> u64 {
     CODE + index as u64 * CODE_STEP
 }
@@ -592,6 +635,10 @@ fn first_registers(id: u64, mode: Mode, work: Work) -> kvm_regs {
             regs.rdx = IO_PORT;
         }
         Work::Mmio => regs.rsi = HOLE,
+        Work::Nested => {
+            regs.rax = nested::VMCB;
+            regs.rdi = data;
+        }
         Work::RegistersHalt | Work::RegistersSpin => regs.rdi = data + TABLE_OPERANDS,
         Work::Spin | Work::Halt | Work::UserSpace => (),
     }
@@ -612,8 +659,6 @@ struct Runner {
     work: Work,
     /// The number that the guest has last read from the port, until it writes.
     given: Option<u32>,
-    /// How many loads of the module have had their `EINTR`, or are none of this thread's.
-    excused: u64,
     conduct: Conduct,
 }
 
@@ -694,23 +739,11 @@ impl Runner {
         let wanted = self.conduct.after(&mut self.fd, interrupted);
         if wanted {
             self.shared.wanted_interruptions.fetch_add(1, SeqCst);
-        } else if interrupted {
-            self.explain_interruption();
-        }
-        flow
-    }
-
-    /// Counts an `EINTR` that nobody wanted.
-    fn explain_interruption(&mut self) {
-        let loads = inspect::loads();
-        if self.shared.stop.load(SeqCst) {
-            // The signal that stops it.
-        } else if self.excused < loads {
-            // A call that was inside when the module came may end like this.
-            self.excused = loads;
-        } else {
+        } else if interrupted && !self.shared.stop.load(SeqCst) {
+            // It was not the signal that stops it.
             self.shared.interruptions.fetch_add(1, SeqCst);
         }
+        flow
     }
 }
 

@@ -162,6 +162,32 @@ impl Vm {
 
     /// Adds a slot.
     pub(crate) fn add(&mut self, slot: Slot) {
+        self.set_region(&slot);
+        self.slots.push(slot);
+    }
+
+    /// Gives a slot of the first address space another place or other flags.
+    pub(crate) fn change(&mut self, slot: Slot) {
+        self.set_region(&slot);
+        self.slots.retain(|old| (old.space, old.id) != (0, slot.id));
+        self.slots.push(slot);
+    }
+
+    /// Takes a slot of the first address space away.
+    pub(crate) fn remove(&mut self, id: u16) {
+        let slot = self.slot(id).expect("it is there").clone();
+        self.set_region(&Slot { len: 0, ..slot });
+        self.slots.retain(|old| (old.space, old.id) != (0, id));
+    }
+
+    /// The slot of the first address space with this number.
+    pub(crate) fn slot(&self, id: u16) -> Option<&Slot> {
+        self.slots
+            .iter()
+            .find(|slot| (slot.space, slot.id) == (0, id))
+    }
+
+    fn set_region(&self, slot: &Slot) {
         let region = kvm_userspace_memory_region {
             slot: (u32::from(slot.space) << 16) | u32::from(slot.id),
             flags: slot.flags,
@@ -172,12 +198,11 @@ impl Vm {
         let fd = self.fd.as_ref().expect("it is open");
         // SAFETY: The mapping is kept for as long as the VM has the slot.
         let result = unsafe { fd.set_user_memory_region(region) };
-        result.unwrap_or_else(|error| panic!("adding a slot at {:#x}: {error}", slot.gpa));
-        self.slots.push(slot);
+        result.unwrap_or_else(|error| panic!("a slot at {:#x}: {error}", slot.gpa));
     }
 
     /// Adds new memory like [`Vm::add_memory`], of which any page can be private: it is then not in
-    /// the mapping, but in a guest_memfd.
+    /// the mapping, but in a `guest_memfd`.
     pub(crate) fn add_private_memory(&mut self, gpa: u64, len: u64) -> Arc<Mapping> {
         let mapping = Mapping::new(len, Backing::Anonymous);
         let slot = Slot {

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What becomes of memslots and memory while the VM is inspected again and again.
+
+use std::{fs, time::Duration};
+
+use kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES;
+
+use super::{secret, times, Case, Random};
+use crate::{
+    inspect::{hex, Inspection},
+    process::{wait_within, PAGE},
+    report::Report,
+    swap,
+    vmm::{Backing, Mapping, Mode, Slot, Vm, Work},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("meanwhile_slots_change", slots_change).within(200),
+    Case::new("meanwhile_memory_ballooned", ballooned).within(200),
+    Case::new("meanwhile_memory_unmapped", unmapped).within(200),
+    Case::new("meanwhile_memory_punched", punched).within(200),
+    Case::new("meanwhile_memory_swapped", swapped).within(200),
+    Case::new("meanwhile_memory_migrated", migrated).within(200),
+    Case::new("meanwhile_memory_huge", huge).within(200),
+];
+
+const MIB: u64 = 1 << 20;
+
+/// Inspects again and again, at once after each other, while something `happens`, in a short run
+/// `wanted` times each. Gives each report to `check`.
+pub(super) fn inspect_while(
+    inspection: Inspection,
+    wanted: u32,
+    mut happens: impl FnMut(),
+    mut check: impl FnMut(&Report),
+) {
+    let mut loaded = inspection.set("interval_ms", 1).load();
+    let wanted = times(wanted);
+    let (mut inspections, mut rounds) = (0, 0);
+    let limit = Duration::from_secs(100).max(Duration::from_secs(1) * wanted);
+    wait_within(limit, "enough inspections", || {
+        happens();
+        rounds += 1;
+        for report in loaded.reports() {
+            check(&report);
+            inspections += 1;
+        }
+        inspections >= wanted && rounds >= wanted
+    });
+    loaded.unload().iter().for_each(&mut check);
+    println!("counted: freezes={inspections} disturbances={rounds}");
+}
+
+/// Whether the pages with the secrets stay mapped.
+#[derive(Clone, Copy)]
+enum Stay {
+    Always,
+    /// The kernel unmaps them for a moment when it moves what is in them.
+    Mostly,
+    /// They are being moved or swapped nearly all the time.
+    Seldom,
+}
+
+/// A guest that counts and halts, with a slot of its own for a case to play with.
+struct Guest {
+    vm: Vm,
+    memory: std::sync::Arc<Mapping>,
+    secret: Vec<u8>,
+    /// Where the secret is: at both ends of the slot, whose first and last page stay as they are.
+    places: [u64; 2],
+}
+
+impl Guest {
+    const LEN: u64 = 4 * MIB;
+
+    fn new(backing: Backing) -> Self {
+        let mut vm = Vm::bootable();
+        for work in [Work::Count, Work::Halt] {
+            vm.add_vcpu(Mode::Long, work);
+        }
+        let memory = vm.add_memory(4 * MIB, Self::LEN, backing);
+        // Pages of zeros would not be written when they are swapped out.
+        memory.fill_all(0xa5);
+        let secret = secret(120, 16);
+        let places = [4 * MIB + 8, 4 * MIB + Self::LEN - 24];
+        for place in places {
+            vm.write(place, &secret);
+        }
+        vm.start();
+        Self {
+            vm,
+            memory,
+            secret,
+            places,
+        }
+    }
+
+    /// Changes stretches of the memory, but not its first and last page, while it is searched. If
+    /// these stay mapped both secrets are found each time.
+    fn change(mut self, stay: Stay, mut change: impl FnMut(&Mapping, u64, u64)) {
+        let mut random = Random::new();
+        let inspection = Inspection::of_self().patterns(&[hex(&self.secret)]);
+        let expected = self.vm.hits(0, &self.places);
+        let pages = Self::LEN / PAGE;
+        let (mut found, mut reports) = (0, 0);
+        inspect_while(
+            inspection.clone(),
+            60,
+            || {
+                for _ in 0..4 {
+                    let first = 1 + random.below(pages - 2);
+                    let count = 1 + random.below(pages - 1 - first);
+                    change(&self.memory, first * PAGE, count * PAGE);
+                }
+            },
+            |report| {
+                assert_eq!(report.done.result, "ok");
+                assert!(report.hits.iter().all(|hit| expected.contains(hit)));
+                found += u32::from(report.hits == expected);
+                reports += 1;
+            },
+        );
+        println!("both secrets found in {found} of {reports} inspections");
+        match stay {
+            Stay::Always => assert_eq!(found, reports),
+            Stay::Mostly => assert!(found > reports / 2, "{found} of {reports}"),
+            Stay::Seldom => (),
+        }
+        // Nothing is lost, and nothing is still pinned that should not be.
+        for place in self.places {
+            assert_eq!(self.vm.read(place, 16), self.secret);
+        }
+        let report = inspection.report();
+        assert_eq!(report.hits, expected);
+        self.vm.wait_until_it_goes_on();
+        self.vm.finish();
+    }
+}
+
+/// The VMM takes memory away and touches it again, as for a balloon.
+fn ballooned() {
+    Guest::new(Backing::Anonymous).change(Stay::Always, |memory, offset, len| {
+        memory.discard(offset, len);
+        memory.write(offset, &[1]);
+    });
+}
+
+/// The VMM unmaps memory below a slot, and maps other memory there.
+fn unmapped() {
+    Guest::new(Backing::Anonymous).change(Stay::Always, |memory, offset, len| {
+        memory.unmap(offset, len);
+        memory.map_again(offset, len);
+        memory.write(offset, &[1]);
+    });
+}
+
+/// Holes are punched into the memfd that the memory is in.
+fn punched() {
+    Guest::new(Backing::Memfd).change(Stay::Always, |memory, offset, len| {
+        memory.punch(offset, len);
+        memory.write(offset, &[1]);
+    });
+}
+
+/// The kernel swaps the memory out, that of the program, too.
+fn swapped() {
+    swap::turn_on();
+    let guest = Guest::new(Backing::Anonymous);
+    let low = guest.vm.slot_at(0).mapping.clone();
+    let before = vm_event("pswpout");
+    guest.change(Stay::Seldom, |memory, offset, len| {
+        low.page_out();
+        memory.page_out();
+        // Some come back.
+        for offset in (offset..offset + len.min(8 * PAGE)).step_by(4096) {
+            memory.write(offset, &[1]);
+        }
+    });
+    let swapped = vm_event("pswpout") - before;
+    println!("counted: pages_swapped_out={swapped}");
+    assert!(swapped > 100, "{swapped}");
+}
+
+/// The kernel moves the memory to other places.
+fn migrated() {
+    let guest = Guest::new(Backing::Anonymous);
+    let before = vm_event("pgmigrate_success");
+    guest.change(Stay::Mostly, |memory, offset, len| {
+        // So that there are gaps to be filled.
+        memory.discard(offset, len);
+        for offset in (offset..offset + len).step_by(2 * 4096) {
+            memory.write(offset, &[1]);
+        }
+        fs::write("/proc/sys/vm/compact_memory", "1").expect("memory can be compacted");
+    });
+    let moved = vm_event("pgmigrate_success") - before;
+    println!("counted: pages_migrated={moved}");
+    assert!(moved > 100, "{moved}");
+}
+
+/// Huge pages are split, and made again.
+fn huge() {
+    let guest = Guest::new(Backing::TransparentHuge);
+    let before = vm_event("thp_split_pmd");
+    guest.change(Stay::Seldom, |memory, offset, len| {
+        memory.discard(offset, len.min(PAGE));
+        memory.write(offset, &[1]);
+        memory.collapse();
+    });
+    let split = vm_event("thp_split_pmd") - before;
+    println!("counted: huge_pages_split={split}");
+    assert!(split > 10, "{split}");
+}
+
+/// How often something has happened, by the kernel's own account.
+fn vm_event(name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/vmstat").expect("it can be read");
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    let value = value.unwrap_or_else(|| panic!("the kernel does not count {name}"));
+    value.trim().parse().expect("a number")
+}
+
+/// Slots are added, moved, deleted, and their flags changed, without pause.
+fn slots_change() {
+    const LEN: u64 = 64 * PAGE;
+    let secret = secret(121, 16);
+    let mut vm = Vm::bootable();
+    for work in [Work::Count, Work::Halt, Work::PortIo] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    vm.write(0x600, &secret);
+    let mappings: [_; 4] = std::array::from_fn(|_| {
+        let mapping = Mapping::new(LEN, Backing::Anonymous);
+        mapping.touch_all();
+        mapping.write(16, &secret);
+        mapping
+    });
+    vm.start();
+    let always = vm.hits(0, &[0x600]);
+    // Each of them has two places of its own.
+    let place = |index: u64, other: bool| MIB + (2 * index + u64::from(other)) * LEN;
+    let mut random = Random::new();
+    let (mut ok, mut changed, mut with_others) = (0, 0, 0);
+    inspect_while(
+        Inspection::of_self().patterns(&[hex(&secret)]),
+        100,
+        || {
+            for _ in 0..8 {
+                let index = random.below(4);
+                let id = 10 + u16::try_from(index).expect("small");
+                let other = random.below(2) == 1;
+                let fresh = Slot::of(id, place(index, other), &mappings[usize::from(id) - 10]);
+                match (vm.slot(id).cloned(), random.below(3)) {
+                    (None, _) => vm.add(fresh),
+                    (Some(_), 0) => vm.remove(id),
+                    (Some(old), 1) => vm.change(Slot {
+                        flags: old.flags,
+                        ..fresh
+                    }),
+                    (Some(old), _) => vm.change(Slot {
+                        flags: old.flags ^ KVM_MEM_LOG_DIRTY_PAGES,
+                        ..old
+                    }),
+                }
+            }
+        },
+        |report| {
+            match report.done.result.as_str() {
+                "ok" => ok += 1,
+                "memslots_changed" => changed += 1,
+                other => panic!("unexpected result {other}"),
+            }
+            assert_eq!(report.hits[..1], always);
+            for hit in &report.hits[1..] {
+                let index = u64::from(hit.slot - 10);
+                let places = [false, true].map(|other| place(index, other) + 16);
+                assert!(places.contains(&hit.gpa), "{hit:?}");
+                with_others += 1;
+            }
+        },
+    );
+    println!("{ok} undisturbed, {changed} with changed slots, {with_others} hits in those");
+    assert!(with_others > 0, "no hit in a slot that comes and goes");
+    vm.wait_until_it_goes_on();
+    vm.assert_slots(&Inspection::of_self().report());
+    vm.finish();
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A guest that runs a guest of its own.
+
+use super::{meanwhile::inspect_while, secret, Case};
+use crate::{
+    inspect::{hex, Inspection},
+    report::State,
+    vmm::{Mode, Vm, Work},
+};
+
+pub(super) const CASES: &[Case] = &[Case::new("nested_guest", nested_guest).within(200)];
+
+/// It is frozen in the one or the other, and both go on. The registers are of the one that ran.
+fn nested_guest() {
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::Nested);
+    vm.add_vcpu(Mode::Long, Work::Count);
+    let secret = secret(140, 16);
+    vm.write(0x300, &secret);
+    vm.start();
+    let programs = vm.vcpu(0).nested_programs();
+    let hits = vm.hits(0, &[0x300]);
+    let mut frozen_in = [0; 2];
+    inspect_while(
+        Inspection::of_self().patterns(&[hex(&secret)]),
+        60,
+        || (),
+        |report| {
+            assert_eq!(report.states(), [State::Parked; 2]);
+            assert_eq!(report.hits, hits);
+            let rip = report.vcpu(0).general["rip"];
+            let program = programs.iter().position(|program| program.contains(&rip));
+            frozen_in[program.unwrap_or_else(|| panic!("{rip:#x} is in neither"))] += 1;
+        },
+    );
+    println!(
+        "frozen in the outer one {}, in the inner one {} times",
+        frozen_in[0], frozen_in[1]
+    );
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}

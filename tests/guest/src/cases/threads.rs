@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What becomes of the threads of vCPUs while their VM is inspected again and again.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use vmm_sys_util::signal::{register_signal_handler, SIGRTMIN};
+
+use super::{meanwhile::inspect_while, Case, Random};
+use crate::{
+    init::slowness,
+    inspect::Inspection,
+    process::wait_until,
+    ptrace::Tracer,
+    report::{Report, State},
+    role::{hear, say, Other, Role},
+    vmm::{Manner, Mode, Vm, Work},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("threads_signals", signals).within(200),
+    Case::new("threads_stopped", stopped).within(200),
+    Case::new("threads_traced", traced).within(200),
+    Case::new("threads_change", change).within(200),
+    Case::new("threads_vcpus_added", vcpus_added).within(200),
+];
+
+pub(super) const ROLES: &[Role] = &[Role {
+    name: "takes_signals",
+    run: takes_signals,
+}];
+
+const WORKS: [Work; 4] = [Work::Count, Work::PortIo, Work::Halt, Work::Spin];
+
+fn vm(manner: Manner) -> Vm {
+    let mut vm = Vm::bootable();
+    for work in WORKS {
+        vm.add_vcpu(Mode::Long, work).set_manner(manner);
+    }
+    vm.start();
+    vm
+}
+
+fn assert_ok(report: &Report) {
+    assert_eq!(report.done.result, "ok");
+}
+
+/// They get signals by the thousand, each of which they take once.
+fn signals() {
+    static TAKEN: AtomicU64 = AtomicU64::new(0);
+    extern "C" fn count(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        TAKEN.fetch_add(1, SeqCst);
+    }
+    let signal = SIGRTMIN() + 2;
+    register_signal_handler(signal, count).expect("the signal is valid");
+    let mut vm = vm(Manner::Handled);
+    let mut sent = 0;
+    inspect_while(
+        Inspection::of_self(),
+        100,
+        || {
+            for vcpu in &*vm.vcpus() {
+                // These signals are queued; the queue may be full.
+                sent += (0..20).filter(|_| vcpu.send_signal(signal)).count() as u64;
+            }
+        },
+        assert_ok,
+    );
+    wait_until("all signals are taken", || TAKEN.load(SeqCst) == sent);
+    println!("counted: signals={sent}");
+    assert!(sent > 1000, "{sent}");
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// They are stopped, and go on, with their VMM.
+fn stopped() {
+    let mut vmm = Other::start("takes_signals", &[]);
+    vmm.hear();
+    let mut random = Random::new();
+    let (mut stops, mut parked, mut outside) = (0, 0, 0);
+    inspect_while(
+        Inspection::of(vmm.pid()),
+        60,
+        || {
+            vmm.signal(Signal::STOP);
+            if stops == 0 {
+                // Long enough to be inspected while it is stopped.
+                thread::sleep(Duration::from_millis(500) * slowness());
+            }
+            random.pause(Duration::from_millis(20));
+            stops += 1;
+            vmm.signal(Signal::CONT);
+            random.pause(Duration::from_millis(20));
+        },
+        |report| {
+            assert_ok(report);
+            for state in report.states() {
+                match state {
+                    State::Parked => parked += 1,
+                    State::Outside => outside += 1,
+                }
+            }
+        },
+    );
+    println!("counted: stops_by_a_signal={stops}");
+    println!("vCPUs parked {parked} times, outside {outside} times");
+    assert!(parked > 0 && outside > 0);
+    vmm.tell("end");
+    vmm.finish();
+}
+
+/// A debugger stops them one by one, and reads their registers.
+fn traced() {
+    let mut vmm = Other::start("takes_signals", &[]);
+    let line = vmm.hear();
+    let threads = line.split(' ').map(|tid| tid.parse().expect("a number"));
+    let tracers: Vec<Tracer> = threads.map(Tracer::seize).collect();
+    assert_eq!(tracers.len(), WORKS.len());
+    let mut random = Random::new();
+    let mut stops = 0;
+    inspect_while(
+        Inspection::of(vmm.pid()),
+        60,
+        || {
+            let index = random.below(WORKS.len() as u64);
+            let tracer = &tracers[usize::try_from(index).expect("small")];
+            tracer.interrupt();
+            tracer.registers();
+            random.pause(Duration::from_millis(10));
+            tracer.go_on();
+            stops += 1;
+        },
+        assert_ok,
+    );
+    println!("counted: stops_by_a_debugger={stops}");
+    drop(tracers);
+    vmm.tell("end");
+    vmm.finish();
+}
+
+/// A VMM that lives with signals at any time. It first tells the numbers of its vCPUs' threads.
+fn takes_signals(_: &[&str]) {
+    let mut vm = vm(Manner::Handled);
+    let threads: Vec<String> = vm.vcpus().iter().map(|v| v.tid().to_string()).collect();
+    say(&threads.join(" "));
+    hear();
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// `KVM_RUN` is called from another thread than before, again and again.
+fn change() {
+    let mut vm = vm(Manner::Plain);
+    let mut random = Random::new();
+    let mut changes = 0;
+    inspect_while(
+        Inspection::of_self(),
+        60,
+        || {
+            let index = random.below(WORKS.len() as u64);
+            let vcpu = vm.vcpu(usize::try_from(index).expect("small"));
+            vcpu.stop();
+            random.pause(Duration::from_millis(5));
+            vcpu.start();
+            random.pause(Duration::from_millis(5));
+            changes += 1;
+        },
+        assert_ok,
+    );
+    println!("counted: thread_changes={changes}");
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// vCPUs are added, and run at once. What is reported is all that there were at some moment.
+fn vcpus_added() {
+    const MOST: usize = 8;
+    let mut added = 0;
+    for _ in 0..super::times(3) {
+        let mut vm = Vm::running(Work::Count);
+        let mut random = Random::new();
+        let mut seen = Vec::new();
+        let mut inspected = 0;
+        inspect_while(
+            Inspection::of_self(),
+            20,
+            || {
+                random.pause(Duration::from_millis(30));
+                if vm.vcpus().len() < MOST {
+                    let work = WORKS[vm.vcpus().len() % WORKS.len()];
+                    vm.add_vcpu(Mode::Long, work).start();
+                    added += 1;
+                }
+            },
+            |report| {
+                assert_ok(report);
+                seen.push(report.vcpus.len());
+                inspected += 1;
+            },
+        );
+        assert!(seen.is_sorted(), "{seen:?}");
+        // Those that were added last may not have said that they run.
+        vm.vcpus()
+            .iter_mut()
+            .for_each(crate::vmm::Vcpu::wait_until_at_work);
+        let report = Inspection::of_self().report();
+        assert_eq!(report.states(), vec![State::Parked; vm.vcpus().len()]);
+        vm.wait_until_it_goes_on();
+        vm.finish();
+    }
+    println!("counted: vcpus_added={added}");
+}

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What becomes of VMMs and their VMs while these are inspected again and again.
+
+use std::{os::fd::AsRawFd, time::Duration};
+
+use rustix::{
+    io::Errno,
+    process::{pidfd_getfd, pidfd_open, Pid, PidfdFlags, PidfdGetfdFlags},
+    system::delete_module,
+};
+
+use super::{meanwhile::inspect_while, secret, times, Case, Random};
+use crate::{
+    inspect::{assert_nothing_left, hex, unload_module, Inspection, Refusal},
+    process::{own_pid, wait_until},
+    report::Report,
+    role::{hear, say, Other, Role},
+    vmm::{Manner, Mode, Vm, Work},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("vmms_killed", killed).within(400),
+    Case::new("vmms_unloaded", unloaded).within(300),
+    Case::new("vmms_file_held", file_held),
+    Case::new("vmms_come_and_go", come_and_go).within(200),
+    Case::new("vmms_kvm_stays", kvm_stays),
+];
+
+pub(super) const ROLES: &[Role] = &[Role {
+    name: "three_vcpus",
+    run: three_vcpus,
+}];
+
+/// What the module may say once the VMM is gone.
+fn is_farewell(line: &str) -> bool {
+    line.starts_with("error: there is no process")
+        || line.starts_with("error: the VMM is exiting")
+        || line.contains("has no VM")
+        || line.starts_with("there will be no more inspections")
+}
+
+/// A VMM that says how its VM's file is numbered, and runs until it is told to end.
+fn three_vcpus(_: &[&str]) {
+    let mut vm = Vm::bootable();
+    for work in [Work::Count, Work::Halt, Work::PortIo] {
+        vm.add_vcpu(Mode::Long, work).set_manner(Manner::Handled);
+    }
+    vm.write(0x200, &secret(130, 16));
+    vm.start();
+    say(&vm.fd().to_string());
+    hear();
+    vm.finish();
+}
+
+fn start() -> (Other, i32) {
+    let mut vmm = Other::start("three_vcpus", &[]);
+    let fd = vmm.hear().parse().expect("a number");
+    (vmm, fd)
+}
+
+fn inspection(pid: i32) -> Inspection {
+    Inspection::of(pid).patterns(&[hex(&secret(130, 16))])
+}
+
+fn check(report: &Report) {
+    match report.done.result.as_str() {
+        "ok" => assert_eq!(report.hits_of(0), [0x200]),
+        "vmm_killed" => (),
+        other => panic!("unexpected result {other}"),
+    }
+}
+
+/// Killed at any moment: it is gone at once, and the module says so.
+fn killed() {
+    let mut random = Random::new();
+    let (mut kills, mut freezes, mut in_the_middle) = (0, 0, 0);
+    for _ in 0..times(25) {
+        let (vmm, _) = start();
+        let mut loaded = inspection(vmm.pid()).set("interval_ms", 1).load();
+        random.pause(Duration::from_millis(40));
+        vmm.kill();
+        kills += 1;
+        let mut seen = |reports: Vec<Report>| {
+            for report in reports {
+                check(&report);
+                freezes += 1;
+                in_the_middle += u32::from(report.done.result == "vmm_killed");
+            }
+        };
+        wait_until("the module says that it is done", || {
+            let (reports, others) = loaded.reports_and_others();
+            seen(reports);
+            assert!(others.iter().all(|line| is_farewell(line)), "{others:#?}");
+            others.iter().any(|line| line.starts_with("error: "))
+        });
+        let last = loaded.unload_for_lines();
+        assert!(last.iter().all(|line| is_farewell(line)), "{last:#?}");
+    }
+    println!("counted: freezes={freezes} kills={kills}");
+    println!("{in_the_middle} in the middle of an inspection");
+}
+
+/// The module is unloaded at any moment.
+fn unloaded() {
+    let mut random = Random::new();
+    let (mut vmm, _) = start();
+    let (mut unloads, mut freezes) = (0, 0);
+    for _ in 0..times(50) {
+        let loaded = inspection(vmm.pid()).set("interval_ms", 1).load();
+        random.pause(Duration::from_millis(20));
+        for report in loaded.unload() {
+            assert_eq!(report.done.result, "ok");
+            check(&report);
+            freezes += 1;
+        }
+        unloads += 1;
+    }
+    println!("counted: freezes={freezes} unloads={unloads}");
+    vmm.tell("end");
+    vmm.finish();
+}
+
+/// Another process holds the VM's file: the VM is found there, too, and outlives its VMM, but its
+/// memory does not.
+fn file_held() {
+    let (vmm, fd) = start();
+    let pid = Pid::from_raw(vmm.pid()).expect("process numbers are positive");
+    let vmm_fd = pidfd_open(pid, PidfdFlags::empty()).expect("the process is there");
+    let held = pidfd_getfd(vmm_fd, fd, PidfdGetfdFlags::empty()).expect("root may have it");
+    let report = inspection(own_pid()).report();
+    assert_eq!(report.fd, Some(held.as_raw_fd()));
+    check(&report);
+    let mut loaded = inspection(own_pid()).set("interval_ms", 1).load();
+    let mut inspections = 0;
+    wait_until("some inspections", || {
+        inspections += loaded.reports().len();
+        inspections > 3
+    });
+    vmm.kill();
+    wait_until("the module says that the VM has no memory", || {
+        let (reports, others) = loaded.reports_and_others();
+        reports.iter().for_each(check);
+        assert!(others.iter().all(|line| is_farewell(line)), "{others:#?}");
+        !others.is_empty()
+    });
+    loaded.unload_for_lines();
+    inspection(own_pid()).refused(Errno::SRCH, &["the VMM is exiting", "no memory"]);
+    drop(held);
+    inspection(own_pid()).refused(Errno::NOENT, &["VM"]);
+}
+
+/// VMs of one process come and go, while one stays; all that are there are inspected.
+fn come_and_go() {
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::Count);
+    vm.write(0x200, &secret(130, 16));
+    vm.start();
+    let fd = vm.fd();
+    let mut random = Random::new();
+    let (mut made, mut of_others, mut of_ours) = (0, 0, 0);
+    inspect_while(
+        inspection(own_pid()),
+        60,
+        || {
+            let mut other = Vm::bootable();
+            for work in [Work::Count, Work::PortIo] {
+                // The module may find them in KVM_RUN when it first sees their VM.
+                other.add_vcpu(Mode::Long, work).set_manner(Manner::Handled);
+            }
+            other.write(0x200, &secret(130, 16));
+            other.start();
+            random.pause(Duration::from_millis(50));
+            other.wait_until_it_goes_on();
+            other.finish();
+            made += 1;
+        },
+        |report| {
+            assert_eq!(report.done.result, "ok");
+            if report.fd == Some(fd) {
+                assert_eq!(report.hits_of(0), [0x200]);
+                of_ours += 1;
+            } else {
+                // Perhaps it has not written its secret yet.
+                assert!(report.hits_of(0).iter().all(|&gpa| gpa == 0x200));
+                of_others += 1;
+            }
+        },
+    );
+    println!("counted: vms={made}");
+    println!("{of_ours} reports on the one that stays, {of_others} on others");
+    assert!(of_ours > 0 && of_others > 0);
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// KVM cannot be unloaded while the module is there, nor can its part for the vendor while there is a
+/// VM; when the module is gone it can.
+fn kvm_stays() {
+    let vendor = if crate::process::has_feature("vmx") {
+        c"kvm_intel"
+    } else {
+        c"kvm_amd"
+    };
+    let unload = |name| delete_module(name, libc::O_NONBLOCK);
+    let (vmm, _) = start();
+    let mut loaded = inspection(vmm.pid()).set("interval_ms", 1).load();
+    for _ in 0..50 {
+        assert_eq!(unload(vendor), Err(Errno::AGAIN));
+        assert_eq!(unload(c"kvm"), Err(Errno::AGAIN));
+    }
+    assert!(!loaded.reports().is_empty());
+    vmm.kill();
+    wait_until("the module is done", || {
+        let (_, others) = loaded.reports_and_others();
+        !others.is_empty()
+    });
+    assert_eq!(unload(c"kvm"), Err(Errno::AGAIN));
+    // No VM is left that it could serve.
+    wait_until("the vendor's part can go", || unload(vendor).is_ok());
+    assert_eq!(unload(c"kvm"), Err(Errno::AGAIN));
+    unload_module("kvm_inspect");
+    assert_nothing_left();
+    assert_eq!(unload(c"kvm"), Ok(()));
+    crate::init::load_kvm().expect("KVM can come back");
+    match inspection(own_pid()).try_load() {
+        Err(Refusal { errno, .. }) => assert_eq!(errno, Errno::NOENT),
+        Ok(_) => panic!("there is no VM"),
+    }
+    let mut vm = Vm::running(Work::Count);
+    vm.write(0x200, &secret(130, 16));
+    check(&inspection(own_pid()).report());
+    vm.finish();
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a debugger does to a thread of another process.
+
+use std::{io, mem::MaybeUninit, ptr};
+
+/// A thread that is traced until this is dropped.
+pub(crate) struct Tracer(libc::pid_t);
+
+impl Tracer {
+    /// Begins to trace a thread, which goes on meanwhile.
+    pub(crate) fn seize(thread: libc::pid_t) -> Self {
+        let this = Self(thread);
+        this.request(libc::PTRACE_SEIZE, ptr::null_mut());
+        this
+    }
+
+    /// Stops it, and waits until it stands.
+    pub(crate) fn interrupt(&self) {
+        self.request(libc::PTRACE_INTERRUPT, ptr::null_mut());
+        let mut status = 0;
+        // SAFETY: `status` is valid for writing.
+        let result = unsafe { libc::waitpid(self.0, &raw mut status, libc::__WALL) };
+        assert_eq!(result, self.0, "waitpid: {}", io::Error::last_os_error());
+        assert!(libc::WIFSTOPPED(status), "status {status:#x}");
+    }
+
+    /// Its registers. It must stand.
+    pub(crate) fn registers(&self) -> libc::user_regs_struct {
+        let mut registers = MaybeUninit::uninit();
+        self.request(libc::PTRACE_GETREGS, registers.as_mut_ptr());
+        // SAFETY: The request was successful, and has filled them in.
+        unsafe { registers.assume_init() }
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        self.request(libc::PTRACE_CONT, ptr::null_mut());
+    }
+
+    fn request(&self, request: libc::c_uint, data: *mut libc::user_regs_struct) {
+        // SAFETY: `data` is valid for the only request that writes to it.
+        let result = unsafe { libc::ptrace(request, self.0, 0, data) };
+        let error = io::Error::last_os_error();
+        assert_eq!(
+            result, 0,
+            "ptrace {request:#x} of thread {}: {error}",
+            self.0
+        );
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.interrupt();
+        self.request(libc::PTRACE_DETACH, ptr::null_mut());
+    }
+}
