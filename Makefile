@@ -8,6 +8,7 @@ else
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 native := $(CURDIR)/build/native
+MINUTES ?= 60
 
 .PHONY: all
 all: ## Builds the module for the kernel that runs, or for the headers in KDIR=
@@ -23,6 +24,14 @@ demo: setup ## Inspects a real Linux guest in an emulated host, and asks QEMU wh
 .PHONY: test
 test: setup ## Runs all tests
 	@scripts/in-root $(MAKE) --no-print-directory test
+
+.PHONY: soak
+soak: setup ## Runs for MINUTES= (60) what may go wrong at any moment, again and again
+	@scripts/in-root $(MAKE) --no-print-directory soak MINUTES=$(MINUTES)
+
+.PHONY: bench-idle
+bench-idle: setup ## Measures what the loaded module costs while it waits
+	@scripts/in-root $(MAKE) --no-print-directory bench-idle
 
 .PHONY: bench-freeze
 bench-freeze: setup ## Compares how long a guest stands with QEMU's stop and cont; COUNT= inspections of each
@@ -42,7 +51,7 @@ setup: ## Makes the build root, unless it is there
 
 .PHONY: clean
 clean: ## Removes what was built, but not the build root
-	rm -rf build/native build/module build/test-modules build/vm build/target build/log
+	rm -rf build/native build/module build/test-modules build/debug build/vm build/target build/log
 
 .PHONY: distclean
 distclean: ## Removes all that was made

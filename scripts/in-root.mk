@@ -33,10 +33,21 @@ demo: module programs
 bench-freeze: module programs
 	@cargo run --quiet --locked --release --package vm --bin bench-freeze -- $(COUNT)
 
-.PHONY: test
-test: module programs
+.PHONY: test-modules
+test-modules: metadata
 	@scripts/build-module $(kdir) tests/guest/modules $(build)/test-modules
+
+.PHONY: test
+test: module test-modules programs debug
 	@scripts/test
+
+.PHONY: soak
+soak: module test-modules programs debug
+	@cargo run --quiet --locked --release --package vm --bin soak -- $(MINUTES)
+
+.PHONY: bench-idle
+bench-idle: module test-modules programs
+	@cargo run --quiet --locked --release --package vm --bin bench-idle
 
 .PHONY: check
 check: metadata
