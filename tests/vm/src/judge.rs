@@ -115,7 +115,10 @@ pub enum Verdict {
 /// (`warn_alloc` in `mm/page_alloc.c`).
 const FAILED_ALLOCATION: &[&str] = &["page allocation failure", "vmalloc error"];
 
-/// A log without the call traces of allocations that have failed.
+/// What kmemleak says if it has none for itself, before it does without.
+const FAILED_SCAN_AREA: &str = "kmemleak: Cannot allocate a scan area";
+
+/// A log without what the kernel says of allocations that have failed.
 fn without_failed_allocations(log: &str) -> String {
     const TRACE: &str = "Call Trace";
     let mut is_announced = false;
@@ -127,6 +130,9 @@ fn without_failed_allocations(log: &str) -> String {
         }
         if is_announced && line.contains(TRACE) {
             is_announced = false;
+            continue;
+        }
+        if line.contains(FAILED_SCAN_AREA) {
             continue;
         }
         kept.push_str(line);
@@ -312,7 +318,8 @@ mod tests {
 [    3.1] insmod: page allocation failure: order:0, mode:0xcc0(GFP_KERNEL)
 [    3.1] CPU: 0 UID: 0 PID: 46 Comm: insmod
 [    3.1] Call Trace:
-[    3.1]  <TASK>"
+[    3.1]  <TASK>
+[    3.2] kmemleak: Cannot allocate a scan area, scanning the full object"
         );
         let verdict = |log: &str, fails_allocations| {
             judge(&Run {

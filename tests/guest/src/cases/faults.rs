@@ -173,15 +173,18 @@ fn rounds() {
         let fail = FailNth::of(thread, thread);
         fail.set(nth);
         let (mut failed, mut is_over) = (false, false);
-        // Until one has failed and there was another inspection, or there was one in which none did;
-        // one may be under way.
-        let (mut reports, mut reports_since) = (0, 0);
+        // Until one has failed and there was another inspection, or there was one in which none did.
+        // Some may be over already when this begins, and one may be under way.
+        let (mut has_begun, mut reports, mut reports_since) = (false, 0, 0);
         wait_within(Duration::from_secs(30), "the next inspections", || {
             let (now, others) = loaded.reports_and_others();
-            reports += now.len();
+            if has_begun {
+                reports += now.len();
+            }
             if failed {
                 reports_since += now.len();
             }
+            has_begun = true;
             failed = fail.has_failed();
             for line in others {
                 if line.starts_with("there will be no more inspections") {
