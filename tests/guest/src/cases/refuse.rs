@@ -233,10 +233,10 @@ fn probe_taken() {
         unload_module("redirect");
 
         // The other way round it is the other one that is refused: the probe does redirect.
-        let loaded = Inspection::of_self().set("interval_ms", 60_000).load();
+        let loaded = Inspection::of_self().set("interval_ms", 900).load();
         let other = load_module("/modules/redirect.ko", "");
         assert_eq!(other.expect_err("it is taken"), Errno::BUSY);
-        assert_eq!(loaded.unload().len(), 1);
+        assert!(!loaded.unload().is_empty());
     });
 }
 
