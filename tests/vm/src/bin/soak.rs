@@ -34,8 +34,8 @@ const CASES: &[&str] = &[
 ];
 
 /// How many of them a VM runs, and how many times as much as in the short form each of them does.
-const IN_ONE_VM: usize = 3;
-const SCALE: u32 = 3;
+const IN_ONE_VM: usize = 2;
+const SCALE: u32 = 2;
 
 /// How many VMs in a row may be lost on one kernel, all of them the emulator's doing.
 const MOST_LOST: u32 = 5;
