@@ -2,12 +2,18 @@
 
 //! Another process's address space, taken on by a kernel thread, and its pages.
 //!
+//! Lock order: `mm->mmap_lock`, only tried, inside all others that an inspection holds.
+//!
 //! C headers: [`include/linux/kthread.h`](srctree/include/linux/kthread.h),
 //! [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
 use core::{
+    cell::Cell,
     marker::PhantomData,
-    ptr::NonNull, //
+    ptr::{
+        self,
+        NonNull, //
+    },
 };
 
 use kernel::{
@@ -22,13 +28,20 @@ use kernel::{
     },
     page::PAGE_SIZE,
     prelude::*,
-    sync::aref::ARef, //
+    sync::aref::ARef,
+    time::{
+        delay::fsleep,
+        Delta, //
+    },
 };
 
 use crate::{
     kthread::OnKthread,
     sys, //
 };
+
+/// How often the holder of `mmap_lock` is waited for, a millisecond each time: the guest stands.
+const LOCK_TRIES: u32 = 20;
 
 /// The address space that the current kernel thread has taken on, until this is dropped.
 ///
@@ -40,6 +53,8 @@ pub(crate) struct BorrowedAddressSpace<'a> {
     // Released in a work item: if the process has died meanwhile this may be the last reference,
     // and taking down a large address space here would prolong an inspection.
     mm: ARef<MmWithUserAsync>,
+    /// How often `mmap_lock` may still be waited for.
+    lock_tries: Cell<u32>,
 }
 
 impl<'a> BorrowedAddressSpace<'a> {
@@ -52,6 +67,7 @@ impl<'a> BorrowedAddressSpace<'a> {
         Self {
             thread,
             mm: MmWithUser::into_mmput_async(mm),
+            lock_tries: Cell::new(LOCK_TRIES),
         }
     }
 
@@ -72,15 +88,65 @@ impl<'a> BorrowedAddressSpace<'a> {
         let Ok(count) = c_int::try_from(wanted) else {
             return 0;
         };
-        // SAFETY: `spare` has room for `wanted` pointers. It works on `current->mm`, which by the
+        let room = spare.as_mut_ptr().cast();
+        // SAFETY: `room` is for `wanted` pointers. It works on `current->mm`, which by the
         // type invariant is `self.mm`.
-        let got =
-            unsafe { sys::get_user_pages_fast_only(start, count, 0, spare.as_mut_ptr().cast()) };
-        let got = usize::try_from(got).unwrap_or(0);
+        let got = unsafe { sys::get_user_pages_fast_only(start, count, 0, room) };
+        let mut got = usize::try_from(got).unwrap_or(0);
+        if got == 0 {
+            // SAFETY: As above.
+            got = unsafe { self.hold_hinted(start, wanted, room) };
+        }
         // SAFETY: The first `got` pointers were written, and `got <= wanted <= spare.len()`.
         // INVARIANT: With each page came a reference to it.
         unsafe { held.pages.inc_len(got) };
         got
+    }
+
+    /// As [`Self::hold_present`], with pages whose entries NUMA balancing has made inaccessible, so
+    /// that their next use is seen: the fast GUP takes none of those, and cold memory consists of
+    /// them on a host with several nodes. Their entries stay as they are.
+    ///
+    /// # Safety
+    ///
+    /// `room` is for `pages` pointers.
+    unsafe fn hold_hinted(
+        &self,
+        start: usize,
+        pages: usize,
+        room: *mut *mut bindings::page,
+    ) -> usize {
+        // SAFETY: No preconditions.
+        if !unsafe { sys::kvm_inspect_has_numa_hints() } {
+            return 0;
+        }
+        let guard = loop {
+            if let Some(guard) = self.mm.mmap_read_trylock() {
+                break guard;
+            }
+            let Some(left) = self.lock_tries.get().checked_sub(1) else {
+                return 0;
+            };
+            self.lock_tries.set(left);
+            fsleep(Delta::from_millis(1));
+        };
+        // What lies between areas is not asked for: below a stack that gives a warning.
+        let Some(area) = guard.vma_lookup(start) else {
+            return 0;
+        };
+        let pages = pages.min(area.end().saturating_sub(start) / PAGE_SIZE);
+        // SAFETY: By the contract, and `guard` holds `mmap_lock`, which this does not give up.
+        let got = unsafe {
+            sys::get_user_pages_remote(
+                self.mm.as_raw(),
+                start,
+                pages,
+                sys::KVM_INSPECT_FOLL_PRESENT,
+                room,
+                ptr::null_mut(),
+            )
+        };
+        usize::try_from(got).unwrap_or(0)
     }
 }
 

@@ -5,6 +5,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/nodemask.h>
 #include <linux/rbtree.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
@@ -85,6 +86,12 @@ void kvm_inspect_memalloc_noio_restore(unsigned int flags)
 void kvm_inspect_put_page(struct page *page)
 {
 	put_page(page);
+}
+
+/* Whether there may be NUMA hinting entries. Balancing, turned off, leaves those it has made. */
+bool kvm_inspect_has_numa_hints(void)
+{
+	return IS_ENABLED(CONFIG_NUMA_BALANCING) && num_online_nodes() > 1;
 }
 
 void *kvm_inspect_vmap_read_only(struct page **pages, unsigned int count)

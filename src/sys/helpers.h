@@ -31,6 +31,7 @@ void kvm_inspect_cond_resched(void);
 unsigned int kvm_inspect_memalloc_noio_save(void);
 void kvm_inspect_memalloc_noio_restore(unsigned int flags);
 void kvm_inspect_put_page(struct page *page);
+bool kvm_inspect_has_numa_hints(void);
 void *kvm_inspect_vmap_read_only(struct page **pages, unsigned int count);
 
 /* <linux/mutex.h> */

@@ -25,7 +25,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use guest::protocol::{CaseInfo, Needs};
+use guest::protocol::{CaseInfo, Needs, VmNeeded};
 
 use crate::{
     init::{fewer, scale},
@@ -96,9 +96,15 @@ impl Case {
         self.with_debug()
     }
 
+    /// Gives it a VM whose memory is in two NUMA nodes.
+    const fn with_two_nodes(mut self) -> Self {
+        self.needs.vm = VmNeeded::TwoNodes;
+        self
+    }
+
     /// Gives it a VM of its own.
     const fn alone(mut self) -> Self {
-        self.needs.own_vm = true;
+        self.needs.vm = VmNeeded::Own;
         self
     }
 }

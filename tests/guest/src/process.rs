@@ -99,3 +99,13 @@ pub(crate) fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut
         thread::sleep(Duration::from_millis(1));
     }
 }
+
+/// How often something has happened, by the kernel's own account.
+pub(crate) fn vm_event(name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/vmstat").expect("it can be read");
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let value = value.unwrap_or_else(|| panic!("the kernel does not count {name}"));
+    value.trim().parse().expect("a number")
+}

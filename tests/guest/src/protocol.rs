@@ -79,23 +79,34 @@ impl fmt::Display for Message {
     }
 }
 
+/// In what VM a case runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VmNeeded {
+    /// In any, after others.
+    Any,
+    /// In one of its own.
+    Own,
+    /// In one of its own, whose memory is in two NUMA nodes.
+    TwoNodes,
+}
+
 /// What a case may need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
     /// What only the kernel that catches mistakes has.
     pub debug_kernel: bool,
-    /// A VM in which no other case runs.
-    pub own_vm: bool,
     /// Allocations that fail, of which the kernel may speak.
     pub failing_allocations: bool,
+    /// In what VM it runs.
+    pub vm: VmNeeded,
 }
 
 impl Needs {
     /// Nothing of all that.
     pub const NOTHING: Self = Self {
         debug_kernel: false,
-        own_vm: false,
         failing_allocations: false,
+        vm: VmNeeded::Any,
     };
 }
 
@@ -122,8 +133,14 @@ impl CaseInfo {
             seconds: seconds.parse().ok()?,
             needs: Needs {
                 debug_kernel: flags.contains(&"debug_kernel"),
-                own_vm: flags.contains(&"own_vm"),
                 failing_allocations: flags.contains(&"failing_allocations"),
+                vm: if flags.contains(&"two_nodes") {
+                    VmNeeded::TwoNodes
+                } else if flags.contains(&"own_vm") {
+                    VmNeeded::Own
+                } else {
+                    VmNeeded::Any
+                },
             },
         })
     }
@@ -134,8 +151,9 @@ impl fmt::Display for CaseInfo {
         write!(f, "{} {}", self.name, self.seconds)?;
         for (is_set, flag) in [
             (self.needs.debug_kernel, "debug_kernel"),
-            (self.needs.own_vm, "own_vm"),
+            (self.needs.vm == VmNeeded::Own, "own_vm"),
             (self.needs.failing_allocations, "failing_allocations"),
+            (self.needs.vm == VmNeeded::TwoNodes, "two_nodes"),
         ] {
             if is_set {
                 write!(f, " {flag}")?;

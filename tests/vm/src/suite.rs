@@ -15,7 +15,7 @@ use std::{
 };
 
 use guest::protocol::{
-    CaseInfo, CASE_PARAMETER, FEWER_PARAMETER, SCALE_PARAMETER, SLOWNESS_PARAMETER,
+    CaseInfo, VmNeeded, CASE_PARAMETER, FEWER_PARAMETER, SCALE_PARAMETER, SLOWNESS_PARAMETER,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -264,8 +264,10 @@ impl Suite {
             .iter()
             .map(|case| (Duration::from_secs(case.seconds) * scale + GRACE) * slowness)
             .collect();
+        let two_nodes = cases.iter().any(|case| case.needs.vm == VmNeeded::TwoNodes);
+        let nodes = if two_nodes { "numa=fake=2" } else { "" };
         let parameters = format!(
-            "mitigations=off cryptomgr.notests=1 {} {SCALE_PARAMETER}{scale} \
+            "mitigations=off cryptomgr.notests=1 {nodes} {} {SCALE_PARAMETER}{scale} \
              {FEWER_PARAMETER}{} {SLOWNESS_PARAMETER}{slowness} {CASE_PARAMETER}{names}",
             vm.parameters, vm.fewer
         );

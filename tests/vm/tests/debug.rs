@@ -6,7 +6,7 @@
 
 use std::process::ExitCode;
 
-use guest::protocol::CaseInfo;
+use guest::protocol::{CaseInfo, VmNeeded};
 use vm::{
     bed::Bed,
     suite::{run, Vendor, Vm},
@@ -33,7 +33,9 @@ fn main() -> ExitCode {
 
 /// What each VM runs.
 fn groups(cases: Vec<CaseInfo>) -> Vec<Vec<CaseInfo>> {
-    let (alone, cases): (Vec<_>, Vec<_>) = cases.into_iter().partition(|case| case.needs.own_vm);
+    let (alone, cases): (Vec<_>, Vec<_>) = cases
+        .into_iter()
+        .partition(|case| case.needs.vm != VmNeeded::Any);
     let alone = alone.into_iter().map(|case| vec![case]);
     cases
         .chunks(CASES)

@@ -2,12 +2,16 @@
 
 //! What is found where, and what is left alone.
 
-use std::sync::Arc;
+use std::{
+    fs,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{secret, Case};
 use crate::{
     inspect::{hex, Inspection},
-    process::{huge_kib, own_pid, present_pages, resident_kib, PAGE},
+    process::{huge_kib, own_pid, present_pages, resident_kib, vm_event, wait_within, PAGE},
     report::Hit,
     role::{hear, say, Other, Role},
     vmm::{Backing, Mapping, Mode, Slot, Vm, Work, HUGE_PAGE, LOW_MEMORY},
@@ -25,6 +29,12 @@ pub(super) const CASES: &[Case] = &[
     Case::new("memory_memfd", || backing(Backing::Memfd)),
     Case::new("memory_hugetlb", || backing(Backing::HugeTlb)),
     Case::new("memory_untouched", untouched),
+    Case::new("memory_untouched_two_nodes", untouched).with_two_nodes(),
+    Case::new("memory_numa_hints", || numa_hints(Backing::Anonymous)).with_two_nodes(),
+    Case::new("memory_numa_hints_huge", || {
+        numa_hints(Backing::TransparentHuge);
+    })
+    .with_two_nodes(),
 ];
 
 pub(super) const ROLES: &[Role] = &[Role {
@@ -241,6 +251,52 @@ fn backing(backing: Backing) {
         .find(|slot| slot.gpa.0 == gpa)
         .expect("the slot");
     assert_eq!(slot.present, expected, "pages present");
+    vm.finish();
+}
+
+/// Memory that NUMA balancing has made inaccessible, to see who uses it next, is searched, and
+/// stays as it is.
+fn numa_hints(backing: Backing) {
+    fs::write("/proc/sys/kernel/numa_balancing", "1").expect("the kernel has NUMA balancing");
+    for (file, value) in [
+        ("scan_delay_ms", "100"),
+        ("scan_period_min_ms", "100"),
+        ("scan_period_max_ms", "100"),
+    ] {
+        let path = format!("/sys/kernel/debug/sched/numa_balancing/{file}");
+        fs::write(path, value).expect("it can be hastened");
+    }
+    let mut vm = Vm::running(Work::Spin);
+    let (gpa, len) = (64 * MIB, 12 * MIB);
+    let memory = vm.add_memory(gpa, len, backing);
+    memory.touch_all();
+    let secret = secret(6, 32);
+    let places: Vec<u64> = (gpa..gpa + len).step_by(1 << 20).collect();
+    for &place in &places {
+        vm.write(place, &secret);
+    }
+    let entries = match backing {
+        Backing::TransparentHuge => len / HUGE_PAGE,
+        _ => len / PAGE,
+    };
+    wait_within(Duration::from_secs(60), "inaccessible memory", || {
+        // Balancing works in the tasks that run.
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(1) {
+            std::hint::spin_loop();
+        }
+        let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
+        assert_eq!(report.hits, vm.hits(0, &places));
+        assert_eq!(report.done.absent_pages, 0);
+        // What had been made so, and still is, is noticed now.
+        let before = vm_event("numa_hint_faults");
+        for offset in (0..len).step_by(4096) {
+            memory.read(offset, 1);
+        }
+        let faults = vm_event("numa_hint_faults") - before;
+        println!("{faults} of {entries} entries were inaccessible");
+        faults >= entries * 9 / 10
+    });
     vm.finish();
 }
 

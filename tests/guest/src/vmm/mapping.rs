@@ -5,6 +5,7 @@
 use std::{
     ffi::c_void,
     fs::{self, OpenOptions},
+    io,
     ptr::{self, NonNull},
     sync::Arc,
 };
@@ -19,6 +20,9 @@ use crate::process::PAGE;
 
 /// The size of a huge page.
 pub(crate) const HUGE_PAGE: u64 = 2 << 20;
+
+/// Moves pages that this process alone has (the kernel's `include/uapi/linux/mempolicy.h`).
+const MPOL_MF_MOVE: i32 = 1 << 1;
 
 /// What memory is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +193,30 @@ impl Mapping {
     /// Asks the kernel to swap everything out.
     pub(crate) fn page_out(&self) {
         self.advise(0, self.len, Advice::LinuxPageOut);
+    }
+
+    /// Moves the pages of a range to a NUMA node, as far as the kernel can. How many are there.
+    pub(crate) fn move_to_node(&self, offset: u64, len: u64, node: i32) -> usize {
+        let pages: Vec<*mut u8> = (offset..offset + len)
+            .step_by(to_usize(PAGE))
+            .map(|offset| self.at(offset, PAGE))
+            .collect();
+        let nodes = vec![node; pages.len()];
+        let mut status = vec![-1_i32; pages.len()];
+        // SAFETY: Three arrays of as many elements; where a page lies does not change its contents.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_move_pages,
+                0,
+                pages.len(),
+                pages.as_ptr(),
+                nodes.as_ptr(),
+                status.as_mut_ptr(),
+                MPOL_MF_MOVE,
+            )
+        };
+        assert!(result >= 0, "move_pages: {}", io::Error::last_os_error());
+        status.iter().filter(|&&at| at == node).count()
     }
 
     /// Asks the kernel to make huge pages of all of it, as far as it can.
