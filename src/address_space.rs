@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Another process's address space, taken on by a kernel thread, and its pages.
+//! The address space that the current task uses: its own, or another process's that a kernel thread
+//! has taken on.
 //!
 //! Lock order: `mm->mmap_lock`, only tried, inside all others that an inspection holds.
 //!
@@ -9,20 +10,13 @@
 
 use core::{
     cell::Cell,
-    marker::PhantomData,
-    ptr::{
-        self,
-        NonNull, //
-    },
+    ptr, //
 };
 
 use kernel::{
     bindings,
-    io::{
-        Region,
-        SysMem, //
-    },
     mm::{
+        Mm,
         MmWithUser,
         MmWithUserAsync, //
     },
@@ -33,10 +27,12 @@ use kernel::{
         delay::fsleep,
         Delta, //
     },
+    types::NotThreadSafe, //
 };
 
 use crate::{
     kthread::OnKthread,
+    pages::HeldPages,
     sys, //
 };
 
@@ -53,8 +49,6 @@ pub(crate) struct BorrowedAddressSpace<'a> {
     // Released in a work item: if the process has died meanwhile this may be the last reference,
     // and taking down a large address space here would prolong an inspection.
     mm: ARef<MmWithUserAsync>,
-    /// How often `mmap_lock` may still be waited for.
-    lock_tries: Cell<u32>,
 }
 
 impl<'a> BorrowedAddressSpace<'a> {
@@ -67,13 +61,68 @@ impl<'a> BorrowedAddressSpace<'a> {
         Self {
             thread,
             mm: MmWithUser::into_mmput_async(mm),
-            lock_tries: Cell::new(LOCK_TRIES),
         }
     }
 
     /// The kernel thread that has taken it on.
     pub(crate) fn thread(&self) -> &OnKthread {
         self.thread
+    }
+
+    /// What the thread can reach by it.
+    pub(crate) fn memory(&self) -> UserMemory<'_> {
+        // INVARIANT: By the type invariant, and the thread cannot go back while it is borrowed.
+        UserMemory::new(&self.mm)
+    }
+}
+
+impl Drop for BorrowedAddressSpace<'_> {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant. The reference in `self.mm` goes after this.
+        unsafe { sys::kthread_unuse_mm(self.mm.as_raw()) };
+    }
+}
+
+/// The memory of the process whose address space the current task uses.
+///
+/// # Invariants
+///
+/// The `mm` of the current task is `mm`, as long as this lives.
+pub(crate) struct UserMemory<'a> {
+    mm: &'a MmWithUser,
+    /// How often `mmap_lock` may still be waited for.
+    lock_tries: Cell<u32>,
+    _not_send: NotThreadSafe,
+}
+
+impl<'a> UserMemory<'a> {
+    fn new(mm: &'a MmWithUser) -> Self {
+        Self {
+            mm,
+            lock_tries: Cell::new(LOCK_TRIES),
+            _not_send: NotThreadSafe,
+        }
+    }
+
+    /// Calls `work` with the memory of the current task, if its address space is `mm`.
+    pub(crate) fn of_current(mm: &Mm, work: impl FnOnce(&UserMemory<'_>)) {
+        let task = kernel::current!();
+        if let Some(own) = task.mm().filter(|own| own.as_raw() == mm.as_raw()) {
+            // INVARIANT: It is the current task's, which does not change it meanwhile.
+            work(&UserMemory::new(own));
+        }
+    }
+
+    /// How many of `pages` pages from the address `start` on are known not to be there: the page
+    /// tables have nothing that [`Self::hold_present`] could take. Empty tables of any level are
+    /// passed by at once.
+    ///
+    /// May be fewer than there are, but not if it is 0: then the first page may well be there.
+    pub(crate) fn absent(&self, start: usize, pages: usize) -> usize {
+        let end = start.saturating_add(pages.saturating_mul(PAGE_SIZE));
+        // SAFETY: An address space with users.
+        let next = unsafe { sys::kvm_inspect_next_mapped(self.mm.as_raw(), start, end) };
+        next.saturating_sub(start) / PAGE_SIZE
     }
 
     /// Takes hold of those of `pages` pages from the address `start` that are there, up to the
@@ -83,24 +132,22 @@ impl<'a> BorrowedAddressSpace<'a> {
     /// ballooned away or not accessible, and also if it is the shared zero page. Appends to `held`
     /// as far as that has capacity, and returns how many.
     pub(crate) fn hold_present(&self, start: usize, pages: usize, held: &mut HeldPages) -> usize {
-        let spare = held.pages.spare_capacity_mut();
-        let wanted = pages.min(spare.len());
-        let Ok(count) = c_int::try_from(wanted) else {
-            return 0;
+        let take = |room, most| {
+            let wanted = pages.min(most);
+            let Ok(count) = c_int::try_from(wanted) else {
+                return 0;
+            };
+            // SAFETY: `room` is for at least `wanted` pointers. It works on `current->mm`, which
+            // by the type invariant is `self.mm`.
+            let got = unsafe { sys::get_user_pages_fast_only(start, count, 0, room) };
+            match usize::try_from(got).unwrap_or(0) {
+                // SAFETY: As above.
+                0 => unsafe { self.hold_hinted(start, wanted, room) },
+                got => got,
+            }
         };
-        let room = spare.as_mut_ptr().cast();
-        // SAFETY: `room` is for `wanted` pointers. It works on `current->mm`, which by the
-        // type invariant is `self.mm`.
-        let got = unsafe { sys::get_user_pages_fast_only(start, count, 0, room) };
-        let mut got = usize::try_from(got).unwrap_or(0);
-        if got == 0 {
-            // SAFETY: As above.
-            got = unsafe { self.hold_hinted(start, wanted, room) };
-        }
-        // SAFETY: The first `got` pointers were written, and `got <= wanted <= spare.len()`.
-        // INVARIANT: With each page came a reference to it.
-        unsafe { held.pages.inc_len(got) };
-        got
+        // SAFETY: Both ways to take pages take a reference to each for the caller.
+        unsafe { held.append(take) }
     }
 
     /// As [`Self::hold_present`], with pages whose entries NUMA balancing has made inaccessible, so
@@ -147,122 +194,5 @@ impl<'a> BorrowedAddressSpace<'a> {
             )
         };
         usize::try_from(got).unwrap_or(0)
-    }
-}
-
-impl Drop for BorrowedAddressSpace<'_> {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant. The reference in `self.mm` goes after this.
-        unsafe { sys::kthread_unuse_mm(self.mm.as_raw()) };
-    }
-}
-
-/// Pages held by reference, so that they are not freed; a list of bounded length.
-///
-/// # Invariants
-///
-/// Each element is a valid page, to which this owns one reference.
-pub(crate) struct HeldPages {
-    pages: KVVec<NonNull<bindings::page>>,
-}
-
-// SAFETY: A page may be released from any task.
-unsafe impl Send for HeldPages {}
-
-impl HeldPages {
-    /// An empty list with room for `capacity` pages.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    pub(crate) fn with_capacity(capacity: usize) -> Result<Self> {
-        Ok(Self {
-            pages: KVVec::with_capacity(capacity, GFP_KERNEL)?,
-        })
-    }
-
-    /// The number of pages held.
-    pub(crate) fn len(&self) -> usize {
-        self.pages.len()
-    }
-
-    /// How many more pages can be held.
-    pub(crate) fn room(&self) -> usize {
-        self.pages.capacity().saturating_sub(self.pages.len())
-    }
-
-    /// Releases all but the last `keep` pages.
-    pub(crate) fn release_all_but_last(&mut self, keep: usize) {
-        let gone = self.pages.len().saturating_sub(keep);
-        for page in self.pages.iter().take(gone) {
-            // SAFETY: By the type invariant; the pointer is removed below.
-            unsafe { sys::kvm_inspect_put_page(page.as_ptr()) };
-        }
-        self.pages.copy_within(gone.., 0);
-        let left = self.pages.len().saturating_sub(gone);
-        self.pages.truncate(left);
-    }
-
-    /// Maps all pages, in order, as one piece of read-only kernel memory.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`. An empty list cannot be mapped: `EINVAL`.
-    pub(crate) fn map(&self) -> Result<Window<'_>> {
-        let count = u32::try_from(self.pages.len()).map_err(|_| EINVAL)?;
-        if count == 0 {
-            return Err(EINVAL);
-        }
-        let size = self.pages.len().checked_mul(PAGE_SIZE).ok_or(EINVAL)?;
-        // SAFETY: `count` valid pages. `NonNull<page>` has the layout of a pointer, and the array
-        // is only read.
-        let base = unsafe {
-            sys::kvm_inspect_vmap_read_only(
-                self.pages.as_ptr().cast_mut().cast::<*mut bindings::page>(),
-                count,
-            )
-        };
-        // INVARIANT: The mapping stands until `drop`, its pages until the borrow ends.
-        Ok(Window {
-            base: NonNull::new(base).ok_or(ENOMEM)?,
-            size,
-            _pages: PhantomData,
-        })
-    }
-}
-
-impl Drop for HeldPages {
-    fn drop(&mut self) {
-        self.release_all_but_last(0);
-    }
-}
-
-/// Pages that are neighbours in the guest, seen as one piece of memory.
-///
-/// The guest's devices and the VMM may write to it at any time.
-///
-/// # Invariants
-///
-/// `base` is a mapping by `vmap` of `size` bytes, whose pages are held for the lifetime.
-pub(crate) struct Window<'a> {
-    base: NonNull<c_void>,
-    size: usize,
-    _pages: PhantomData<&'a HeldPages>,
-}
-
-impl Window<'_> {
-    /// A view for volatile reads.
-    pub(crate) fn view(&self) -> SysMem<'_, Region> {
-        let region = Region::ptr_from_raw_parts_mut(self.base.as_ptr().cast(), self.size);
-        // SAFETY: By the type invariant; `vmap` aligns to pages. The mapping is read-only, and
-        // this crate never writes through the view.
-        unsafe { SysMem::new(region) }
-    }
-}
-
-impl Drop for Window<'_> {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant.
-        unsafe { sys::vunmap(self.base.as_ptr()) };
     }
 }

@@ -20,7 +20,6 @@ use kernel::{
 };
 
 use crate::{
-    gate::Gate,
     hook::{
         Watch,
         Whereabouts, //
@@ -32,7 +31,9 @@ use crate::{
         Vcpu,
         Vm, //
     },
-    process, //
+    memory::Search,
+    process,
+    stand::Stand, //
 };
 
 /// How long a thread that sleeps in user space's service may take to come to KVM_RUN before its vCPU
@@ -68,7 +69,7 @@ pub(crate) struct FrozenVcpu {
 pub(crate) struct Freeze<'a> {
     watch: &'a Watch,
     vm: &'a Vm,
-    gate: Arc<Gate>,
+    stand: Arc<Stand>,
     held_out: Option<HeldOut<'a>>,
     since: Instant<Monotonic>,
     took: Delta,
@@ -89,17 +90,17 @@ impl<'a> Freeze<'a> {
         thread: &OnKthread,
         timeout: Delta,
     ) -> Result<Self> {
-        let gate = Arc::pin_init(Gate::new(), GFP_KERNEL)?;
+        let stand = Arc::pin_init(Stand::new(), GFP_KERNEL)?;
         let mut this = Self {
             watch,
             vm,
-            gate,
+            stand,
             held_out: None,
             since: Instant::now(),
             took: Delta::ZERO,
             is_complete: false,
         };
-        watch.freeze(&this.gate);
+        watch.freeze(&this.stand);
         while !this.all_stand() {
             let elapsed = this.since.elapsed();
             if elapsed > timeout {
@@ -137,6 +138,11 @@ impl<'a> Freeze<'a> {
     /// How long it took until all stood.
     pub(crate) fn took(&self) -> Delta {
         self.took
+    }
+
+    /// Has the threads that stand help with a search.
+    pub(crate) fn call(&self, search: &Arc<Search>) {
+        self.stand.call(search);
     }
 
     /// Lets all vCPUs go on; says how long they were kept.
@@ -255,7 +261,7 @@ impl Drop for Freeze<'_> {
     fn drop(&mut self) {
         // First no new thread may come to stand, then those that do may go.
         self.watch.thaw();
-        self.gate.open();
+        self.stand.end();
         if !self.is_complete {
             self.await_kicked();
         }

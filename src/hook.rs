@@ -38,7 +38,6 @@ use kernel::{
 
 use crate::{
     ftrace::Redirection,
-    gate::Gate,
     kprobe::{
         Arguments,
         Handler,
@@ -55,6 +54,7 @@ use crate::{
     },
     process,
     restart::Restart,
+    stand::Stand,
     sys, //
 };
 
@@ -309,9 +309,7 @@ pub(crate) struct Watch {
 /// The threads that are in KVM_RUN by way of [`taken_over`].
 struct Seats {
     /// While a freeze is on: what the threads wait for.
-    freeze: Option<Arc<Gate>>,
-    /// In this freeze a thread has stood and gone, which only killing it brings about.
-    lost: bool,
+    freeze: Option<Arc<Stand>>,
     seats: KVec<Option<Seat>>,
     free: KVec<usize>,
 }
@@ -321,7 +319,6 @@ impl Seats {
     fn with_capacity(capacity: usize) -> Result<Self> {
         Ok(Self {
             freeze: None,
-            lost: false,
             seats: KVec::with_capacity(capacity, GFP_KERNEL)?,
             free: KVec::with_capacity(capacity, GFP_KERNEL)?,
         })
@@ -415,7 +412,7 @@ impl Watch {
     }
 
     /// Takes a seat for the current thread; also says what to wait for if a freeze is on.
-    fn take_seat(&self, vcpu: &Vcpu) -> Result<(SeatGuard<'_>, Option<Arc<Gate>>)> {
+    fn take_seat(&self, vcpu: &Vcpu) -> Result<(SeatGuard<'_>, Option<Arc<Stand>>)> {
         let mut guard = self.seats.lock();
         let seats = &mut *guard;
         let index = match seats.free.pop() {
@@ -451,12 +448,11 @@ impl Watch {
         self.vm == vm.id()
     }
 
-    /// Makes all threads that enter KVM_RUN from now on stand until `gate` opens, and kicks those
+    /// Makes all threads that enter KVM_RUN from now on stand until `stand` is over, and kicks those
     /// that are inside.
-    pub(crate) fn freeze(&self, gate: &Arc<Gate>) {
+    pub(crate) fn freeze(&self, stand: &Arc<Stand>) {
         let mut seats = self.seats.lock();
-        seats.freeze = Some(gate.clone());
-        seats.lost = false;
+        seats.freeze = Some(stand.clone());
         for seat in seats.seats.iter_mut().flatten() {
             if seat.state == SeatState::Standing {
                 // From the freeze before, and about to go: it has to come once more.
@@ -468,14 +464,9 @@ impl Watch {
         self.kick_all();
     }
 
-    /// Ends a freeze. `gate` is to be opened after this.
+    /// Ends a freeze. Its [`Stand`] is to be ended after this.
     pub(crate) fn thaw(&self) {
         self.seats.lock().freeze = None;
-    }
-
-    /// Whether a thread that stood in this freeze has been killed.
-    pub(crate) fn has_lost_threads(&self) -> bool {
-        self.seats.lock().lost
     }
 
     /// Kicks all seated threads that do not stand.
@@ -543,7 +534,7 @@ struct SeatGuard<'a> {
 }
 
 impl SeatGuard<'_> {
-    fn with<R>(&self, change: impl FnOnce(&mut Seat, Option<&Arc<Gate>>) -> R) -> Option<R> {
+    fn with<R>(&self, change: impl FnOnce(&mut Seat, Option<&Arc<Stand>>) -> R) -> Option<R> {
         let mut guard = self.watch.seats.lock();
         let seats = &mut *guard;
         let seat = seats.seats.get_mut(self.index)?.as_mut()?;
@@ -559,19 +550,19 @@ impl SeatGuard<'_> {
     #[inline(never)]
     fn stand_while_frozen(
         &self,
-        mut freeze: Option<Arc<Gate>>,
+        mut freeze: Option<Arc<Stand>>,
         call: &RunCall<'_>,
     ) -> Result<(), c_long> {
         let Some(_) = &freeze else {
             return Ok(());
         };
         let since = Instant::<Monotonic>::now();
-        while let Some(gate) = freeze {
+        while let Some(stand) = freeze {
             let (registers, outcome) = call.read_registers();
             let mut waited = Ok(());
-            if self.stand(&gate, registers) {
+            if self.stand(&stand, registers) {
                 self.watch.changed.notify_all();
-                waited = gate.wait_killable();
+                waited = stand.wait();
             }
             outcome?;
             if waited.is_err() {
@@ -585,10 +576,10 @@ impl SeatGuard<'_> {
         Ok(())
     }
 
-    /// Begins to stand, unless the freeze for which `gate` is closed is over.
-    fn stand(&self, gate: &Arc<Gate>, registers: Option<Arc<Registers>>) -> bool {
+    /// Begins to stand, unless the freeze of `stand` is over.
+    fn stand(&self, stand: &Arc<Stand>, registers: Option<Arc<Registers>>) -> bool {
         let stands = self.with(|seat, freeze| {
-            let stands = freeze.is_some_and(|freeze| Arc::ptr_eq(freeze, gate));
+            let stands = freeze.is_some_and(|freeze| Arc::ptr_eq(freeze, stand));
             if stands {
                 seat.state = SeatState::Standing;
                 seat.registers = registers;
@@ -598,8 +589,8 @@ impl SeatGuard<'_> {
         stands.unwrap_or(false)
     }
 
-    /// Stands no more. Gives the gate to wait for if another freeze is on already.
-    fn go_on(&self) -> Option<Arc<Gate>> {
+    /// Stands no more. Gives what to wait for if another freeze is on already.
+    fn go_on(&self) -> Option<Arc<Stand>> {
         self.with(|seat, freeze| {
             seat.state = match freeze {
                 Some(_) => SeatState::Coming,
@@ -628,8 +619,6 @@ impl SeatGuard<'_> {
         let seat = seats.seats.get_mut(self.index).and_then(Option::take);
         // There is room: as much as `seats` has.
         let _ = seats.free.push_within_capacity(self.index);
-        let stood = matches!(&seat, Some(seat) if seat.state == SeatState::Standing);
-        seats.lost |= stood && seats.freeze.is_some();
         seat
     }
 }

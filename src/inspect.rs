@@ -14,10 +14,7 @@ use kernel::{
 };
 
 use crate::{
-    address_space::{
-        BorrowedAddressSpace,
-        HeldPages, //
-    },
+    address_space::BorrowedAddressSpace,
     freeze::{
         Freeze,
         FrozenVcpu, //
@@ -35,14 +32,17 @@ use crate::{
         OnKthread,
         Work, //
     },
-    kvm::Memslots,
+    kvm::{
+        Memslots,
+        Vm, //
+    },
     lockdown,
     memory::{
-        Findings,
-        Guest,
         Interrupted,
-        Walk,
-        WINDOW_PAGES, //
+        Map,
+        Prepared,
+        Progress,
+        Search, //
     },
     parameters::Parameters,
     process::{
@@ -53,11 +53,8 @@ use crate::{
     report::{
         self,
         refuse,
+        Pauses,
         Report, //
-    },
-    scan::{
-        Searcher,
-        Tables, //
     },
     target::{
         self,
@@ -68,6 +65,13 @@ use crate::{
 /// Between inspections that are at least so far apart there is no probe, and a VM that is not being
 /// inspected costs nothing. To take it away and set it anew takes a few milliseconds.
 const LONG_INTERVAL: Delta = Delta::from_secs(1);
+
+/// How often what has changed is searched again.
+const MOST_ROUNDS: u32 = 4;
+
+/// After how many pauses, one after the other, in which nothing could be searched none is tried any
+/// more.
+const MOST_IN_VAIN: u32 = 8;
 
 /// The thread that does the inspections, until this is dropped.
 pub(crate) struct Inspector {
@@ -169,13 +173,11 @@ impl Rounds {
     fn all(&self, thread: &mut OnKthread) -> Result {
         // Before the hook: most mistakes show here.
         let (mut process, mut targets) = self.find()?;
-        let mut tables = KBox::init(pin_init::init_zeroed::<Tables>(), GFP_KERNEL)?;
         loop {
             let hook = Hook::arm().map_err(explain_probe)?;
             let mut watched = KVec::with_capacity(MAX_VMS, GFP_KERNEL)?;
             let interval = loop {
-                let searcher = Searcher::new(&mut tables, &self.parameters.wanted.patterns);
-                let outcome = self.one(&process, &targets, &hook, &mut watched, thread, searcher);
+                let outcome = self.one(&process, &targets, &hook, &mut watched, thread);
                 let Some(interval) = self.parameters.interval else {
                     return outcome;
                 };
@@ -240,7 +242,6 @@ impl Rounds {
         hook: &'a Hook,
         watched: &mut KVec<Watched<'a>>,
         thread: &mut OnKthread,
-        searcher: Searcher<'_>,
     ) -> Result {
         // A VM stays watched from one round to the next: its threads then come through the hook.
         watched.retain(|watch| targets.iter().any(|target| watch.is_of(&target.vm)));
@@ -255,7 +256,7 @@ impl Rounds {
                 }
             };
             let watch = watched.get(index).ok_or(EINVAL)?;
-            let result = self.inspect(process, target, watch, thread, searcher);
+            let result = self.inspect(process, target, watch, thread);
             if result == Err(EINTR) {
                 return result;
             }
@@ -271,7 +272,6 @@ impl Rounds {
         target: &Target,
         watch: &Watch,
         thread: &mut OnKthread,
-        searcher: Searcher<'_>,
     ) -> Result {
         let parameters = &self.parameters;
         let vm = &*target.vm;
@@ -290,66 +290,42 @@ impl Rounds {
         })?;
 
         // All that can be made ready is made ready before the guest stands still.
-        let mut findings = Findings::with_room_for(&parameters.wanted)?;
         let mut vcpus = KVVec::<FrozenVcpu>::with_capacity(vm.vcpus().count(), GFP_KERNEL)?;
         let mut slots = Memslots::read(vm)?;
-        findings
-            .present
-            .reserve(slots.as_slice().len(), GFP_KERNEL)?;
-        let run = HeldPages::with_capacity(WINDOW_PAGES)?;
+        let prepared = Prepared::new(
+            &parameters.wanted,
+            slots.as_slice(),
+            parameters.threads,
+            parameters.max_pause.is_some(),
+        )?;
         let memory = BorrowedAddressSpace::take_on(thread, mm);
         let no_io = NoIo::begin();
 
-        let timeout = match parameters.max_pause {
-            Some(most) if most < parameters.freeze_timeout => most,
-            _ => parameters.freeze_timeout,
-        };
-        let freeze = Freeze::begin(vm, watch, memory.thread(), timeout).map_err(explain_freeze)?;
+        let freeze = self.freeze(vm, watch, &memory).map_err(explain_freeze)?;
+        let frozen_after = freeze.took();
         for vcpu in vm.vcpus() {
             if let Some(frozen) = freeze.vcpu(vcpu) {
                 vcpus.push(frozen, GFP_KERNEL)?;
             }
         }
         slots.read_again(vm)?;
-        let killed = || watch.has_lost_threads() || process::is_dying(process);
+        let map = Map::new(target.vm.clone(), slots);
+        let search = Search::new(map, parameters.wanted.clone(), prepared)?;
+        let killed = || process::is_dying(process);
         let stop = || memory.thread().should_stop() || killed();
-        let since = freeze.since();
-        let time_is_up = || {
-            let most = parameters.max_pause;
-            most.is_some_and(|most| since.elapsed() > most)
-        };
-        let stop_search = || stop() || time_is_up();
-        let guest = Guest {
-            vm,
-            address_space: &memory,
-            slots: slots.as_slice(),
-        };
-        let mut walk = Walk::new(
-            guest,
-            &parameters.wanted,
-            searcher,
-            &stop_search,
-            run,
-            &mut findings,
-        )?;
-        let searched = walk.search();
-        let slots_have_changed = slots.have_changed(vm);
-        let frozen_after = freeze.took();
-        let pause = freeze.end();
+        let mut pauses = Pauses::default();
+        let searched = self.search(freeze, watch, &search, &memory, &stop, &mut pauses);
         drop(no_io);
 
-        let walked = match searched {
-            Err(Interrupted::Stopped) if stop() => Err(Interrupted::Stopped),
-            Err(Interrupted::Stopped) | Ok(()) => walk.count(&stop),
-            Err(Interrupted::Error(error)) => return Err(error),
-        };
-        drop(walk);
-        let result = match walked {
+        let slots_have_changed = search.map().has_changed();
+        let result = searched.and_then(|()| search.count(&memory.memory(), &stop));
+        let result = match result {
             Ok(()) if slots_have_changed => "memslots_changed",
-            Ok(()) if findings.left.is_some() => "time_up",
+            Ok(()) if search.with_findings(|findings, _| findings.left.is_some()) => "time_up",
+            Ok(()) if search.has_uncovered() => "changed",
             Ok(()) => "ok",
-            Err(Interrupted::Stopped) if killed() => "vmm_killed",
-            Err(Interrupted::Stopped) => return Err(EINTR),
+            Err(Interrupted::Stopped { .. }) if killed() => "vmm_killed",
+            Err(Interrupted::Stopped { .. }) => return Err(EINTR),
             Err(Interrupted::Error(error)) => return Err(error),
         };
         // If the VMM is exiting its memory shall not have to wait for the log.
@@ -359,14 +335,93 @@ impl Rounds {
             pid: parameters.pid,
             vm_fd: target.fd,
             vcpus: &vcpus,
-            slots: slots.as_slice(),
-            findings: &findings,
+            search: &search,
+            wanted: &parameters.wanted,
             result,
             freeze: frozen_after,
-            pause,
+            pauses,
         }
         .print(|| thread.should_stop());
         Ok(())
+    }
+
+    /// Brings `vm` to a stop.
+    fn freeze<'a>(
+        &self,
+        vm: &'a Vm,
+        watch: &'a Watch,
+        memory: &BorrowedAddressSpace<'_>,
+    ) -> Result<Freeze<'a>> {
+        let timeout = match self.parameters.max_pause {
+            Some(most) if most < self.parameters.freeze_timeout => most,
+            _ => self.parameters.freeze_timeout,
+        };
+        Freeze::begin(vm, watch, memory.thread(), timeout)
+    }
+
+    /// Searches memory, in this pause and, if that may not take so long, in some more, between which
+    /// the guest runs for as long as it stood.
+    ///
+    /// What has changed by the time that all was searched is searched again, as often as
+    /// [`MOST_ROUNDS`] says.
+    fn search(
+        &self,
+        freeze: Freeze<'_>,
+        watch: &Watch,
+        search: &Arc<Search>,
+        memory: &BorrowedAddressSpace<'_>,
+        stop: &dyn Fn() -> bool,
+        pauses: &mut Pauses,
+    ) -> Result<(), Interrupted> {
+        let reach = memory.memory();
+        let mut progress = self.search_in(freeze, search, memory, stop, pauses)?;
+        let (mut rounds, mut in_vain) = (0, 0);
+        loop {
+            if search.map().has_changed() {
+                return Ok(());
+            }
+            match progress {
+                Progress::Complete if pauses.count == 1 => return Ok(()),
+                Progress::Complete => {
+                    search.compare(&reach, stop)?;
+                    if rounds == MOST_ROUNDS || !search.has_uncovered() {
+                        return Ok(());
+                    }
+                    rounds += 1;
+                    in_vain = 0;
+                }
+                Progress::Some => in_vain = 0,
+                Progress::None if in_vain == MOST_IN_VAIN => return Ok(()),
+                Progress::None => in_vain += 1,
+            }
+            if progress != Progress::Complete && self.stop.wait_timeout(pauses.last) {
+                return Err(Interrupted::Stopped { page: 0 });
+            }
+            progress = match self.freeze(search.map().vm(), watch, memory) {
+                Ok(freeze) => self.search_in(freeze, search, memory, stop, pauses)?,
+                // It was kept from running for some time, and all go on.
+                Err(error) if error == ETIMEDOUT => Progress::None,
+                Err(error) => return Err(error.into()),
+            };
+        }
+    }
+
+    /// Searches memory in one pause, and ends that.
+    fn search_in(
+        &self,
+        freeze: Freeze<'_>,
+        search: &Arc<Search>,
+        memory: &BorrowedAddressSpace<'_>,
+        stop: &dyn Fn() -> bool,
+        pauses: &mut Pauses,
+    ) -> Result<Progress, Interrupted> {
+        search.begin_pause(freeze.since(), self.parameters.max_pause);
+        if !self.parameters.wanted.patterns.is_empty() {
+            freeze.call(search);
+        }
+        let progress = search.run(&memory.memory(), stop);
+        pauses.add(freeze.end());
+        progress
     }
 }
 

@@ -15,6 +15,7 @@ mod inspect;
 mod memory;
 mod parameters;
 mod report;
+mod stand;
 mod target;
 
 // A safe view of KVM.
@@ -22,12 +23,15 @@ mod kvm;
 
 // Owners of one kernel thing each, which the kernel crate lacks.
 mod address_space;
+mod fpu;
 mod ftrace;
 mod gate;
 mod kprobe;
 mod kthread;
 mod lockdown;
+mod pages;
 mod process;
+mod random;
 mod restart;
 mod sys;
 
@@ -74,7 +78,11 @@ module! {
         },
         max_pause_ms: i64 {
             default: 0,
-            description: "How long the guest may be kept from running (default: as long as it takes)",
+            description: "How long the guest may be kept from running at a time (default: as long as it takes, once)",
+        },
+        threads: i64 {
+            default: 0,
+            description: "How many threads may search, the inspecting one included (default: as many as CPUs)",
         },
         max_hits: i64 {
             default: 64,
@@ -103,6 +111,7 @@ impl kernel::Module for KvmInspect {
             interval_ms: module_parameters::interval_ms.value(),
             freeze_timeout_ms: module_parameters::freeze_timeout_ms.value(),
             max_pause_ms: module_parameters::max_pause_ms.value(),
+            threads: module_parameters::threads.value(),
             max_hits: module_parameters::max_hits.value(),
             context: module_parameters::context.value(),
         })

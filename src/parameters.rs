@@ -5,10 +5,14 @@
 use kernel::{
     fmt,
     prelude::*,
+    str::BStr,
+    sync::Arc,
     time::Delta, //
 };
 
 use crate::{
+    fpu,
+    pages::Access,
     range::{
         self,
         Range,
@@ -16,8 +20,13 @@ use crate::{
     },
     report::refuse,
     scan::{
+        digest,
+        Level,
+        Memory,
         Pattern,
-        PatternError, //
+        PatternError,
+        Searcher,
+        Tables, //
     },
     sys, //
 };
@@ -28,6 +37,9 @@ pub(crate) const MAX_CONTEXT: usize = 64;
 
 /// The most hits that can be printed. They are kept in memory until the guest goes on.
 const MAX_HITS: usize = 16384;
+
+/// The most threads that search at once. More than memory can serve.
+const MAX_THREADS: usize = 16;
 
 /// The longest time that can be given, in milliseconds: a day.
 const MAX_MS: i64 = 24 * 60 * 60 * 1000;
@@ -44,8 +56,10 @@ pub(crate) struct Parameters {
     pub(crate) freeze_timeout: Delta,
     /// How long the guest may be kept from running.
     pub(crate) max_pause: Option<Delta>,
+    /// How many threads may search.
+    pub(crate) threads: usize,
     /// What to look for in memory.
-    pub(crate) wanted: Wanted,
+    pub(crate) wanted: Arc<Wanted>,
 }
 
 /// What to look for in memory, and what to tell of it.
@@ -58,6 +72,26 @@ pub(crate) struct Wanted {
     pub(crate) max_hits: usize,
     /// How many bytes to show on each side of a hit; 0 shows none at all.
     pub(crate) context: usize,
+    /// How pages are read.
+    pub(crate) access: Access,
+    /// What searches.
+    pub(crate) level: Level,
+    /// The patterns, prepared for it.
+    tables: KBox<Tables>,
+}
+
+impl Wanted {
+    /// The patterns, ready to be searched for.
+    pub(crate) fn searcher(&self) -> Searcher<'_> {
+        // SAFETY: The CPU has it, see `level`.
+        unsafe { Searcher::of_prepared(&self.tables, &self.patterns, self.level) }
+    }
+
+    /// The digest of some memory.
+    pub(crate) fn digest(&self, key: &digest::Key, memory: &impl Memory) -> u64 {
+        // SAFETY: As above.
+        unsafe { digest::digest(self.level, key, memory, &fpu::Thread) }
+    }
 }
 
 /// The values of the parameters as `module!` has them.
@@ -72,6 +106,8 @@ pub(crate) struct RawParameters {
     pub(crate) freeze_timeout_ms: i64,
     /// `max_pause_ms=`, 0 if not given.
     pub(crate) max_pause_ms: i64,
+    /// `threads=`, 0 if not given.
+    pub(crate) threads: i64,
     /// `max_hits=`.
     pub(crate) max_hits: i64,
     /// `context=`.
@@ -104,14 +140,30 @@ impl Parameters {
                 MAX_MS,
             )?),
             max_pause: time("max_pause_ms", raw.max_pause_ms)?,
-            wanted: Wanted {
-                patterns: patterns()?,
-                ranges: ranges()?,
-                max_hits: size("max_hits", raw.max_hits, MAX_HITS)?,
-                context: size("context", raw.context, MAX_CONTEXT)?,
+            threads: match size("threads", raw.threads, MAX_THREADS)? {
+                0 => fpu::online_cpus().clamp(1, MAX_THREADS),
+                threads => threads,
             },
+            wanted: Arc::new(wanted(raw)?, GFP_KERNEL)?,
         })
     }
+}
+
+fn wanted(raw: &RawParameters) -> Result<Wanted> {
+    let patterns = patterns()?;
+    let level = level()?;
+    let mut tables = KBox::init(pin_init::init_zeroed::<Tables>(), GFP_KERNEL)?;
+    // SAFETY: `level` gives none that the CPU does not have.
+    let _ = unsafe { Searcher::new(&mut tables, &patterns, level) };
+    Ok(Wanted {
+        patterns,
+        ranges: ranges()?,
+        max_hits: size("max_hits", raw.max_hits, MAX_HITS)?,
+        context: size("context", raw.context, MAX_CONTEXT)?,
+        access: access()?,
+        level,
+        tables,
+    })
 }
 
 fn number(name: &str, value: i64, least: i64, most: i64) -> Result<i64> {
@@ -133,6 +185,46 @@ fn time(name: &str, value: i64) -> Result<Option<Delta>> {
 fn size(name: &str, value: i64, most: usize) -> Result<usize> {
     let value = number(name, value, 0, i64::try_from(most)?)?;
     Ok(usize::try_from(value)?)
+}
+
+fn access() -> Result<Access> {
+    let name = sys::access_parameter();
+    if name.is_empty() {
+        return Ok(Access::Linear);
+    }
+    let mut all = Access::ALL.iter();
+    match all.find(|(_, known)| known.as_bytes() == name) {
+        Some((access, _)) => Ok(*access),
+        None => Err(refuse!(
+            EINVAL,
+            "access={} is not known; give linear, vmap or copy",
+            BStr::from_bytes(name)
+        )),
+    }
+}
+
+fn level() -> Result<Level> {
+    let name = sys::engine_parameter();
+    let mut all = Level::ALL.iter().rev();
+    if name.is_empty() {
+        let best = all.find(|level| fpu::has(**level));
+        return Ok(best.copied().unwrap_or(Level::Portable));
+    }
+    let Some(level) = all.find(|level| level.name().as_bytes() == name) else {
+        return Err(refuse!(
+            EINVAL,
+            "engine={} is not known; give avx512, avx2 or portable",
+            BStr::from_bytes(name)
+        ));
+    };
+    if !fpu::has(*level) {
+        return Err(refuse!(
+            EOPNOTSUPP,
+            "engine={} is more than this CPU can do; leave it out for the best one",
+            level.name()
+        ));
+    }
+    Ok(*level)
 }
 
 fn patterns() -> Result<KVVec<Pattern>> {

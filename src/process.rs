@@ -150,6 +150,12 @@ pub(crate) fn current_has_signal() -> bool {
     unsafe { sys::kvm_inspect_has_signal(Task::current_raw()) }
 }
 
+/// Whether the current thread has been killed, and shall not go on for long.
+pub(crate) fn current_is_being_killed() -> bool {
+    // SAFETY: `current` is a valid task.
+    unsafe { sys::kvm_inspect_is_being_killed(Task::current_raw()) }
+}
+
 /// Whether a thread runs, or would if it had a CPU.
 pub(crate) fn is_running(thread: &Task) -> bool {
     // SAFETY: `thread` is a valid task.

@@ -7,6 +7,25 @@
 
 #![no_std]
 
+extern crate std;
+
+use crate::scan::Level;
+
 pub mod mode;
 pub mod range;
 pub mod scan;
+
+/// The levels that this CPU has, from the slowest to the fastest.
+pub fn levels() -> impl Iterator<Item = Level> {
+    let has_avx2 = std::is_x86_feature_detected!("avx2");
+    let has_avx512 = has_avx2
+        && std::is_x86_feature_detected!("avx512f")
+        && std::is_x86_feature_detected!("avx512bw")
+        && std::is_x86_feature_detected!("avx512vl")
+        && std::is_x86_feature_detected!("avx512vbmi");
+    Level::ALL.into_iter().filter(move |level| match level {
+        Level::Portable => true,
+        Level::Avx2 => has_avx2,
+        Level::Avx512 => has_avx512,
+    })
+}

@@ -6,6 +6,7 @@
 
 use kernel::{
     fmt,
+    page::PAGE_SHIFT,
     prelude::*,
     time::Delta, //
 };
@@ -22,15 +23,21 @@ use crate::{
         FLAG_NAMES, //
     },
     memory::{
+        Figures,
         Findings,
-        Hit, //
+        Hit,
+        Search, //
     },
     mode::{
         Mode,
         Paging, //
     },
+    parameters::Wanted,
     process, //
 };
+
+/// The most lines about memory that is not covered in one instant.
+const MOST_UNCOVERED: u32 = 64;
 
 /// Says in the kernel log what is wrong and what to do; gives the error number for it.
 macro_rules! refuse {
@@ -61,39 +68,89 @@ pub(crate) struct Report<'a> {
     pub(crate) vm_fd: Option<u32>,
     /// The vCPUs, in the order of their creation.
     pub(crate) vcpus: &'a [FrozenVcpu],
-    /// The memslots.
-    pub(crate) slots: &'a [Memslot],
-    /// What was found in memory.
-    pub(crate) findings: &'a Findings,
+    /// The memory, and what was found in it.
+    pub(crate) search: &'a Search,
+    /// What was wanted.
+    pub(crate) wanted: &'a Wanted,
     /// How it ended.
     pub(crate) result: &'static str,
-    /// How long it took until all vCPUs stood.
+    /// How long it took until all vCPUs stood for the first time.
     pub(crate) freeze: Delta,
-    /// How long the guest was kept from running, the freeze included.
-    pub(crate) pause: Delta,
+    /// How long the guest was kept from running, the freezes included.
+    pub(crate) pauses: Pauses,
+}
+
+/// The times for which a guest was kept from running.
+#[derive(Clone, Copy)]
+pub(crate) struct Pauses {
+    /// How many there were.
+    pub(crate) count: u32,
+    /// The last one.
+    pub(crate) last: Delta,
+    /// The longest one.
+    pub(crate) longest: Delta,
+    /// All of them.
+    pub(crate) all: Delta,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            last: Delta::ZERO,
+            longest: Delta::ZERO,
+            all: Delta::ZERO,
+        }
+    }
+}
+
+impl Pauses {
+    /// Counts one more.
+    pub(crate) fn add(&mut self, pause: Delta) {
+        self.count = self.count.saturating_add(1);
+        self.last = pause;
+        self.longest = self.longest.max(pause);
+        self.all += pause;
+    }
 }
 
 impl Report<'_> {
     /// Writes the report; ends it early, without its last line, if `stop` says so.
     pub(crate) fn print(&self, stop: impl Fn() -> bool) {
-        pr_info!(
-            "vm pid={} fd={} vcpus={} slots={}\n",
-            self.pid,
-            OrNone(self.vm_fd),
-            self.vcpus.len(),
-            self.slots.len()
-        );
-        for vcpu in self.vcpus {
-            print_vcpu(vcpu);
-        }
         let stop = || {
             // There may be very many lines, and consoles are slow.
             process::yield_cpu();
             stop()
         };
-        for (slot, present) in self.slots.iter().zip(&self.findings.present) {
+        pr_info!(
+            "vm pid={} fd={} vcpus={} slots={}\n",
+            self.pid,
+            OrNone(self.vm_fd),
+            self.vcpus.len(),
+            self.slots().len()
+        );
+        for vcpu in self.vcpus {
+            print_vcpu(vcpu);
+        }
+        let printed = self
+            .search
+            .with_findings(|findings, _| self.print_findings(findings, &stop));
+        if printed {
+            let uncovered = self.print_uncovered();
+            self.search
+                .with_findings(|findings, figures| self.print_done(findings, figures, uncovered));
+        }
+    }
+
+    fn slots(&self) -> &[Memslot] {
+        self.search.map().slots()
+    }
+
+    /// Says whether all was printed.
+    fn print_findings(&self, findings: &Findings, stop: impl Fn() -> bool) -> bool {
+        for (slot, present) in self.slots().iter().zip(&findings.present) {
             if stop() {
-                return;
+                return false;
             }
             pr_info!(
                 "slot as={} id={} gpa={:#x}-{:#x} hva={:#x}-{:#x} pages={} present={} flags={}\n",
@@ -108,45 +165,18 @@ impl Report<'_> {
                 Flags(slot.flags)
             );
         }
-        for hit in &self.findings.hits {
+        for (hit, bytes) in findings.hits.iter() {
             if stop() {
-                return;
+                return false;
             }
-            self.print_hit(hit);
+            self.print_hit(hit, bytes);
         }
-        self.print_left();
-        pr_info!(
-            "done result={} vcpus={} slots={} hits={} printed={} scanned_bytes={} absent_pages={} \
-             freeze_us={} pause_us={} private_pages={}\n",
-            self.result,
-            self.vcpus.len(),
-            self.slots.len(),
-            self.findings.hit_count,
-            self.findings.hits.len(),
-            self.findings.scanned_bytes,
-            self.findings.absent_pages,
-            self.freeze.as_micros_ceil(),
-            self.pause.as_micros_ceil(),
-            self.findings.private_pages
-        );
+        self.print_left(findings);
+        true
     }
 
-    fn print_left(&self) {
-        let left = self.findings.left;
-        let Some((left, slot)) = left.and_then(|left| Some((left, self.slots.get(left.slot)?)))
-        else {
-            return;
-        };
-        pr_info!(
-            "left as={} slot={} gpa={:#x}\n",
-            slot.address_space,
-            slot.id,
-            left.gpa
-        );
-    }
-
-    fn print_hit(&self, hit: &Hit) {
-        let Some(slot) = self.slots.get(hit.slot) else {
+    fn print_hit(&self, hit: &Hit, bytes: &[u8]) {
+        let Some(slot) = self.slots().get(hit.slot) else {
             return;
         };
         pr_info!(
@@ -156,7 +186,66 @@ impl Report<'_> {
             slot.id,
             hit.gpa,
             slot.hva_of(hit.gpa),
-            Bytes(self.findings.bytes(hit))
+            Bytes(bytes)
+        );
+    }
+
+    fn print_left(&self, findings: &Findings) {
+        let left = findings.left;
+        let slot = left.and_then(|left| self.slots().get(left.slot));
+        if let (Some(left), Some(slot)) = (left, slot) {
+            pr_info!(
+                "left as={} slot={} gpa={:#x}\n",
+                slot.address_space,
+                slot.id,
+                left.gpa
+            );
+        }
+    }
+
+    /// Says how many bytes are not covered in one instant.
+    fn print_uncovered(&self) -> u64 {
+        let (mut lines, mut bytes) = (0, 0_u64);
+        self.search.for_each_uncovered(|slot, first, end| {
+            bytes = bytes.saturating_add(end.saturating_sub(first) << PAGE_SHIFT);
+            let Some(slot) = self.slots().get(slot).filter(|_| lines < MOST_UNCOVERED) else {
+                return;
+            };
+            lines += 1;
+            pr_info!(
+                "uncovered as={} slot={} gpa={:#x}-{:#x}\n",
+                slot.address_space,
+                slot.id,
+                slot.gpa_at(first),
+                slot.gpa_at(end).wrapping_sub(1)
+            );
+        });
+        bytes
+    }
+
+    fn print_done(&self, findings: &Findings, figures: Figures, uncovered: u64) {
+        pr_info!(
+            "done result={} vcpus={} slots={} hits={} printed={} scanned_bytes={} absent_pages={} \
+             freeze_us={} pause_us={} private_pages={} scan_us={} threads={} engine={} access={} \
+             pauses={} paused_us={} rescanned_bytes={} uncovered_bytes={}\n",
+            self.result,
+            self.vcpus.len(),
+            self.slots().len(),
+            findings.hit_count,
+            findings.hits.len(),
+            findings.scanned_bytes,
+            findings.absent_pages,
+            self.freeze.as_micros_ceil(),
+            self.pauses.longest.as_micros_ceil(),
+            findings.private_pages,
+            figures.time.as_micros_ceil(),
+            figures.threads,
+            self.wanted.level.name(),
+            self.wanted.access.name(),
+            self.pauses.count,
+            self.pauses.all.as_micros_ceil(),
+            findings.rescanned_bytes,
+            uncovered
         );
     }
 }

@@ -3,24 +3,33 @@
 //! The search for patterns in memory.
 //!
 //! - `pattern` reads what the user asks for;
-//! - `window` picks the part of a pattern that is worth looking for first;
-//! - `filter` finds the few places where such a part stands, at the cost of a few instructions
-//!   a byte whatever the number of patterns;
-//! - `search` checks those places against the whole pattern.
+//! - `window` picks the few bytes of a pattern that are worth looking for first;
+//! - `tables` prepares a set of patterns;
+//! - `filter` finds the few places where such bytes may stand, in vector code where the CPU has it;
+//! - `search` looks closely at those places;
+//! - `digest` tells whether memory has changed;
+//! - `memory` is what all of them read, and `level` what a CPU can do.
 //!
-//! All of it uses `core` alone, allocates nothing and has no state that outlives a call: the same
-//! source is part of the module and of an ordinary crate. In the kernel a panic takes the machine
-//! down, so nothing here may panic, whatever the patterns and the memory hold.
+//! All of it uses `core` alone, allocates nothing and has no state that outlives a call but what the
+//! caller provides: the same source is part of the module and of an ordinary crate. In the kernel a
+//! panic takes the machine down, so nothing here may panic, whatever the patterns and the memory hold.
 
-#![forbid(unsafe_code)]
-
+pub mod digest;
 mod filter;
+mod level;
+mod memory;
 mod pattern;
 mod search;
+mod tables;
 mod window;
 
 pub use self::{
-    filter::Tables,
+    level::Level,
+    memory::{
+        Host,
+        Memory,
+        Piece, //
+    },
     pattern::{
         Pattern,
         PatternError,
@@ -28,7 +37,11 @@ pub use self::{
     },
     search::{
         Match,
-        Memory,
+        Scratch,
         Searcher, //
+    },
+    tables::{
+        Tables,
+        MAX_PATTERNS, //
     },
 };

@@ -68,6 +68,18 @@ pub(crate) fn range_parameter() -> impl Iterator<Item = &'static [u8]> {
     elements(strings, count)
 }
 
+/// The value of `access=`, empty if not given.
+pub(crate) fn access_parameter() -> &'static [u8] {
+    // SAFETY: Set before the module's init runs, and not changed after; never null.
+    unsafe { CStr::from_char_ptr(kvm_inspect_access) }.to_bytes()
+}
+
+/// The value of `engine=`, empty if not given.
+pub(crate) fn engine_parameter() -> &'static [u8] {
+    // SAFETY: As above.
+    unsafe { CStr::from_char_ptr(kvm_inspect_engine) }.to_bytes()
+}
+
 type StringParameter = [*mut ffi::c_char; KVM_INSPECT_MAX_LIST as usize];
 
 fn elements(strings: *const StringParameter, count: u32) -> impl Iterator<Item = &'static [u8]> {

@@ -1,98 +1,48 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finds the places where a pattern may stand, all patterns in one pass.
+//! Finds the places where a window of a pattern may begin, all patterns in one pass.
 //!
-//! Every pattern belongs to one of 64 buckets, each a bit of a word. What is looked for is a
-//! window of each pattern, its three rarest neighbouring bytes. For each of the three there is a
-//! table: from the byte value to the buckets with a pattern that takes it there. A window ends
-//! where the entries of three neighbouring bytes have a bit in common. With up to 64 patterns that
-//! is exact; with more, windows that share a bucket mix, and the search has more to check.
+//! For each 64 bytes of memory there is one word, with a bit for each place. Neither the time nor the
+//! way of the code depends on what is in memory.
+
+mod avx2;
+mod avx512;
+mod portable;
 
 use super::{
-    pattern::Pattern,
-    window, //
+    level::Level,
+    memory::Piece,
+    tables::Choice, //
 };
 
-/// The number of buckets.
-pub(super) const BUCKETS: usize = 64;
+/// The number of places in a word.
+pub(super) const PLACES: usize = u64::BITS as usize;
 
-/// The tables of the filter; all zeros are those of no pattern at all.
+/// How far ahead of what is filtered memory is fetched, in bytes.
+const AHEAD: usize = 1024;
+
+/// Fills `words` for the first places in `piece`, and gives what they have in common.
 ///
-/// They are too large for a kernel stack. As a plain array they can be made in zeroed memory.
-pub type Tables = [[u64; 256]; window::SIZE];
-
-/// Makes `tables` those of `patterns`.
-pub(super) fn fill(tables: &mut Tables, patterns: &[Pattern]) {
-    for table in tables.iter_mut() {
-        table.fill(0);
-    }
-    for (index, pattern) in patterns.iter().enumerate() {
-        let bucket = 1 << (index % BUCKETS);
-        // The window ends at the anchor. What of it lies before the pattern takes every byte.
-        let mut window = [(0, 0); window::SIZE];
-        for byte in pattern.bytes().take(pattern.anchor().saturating_add(1)) {
-            window.rotate_left(1);
-            if let Some(last) = window.last_mut() {
-                *last = byte;
-            }
-        }
-        for (table, (value, mask)) in tables.iter_mut().zip(window) {
-            for (byte, buckets) in (0..=u8::MAX).zip(table) {
-                if byte & mask == value {
-                    *buckets |= bucket;
-                }
-            }
-        }
-    }
-}
-
-/// Where the filter is in the memory: what the bytes just before have left possible.
-#[derive(Clone, Copy)]
-pub(super) struct State {
-    /// The buckets of which a window may have begun one byte ago.
-    one: u64,
-    /// The buckets of which a window may have begun two bytes ago and gone on one byte ago.
-    two: u64,
-}
-
-impl State {
-    /// At a place of which nothing is known but what follows: every window may have begun.
-    pub(super) const fn new() -> Self {
-        Self {
-            one: u64::MAX,
-            two: u64::MAX,
-        }
-    }
-
-    /// Takes one byte. Returns the buckets of which a window may end with it.
-    #[inline]
-    pub(super) fn byte(&mut self, tables: &Tables, byte: u8) -> u64 {
-        let [first, second, third] = tables;
-        let byte = usize::from(byte);
-        let end = self.two & third[byte];
-        self.two = self.one & second[byte];
-        self.one = first[byte];
-        end
-    }
-
-    /// Takes the eight bytes of a little-endian word. Returns the buckets of which a window may
-    /// end with one of them.
-    #[inline]
-    pub(super) fn word(&mut self, tables: &Tables, word: u64) -> u64 {
-        if word == 0 {
-            return self.zeros(tables);
-        }
-        let mut ends = 0;
-        for byte in word.to_le_bytes() {
-            ends |= self.byte(tables, byte);
-        }
-        ends
-    }
-
-    /// Takes eight zero bytes. Much of a guest's memory is zeros, and from the third one on they
-    /// all give the same, so this is worth a way of its own.
-    #[inline]
-    fn zeros(&mut self, tables: &Tables) -> u64 {
-        self.byte(tables, 0) | self.byte(tables, 0) | self.byte(tables, 0)
+/// A window may reach beyond the last place: there are `size - 1` more bytes in `piece` at least;
+/// of words for which there are not enough bytes nothing is told.
+pub(super) fn words(
+    level: Level,
+    choice: &Choice,
+    size: usize,
+    piece: Piece<'_>,
+    words: &mut [u64],
+) -> u64 {
+    let enough = piece.len().saturating_sub(size.saturating_sub(1)) / PLACES;
+    let count = words.len().min(enough);
+    let Some(words) = words.get_mut(..count).filter(|words| !words.is_empty()) else {
+        return 0;
+    };
+    match level {
+        Level::Portable => portable::words(choice, size, piece, words),
+        // SAFETY: The caller of the search says what the CPU has (`Searcher::new`); there are
+        // enough bytes.
+        Level::Avx2 => unsafe { avx2::words(choice, size, piece, words) },
+        // SAFETY: As above.
+        Level::Avx512 => unsafe { avx512::words(choice, size, piece, words) },
     }
 }

@@ -4,19 +4,29 @@
 
 use core::fmt;
 
-use super::window;
-
 /// The greatest number of bytes in one pattern.
 pub const MAX_LEN: usize = 256;
 
 /// The mask of a byte of which every bit counts.
 const EXACT: u8 = 0xff;
 
+/// The bit that tells ASCII letters of the two cases apart.
+const CASE: u8 = 0x20;
+
+/// The mask with which `byte` stands for both cases, if it is an ASCII letter.
+const fn either_case(byte: u8) -> u8 {
+    if byte.is_ascii_alphabetic() {
+        EXACT & !CASE
+    } else {
+        EXACT
+    }
+}
+
 /// A string of 1 to [`MAX_LEN`] bytes, each with a mask of the bits that count.
 ///
 /// # Invariants
 ///
-/// - `1 <= len <= MAX_LEN`, and `anchor < len`.
+/// - `1 <= len <= MAX_LEN`.
 /// - In the first `len` bytes, `value` has no bit that `mask` has not.
 /// - At least one bit of `mask` is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,18 +34,18 @@ pub struct Pattern {
     value: [u8; MAX_LEN],
     mask: [u8; MAX_LEN],
     len: usize,
-    anchor: usize,
 }
 
 impl Pattern {
     /// Reads a pattern as the user writes it.
     ///
     /// - `text:` takes the bytes as they are;
+    /// - `itext:` takes them, too, and ASCII letters match in either case;
     /// - `utf16:` takes UTF-8 text and looks for it in little-endian UTF-16;
     /// - `hex:` takes two hex digits for each byte, with spaces between bytes where wanted; a `?`
     ///   in the place of a digit leaves that nibble open.
     ///
-    /// In `text:` and `utf16:`, `\\` is a backslash, `\s` a space, and `\xHH` the byte, or the
+    /// In these three, `\\` is a backslash, `\s` a space, and `\xHH` the byte, or the
     /// character, of that number.
     ///
     /// # Errors
@@ -46,11 +56,12 @@ impl Pattern {
             value: [0; MAX_LEN],
             mask: [0; MAX_LEN],
             len: 0,
-            anchor: 0,
         };
 
         if let Some(body) = spec.strip_prefix(b"text:") {
-            pattern.push_text(Body::new(spec, body))?;
+            pattern.push_text(Body::new(spec, body), |_| EXACT)?;
+        } else if let Some(body) = spec.strip_prefix(b"itext:") {
+            pattern.push_text(Body::new(spec, body), either_case)?;
         } else if let Some(body) = spec.strip_prefix(b"utf16:") {
             pattern.push_utf16(Body::new(spec, body))?;
         } else if let Some(body) = spec.strip_prefix(b"hex:") {
@@ -67,8 +78,7 @@ impl Pattern {
         }
 
         // INVARIANT: `push` keeps `len` within bounds and `value` within `mask`; the rest was
-        // checked above, and `rarest` returns the index of one of the pattern's bytes.
-        pattern.anchor = window::rarest(&pattern);
+        // checked above.
         Ok(pattern)
     }
 
@@ -101,17 +111,18 @@ impl Pattern {
                 .all(|((value, mask), byte)| byte & mask == value)
     }
 
+    /// The value and the mask of a byte.
+    pub(super) fn byte(&self, index: usize) -> Option<(u8, u8)> {
+        let value = self.value().get(index)?;
+        Some((*value, *self.mask().get(index)?))
+    }
+
     /// The value and the mask of each byte.
-    pub(super) fn bytes(&self) -> impl Iterator<Item = (u8, u8)> + '_ {
+    fn bytes(&self) -> impl Iterator<Item = (u8, u8)> + '_ {
         self.value()
             .iter()
             .copied()
             .zip(self.mask().iter().copied())
-    }
-
-    /// The index of the last byte of the part that the filter looks for.
-    pub(super) const fn anchor(&self) -> usize {
-        self.anchor
     }
 
     fn push(&mut self, value: u8, mask: u8) -> Result<(), PatternError> {
@@ -127,13 +138,17 @@ impl Pattern {
         Ok(())
     }
 
-    fn push_text(&mut self, mut body: Body<'_>) -> Result<(), PatternError> {
+    fn push_text(
+        &mut self,
+        mut body: Body<'_>,
+        mask: impl Fn(u8) -> u8, //
+    ) -> Result<(), PatternError> {
         while let Some(byte) = body.next() {
             let byte = match byte {
                 b'\\' => body.escape()?,
                 byte => byte,
             };
-            self.push(byte, EXACT)?;
+            self.push(byte, mask(byte))?;
         }
         Ok(())
     }
@@ -290,9 +305,9 @@ pub enum PatternError {
 impl fmt::Display for PatternError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::UnknownPrefix => {
-                f.write_str("the kind of pattern is not known; begin it with text:, utf16: or hex:")
-            }
+            Self::UnknownPrefix => f.write_str(
+                "the kind of pattern is not known; begin it with text:, itext:, utf16: or hex:",
+            ),
             Self::Empty => {
                 f.write_str("the pattern is empty; write at least one byte after the prefix")
             }

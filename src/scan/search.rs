@@ -1,46 +1,45 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finds every match of every pattern in a piece of memory.
+//! Finds every match of every pattern in a stretch of memory.
+
+use core::ops::Range;
 
 use super::{
     filter::{
         self,
-        State,
-        Tables,
-        BUCKETS, //
+        PLACES, //
+    },
+    level::Level,
+    memory::{
+        Host,
+        Memory,
+        Piece, //
     },
     pattern::{
         Pattern,
         MAX_LEN, //
     },
+    tables::{
+        Choice,
+        Tables,
+        MAX_PATTERNS, //
+    },
+    window,
 };
 
-/// The number of bytes in a word of memory.
-const WORD: usize = size_of::<u64>();
+/// How many places are filtered at once: so long the vector registers are used.
+const STEP: usize = 64 << 10;
 
-/// After how many words with a place to be checked the caller is asked whether to go on. With the
-/// most patterns, of the greatest length, each byte of a word may cost as many checks.
-const WORDS_AT_ONCE: u32 = 16;
+/// The most pieces that are filtered at once.
+const PIECES: usize = 18;
 
-/// A piece of memory to be searched.
-///
-/// It may change while it is read: each byte is read once by the filter and, where a pattern may
-/// stand, again into a copy on which the match is decided.
-pub trait Memory {
-    /// The number of bytes.
-    fn len(&self) -> usize;
+/// The number of words for the places of a step: some are searched beyond it, where the windows of
+/// matches that begin in it may lie, and each piece begins a word.
+const WORDS: usize = (STEP + MAX_LEN) / PLACES + 1 + PIECES;
 
-    /// Whether there are no bytes at all.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The little-endian word at `at`, which is a multiple of 8, with `at + 8 <= self.len()`.
-    fn word(&self, at: usize) -> u64;
-
-    /// Fills `into` with the bytes from `at` on, where `at + into.len() <= self.len()`.
-    fn copy(&self, at: usize, into: &mut [u8]);
-}
+/// After how many places that are looked at closely others may have the CPU: each may cost as many
+/// comparisons as there are patterns.
+const CLOSE_LOOKS: u32 = 64;
 
 /// A place where a pattern stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,144 +50,314 @@ pub struct Match {
     pub pattern: usize,
 }
 
+/// What one thread needs to search. All zeros are a valid value.
+///
+/// It is too large for a kernel stack. As it is nothing but integers it can be made in zeroed memory.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Scratch {
+    /// What has passed the filter, by either choice of windows.
+    words: [[u64; WORDS]; 2],
+}
+
+impl Scratch {
+    /// One that is ready to be used.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            words: [[0; WORDS]; 2],
+        }
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// A set of patterns, ready to be searched for. Any number of threads may share it.
 #[derive(Clone, Copy, Debug)]
 pub struct Searcher<'a> {
     patterns: &'a [Pattern],
     tables: &'a Tables,
-    longest: usize,
+    level: Level,
 }
 
 impl<'a> Searcher<'a> {
-    /// Prepares `tables` for a search for `patterns`.
+    /// Prepares `tables` for a search for `patterns`, of which those beyond
+    /// [`MAX_PATTERNS`](super::MAX_PATTERNS) are left out.
+    ///
+    /// # Safety
+    ///
+    /// The CPU has `level`.
     #[must_use]
-    pub fn new(tables: &'a mut Tables, patterns: &'a [Pattern]) -> Self {
-        filter::fill(tables, patterns);
+    pub unsafe fn new(tables: &'a mut Tables, patterns: &'a [Pattern], level: Level) -> Self {
+        tables.prepare(patterns);
         Self {
             patterns,
             tables,
-            longest: patterns.iter().map(Pattern::len).max().unwrap_or(0),
+            level,
         }
     }
 
-    /// The length of the longest pattern, 0 if there is none. A piece of memory has to begin with
-    /// the last `longest - 1` bytes of the piece before it, if they touch.
+    /// As [`Self::new`] gave it for the same `tables`, `patterns` and `level`.
+    ///
+    /// # Safety
+    ///
+    /// The CPU has `level`.
+    #[must_use]
+    pub const unsafe fn of_prepared(
+        tables: &'a Tables,
+        patterns: &'a [Pattern],
+        level: Level,
+    ) -> Self {
+        Self {
+            patterns,
+            tables,
+            level,
+        }
+    }
+
+    /// The length of the longest pattern, 0 if there is none.
     #[must_use]
     pub const fn longest(&self) -> usize {
-        self.longest
+        self.tables.longest
     }
 
-    /// Calls `found` for every match that ends after the first `seen` bytes of `memory`. Returns
-    /// whether it came to the end.
-    ///
-    /// Where much has to be checked, `go_on` is asked often, so that no choice of patterns and
-    /// memory can make the caller wait for long; without that, about a gigabyte a second is
-    /// searched.
-    ///
-    /// Those bytes were part of the piece before, so that matches within them were found then.
-    /// Overlapping matches are all found, each once. They come in the order of memory but for a
-    /// shift by less than the length of a pattern, since it is the rarest bytes of a pattern that
-    /// are met, not its first: those of one pattern come in ascending order, those of different
-    /// patterns may be out of order by less than [`MAX_LEN`] bytes.
-    pub fn search<M: Memory>(
+    /// Calls `found` for every match that begins in `begin`, offsets in `memory`, and ends in
+    /// `memory`. Overlapping matches are all found, each once; those of one pattern ascend, those of
+    /// different patterns may be out of order by less than 64 KiB.
+    pub fn search<M: Memory + ?Sized, H: Host>(
         &self,
         memory: &M,
-        seen: usize,
+        begin: Range<usize>,
+        scratch: &mut Scratch,
+        host: &H,
         mut found: impl FnMut(Match),
-        mut go_on: impl FnMut() -> bool,
-    ) -> bool {
-        let len = memory.len();
-        if self.longest == 0 || seen >= len {
-            return true;
+    ) {
+        if self.tables.longest == 0 {
+            return;
         }
+        let end = begin.end.min(memory.len());
+        let mut first = begin.start;
+        while first < end {
+            let step = Step {
+                searcher: self,
+                memory,
+                begin: first..end.min(first.saturating_add(STEP)),
+            };
+            first = match step.search(scratch, host, &mut found) {
+                // So many so small pieces that not even the windows of those matches were seen that
+                // begin first.
+                next if next == first => {
+                    step.look_at_first(&mut found);
+                    first.saturating_add(1)
+                }
+                next => next,
+            };
+            host.breathe();
+        }
+    }
+}
 
-        let mut check = Check {
-            searcher: self,
-            memory,
-            seen,
-            copy: [0; MAX_LEN],
+/// What is searched at once: all matches that begin in a part of the memory.
+struct Step<'a, M: ?Sized> {
+    searcher: &'a Searcher<'a>,
+    memory: &'a M,
+    begin: Range<usize>,
+}
+
+/// Places in one piece, and the words that tell of them.
+#[derive(Clone, Copy, Default)]
+struct Run<'a> {
+    /// The offset of the first place in the memory.
+    at: usize,
+    /// The piece, from that place on.
+    piece: Option<Piece<'a>>,
+    /// The number of places.
+    places: usize,
+    /// The first word.
+    word: usize,
+}
+
+/// What has passed a filter.
+struct Passed<'a> {
+    runs: [Run<'a>; PIECES],
+    /// Where those matches begin of which all have been filtered.
+    end: usize,
+    /// How many places have passed.
+    count: usize,
+}
+
+impl<'a, M: Memory + ?Sized> Step<'a, M> {
+    /// Searches; says where the next step begins.
+    fn search<H: Host>(
+        &self,
+        scratch: &mut Scratch,
+        host: &H,
+        found: &mut impl FnMut(Match),
+    ) -> usize {
+        let [first, second] = &self.searcher.tables.choices;
+        let [first_words, second_words] = &mut scratch.words;
+        let mut choice = first;
+        let mut words = first_words;
+        let mut passed = host.vector(|| self.filter(first, words));
+        // More than one in each word: perhaps the other windows are met less often.
+        if passed.count > passed.end.saturating_sub(self.begin.start) / PLACES {
+            let other = host.vector(|| self.filter(second, second_words));
+            if other.count < passed.count && other.end == passed.end {
+                (choice, words, passed) = (second, second_words, other);
+            }
+        }
+        if passed.count > 0 {
+            self.look_closely(choice, &passed, words, host, found);
+        }
+        passed.end
+    }
+
+    /// Finds the places where windows of matches may begin that begin here.
+    fn filter(&self, choice: &Choice, words: &mut [u64; WORDS]) -> Passed<'a> {
+        let mut passed = Passed {
+            runs: [Run::default(); PIECES],
+            end: self.begin.start,
+            count: 0,
         };
-        // No match that begins earlier can end after what was seen.
-        let first = seen.saturating_add(1).saturating_sub(self.longest);
-        let first = first.saturating_sub(first % WORD);
-        let words = len.saturating_sub(len % WORD);
-        let mut state = State::new();
-        let mut checked = 0;
+        let mut at = self.begin.start;
+        // Windows may be that much further on than their matches.
+        let end = self.begin.end.saturating_add(choice.farthest);
+        let end = end.min(self.memory.len());
+        let mut word = 0_usize;
+        for run in &mut passed.runs {
+            if at >= end {
+                break;
+            }
+            let piece = self.memory.piece(at);
+            let places = piece.len().min(end.saturating_sub(at));
+            let count = places.div_ceil(PLACES);
+            let Some(words) = words.get_mut(word..word.saturating_add(count)) else {
+                break;
+            };
+            *run = Run {
+                at,
+                piece: Some(piece),
+                places,
+                word,
+            };
+            let all = self.filter_run(choice, piece, places, words);
+            if all == 0 {
+                // There is nothing to look at.
+                run.places = 0;
+            } else {
+                let counts = words.iter().map(|word| word.count_ones());
+                let count = usize::try_from(counts.sum::<u32>()).unwrap_or(usize::MAX);
+                passed.count = passed.count.saturating_add(count);
+            }
+            word = word.saturating_add(count);
+            at = at.saturating_add(places.max(1));
+        }
+        passed.end = if at >= end {
+            self.begin.end
+        } else {
+            // There were many pieces. The windows of all that begin so far back have been filtered.
+            at.saturating_sub(choice.farthest).max(self.begin.start)
+        };
+        passed
+    }
 
-        for at in (first..words).step_by(WORD) {
-            let word = memory.word(at);
-            let before = state;
-            if state.word(self.tables, word) != 0 {
-                check.bytes(before, at, &word.to_le_bytes(), &mut found);
-                checked += 1;
-                if checked == WORDS_AT_ONCE {
-                    checked = 0;
-                    if !go_on() {
-                        return false;
+    /// Fills in the words of a run.
+    fn filter_run(
+        &self,
+        choice: &Choice,
+        piece: Piece<'_>,
+        places: usize,
+        words: &mut [u64],
+    ) -> u64 {
+        let Searcher { tables, level, .. } = self.searcher;
+        // What a window has beyond the piece is not known here: such places all pass.
+        let whole = piece.len().saturating_sub(tables.size.saturating_sub(1));
+        let known = places.min(whole);
+        let full = known / PLACES;
+        let (full_words, rest) = words.split_at_mut_checked(full).unwrap_or_default();
+        let mut all = filter::words(*level, choice, tables.size, piece, full_words);
+
+        for (word, at) in rest
+            .iter_mut()
+            .zip((full..).map(|word| word.saturating_mul(PLACES)))
+        {
+            let here = places.saturating_sub(at).min(PLACES);
+            let known = known.saturating_sub(at).min(here);
+            // The known ones, from the last 64 bytes for which that can be told.
+            let mut last = [0];
+            let mut passes = 0;
+            if known > 0 {
+                let back = whole.saturating_sub(PLACES).min(at);
+                let skip = at.saturating_sub(back);
+                if whole >= PLACES && skip < PLACES {
+                    filter::words(*level, choice, tables.size, piece.after(back), &mut last);
+                    passes = last[0] >> skip;
+                } else {
+                    passes = u64::MAX;
+                }
+            }
+            *word = (passes & low_bits(known)) | (low_bits(here) & !low_bits(known));
+            all |= *word;
+        }
+        all
+    }
+
+    /// Looks for matches where something has passed.
+    fn look_closely<H: Host>(
+        &self,
+        choice: &Choice,
+        passed: &Passed<'_>,
+        words: &[u64; WORDS],
+        host: &H,
+        found: &mut impl FnMut(Match),
+    ) {
+        let begin = self.begin.start..passed.end;
+        let mut looks = 0;
+        for run in &passed.runs {
+            let Some(piece) = run.piece.filter(|_| run.places > 0) else {
+                continue;
+            };
+            let words = words.get(run.word..).unwrap_or_default();
+            let words = words.iter().take(run.places.div_ceil(PLACES));
+            for (first, word) in (0..).step_by(PLACES).zip(words) {
+                let mut left = *word;
+                while let Some(bit) = lowest(left) {
+                    left &= left.wrapping_sub(1);
+                    let place = bit.saturating_add(first);
+                    self.look(choice, run.at, piece, place, &begin, found);
+                    looks += 1;
+                    if looks == CLOSE_LOOKS {
+                        looks = 0;
+                        host.breathe();
                     }
                 }
             }
         }
-
-        let mut tail = [0; WORD];
-        if let Some(tail @ [_, ..]) = tail.get_mut(..len.saturating_sub(words)) {
-            memory.copy(words, tail);
-            check.bytes(state, words, tail, &mut found);
-        }
-        true
     }
-}
 
-/// The second stage of a search: looks closely at the places that passed the filter.
-struct Check<'a, M> {
-    searcher: &'a Searcher<'a>,
-    memory: &'a M,
-    seen: usize,
-    copy: [u8; MAX_LEN],
-}
-
-impl<M: Memory> Check<'_, M> {
-    /// Takes the filter over `bytes`, which are those at `at`, and checks where windows end.
-    #[cold]
-    #[inline(never)]
-    fn bytes(
-        &mut self,
-        mut state: State,
+    /// Looks for matches whose window begins at a place of a piece, which begins at `at`.
+    #[inline]
+    fn look(
+        &self,
+        choice: &Choice,
         at: usize,
-        bytes: &[u8],
-        found: &mut impl FnMut(Match), //
+        piece: Piece<'_>,
+        place: usize,
+        begin: &Range<usize>,
+        found: &mut impl FnMut(Match),
     ) {
-        for (end, &byte) in (at..at.saturating_add(bytes.len())).zip(bytes) {
-            let mut buckets = state.byte(self.searcher.tables, byte);
-            while let Some(bucket) = lowest(buckets) {
-                buckets &= buckets.wrapping_sub(1);
-                self.bucket(bucket, end, found);
-            }
-        }
-    }
-
-    /// Checks the patterns of one bucket, all of which have their anchor at `anchor`.
-    fn bucket(&mut self, bucket: usize, anchor: usize, found: &mut impl FnMut(Match)) {
-        let patterns = self.searcher.patterns;
-        for index in (bucket..patterns.len()).step_by(BUCKETS) {
-            let Some(pattern) = patterns.get(index) else {
+        let word = piece.half_word(place);
+        let at = at.saturating_add(place);
+        let word = word.unwrap_or_else(|| self.half_word_at(at));
+        for (index, window) in choice.candidates(word) {
+            let Some(offset) = at.checked_sub(window).filter(|at| begin.contains(at)) else {
                 continue;
             };
-            // A window may have ended where there is no room for the rest of the pattern.
-            let Some(offset) = anchor.checked_sub(pattern.anchor()) else {
-                continue;
-            };
-            let Some(end) = offset.checked_add(pattern.len()) else {
-                continue;
-            };
-            if end <= self.seen || end > self.memory.len() {
-                continue;
-            }
-            let Some(copy) = self.copy.get_mut(..pattern.len()) else {
-                continue;
-            };
-            self.memory.copy(offset, copy);
-            if pattern.matches(copy) {
+            if self.stands(index, offset) {
                 found(Match {
                     offset,
                     pattern: index,
@@ -196,12 +365,62 @@ impl<M: Memory> Check<'_, M> {
             }
         }
     }
+
+    /// Looks for matches at the first place, without a filter.
+    #[cold]
+    fn look_at_first(&self, found: &mut impl FnMut(Match)) {
+        let offset = self.begin.start;
+        for index in 0..self.searcher.patterns.len().min(MAX_PATTERNS) {
+            if self.stands(index, offset) {
+                found(Match {
+                    offset,
+                    pattern: index,
+                });
+            }
+        }
+    }
+
+    /// Whether a pattern stands at `offset`: decided on a copy, since the memory may change.
+    #[inline(never)]
+    fn stands(&self, index: usize, offset: usize) -> bool {
+        let Some(pattern) = self.searcher.patterns.get(index) else {
+            return false;
+        };
+        let mut copy = [0; MAX_LEN];
+        let Some(copy) = copy.get_mut(..pattern.len()) else {
+            return false;
+        };
+        let is_there = offset
+            .checked_add(copy.len())
+            .is_some_and(|end| end <= self.memory.len());
+        if is_there {
+            self.memory.copy(offset, copy);
+        }
+        is_there && pattern.matches(copy)
+    }
+
+    /// The four bytes at `at`, which may lie in several pieces; zeros beyond the end.
+    #[cold]
+    fn half_word_at(&self, at: usize) -> u32 {
+        let mut bytes = [0; window::MOST];
+        self.memory.copy(at, &mut bytes);
+        u32::from_le_bytes(bytes)
+    }
 }
 
-/// The number of the lowest bit of `buckets`.
-fn lowest(buckets: u64) -> Option<usize> {
-    if buckets == 0 {
+/// A word with the `count` lowest bits set, up to 64.
+const fn low_bits(count: usize) -> u64 {
+    if count >= PLACES {
+        u64::MAX
+    } else {
+        (1 << count) - 1
+    }
+}
+
+/// The number of the lowest bit of `word` that is set.
+fn lowest(word: u64) -> Option<usize> {
+    if word == 0 {
         return None;
     }
-    usize::try_from(buckets.trailing_zeros()).ok()
+    usize::try_from(word.trailing_zeros()).ok()
 }

@@ -2,18 +2,25 @@
 
 //! The part of a pattern that the filter looks for.
 //!
-//! The filter sees [`SIZE`] neighbouring bytes of each pattern. Which ones decides how often it
+//! The filter sees a few neighbouring bytes of each pattern. Which ones decides how often it
 //! stops in vain: guests are full of zeros, of text, and of a few instructions. So the rarest
 //! neighbours are taken, judged by how often each byte value is met in the memory of guests. The
 //! figures need not be exact: a bad choice costs time, never a match.
+//!
+//! Memory can be such that they are met all the time: by chance, or because a guest wants it. For that
+//! there is a second choice, in another part of the pattern.
 
 use super::pattern::Pattern;
 
-/// The number of neighbouring bytes that the filter sees.
-pub(super) const SIZE: usize = 3;
+/// The most neighbouring bytes that the filter sees.
+pub(super) const MOST: usize = 4;
 
 /// The number of bytes that [`frequency`] speaks of. All its values together are less.
 const TOTAL: u64 = 4096;
+
+/// How many of [`TOTAL`] bytes that follow a byte of the same value, or come next but one to it, have
+/// that value, too: memory is full of runs and tables.
+const REPEATED: u64 = 1024;
 
 /// Roughly how many of `TOTAL` bytes of memory have the value `byte`.
 const fn frequency(byte: u8) -> u64 {
@@ -28,7 +35,7 @@ const fn frequency(byte: u8) -> u64 {
 }
 
 /// Roughly how many of `TOTAL` bytes of memory are `value` under `mask`.
-fn share(value: u8, mask: u8) -> u64 {
+fn share((value, mask): (u8, u8)) -> u64 {
     match mask {
         0 => TOTAL,
         0xff => frequency(value),
@@ -38,25 +45,53 @@ fn share(value: u8, mask: u8) -> u64 {
     }
 }
 
-/// The index of the last byte of the pattern's rarest [`SIZE`] neighbours.
-///
-/// The window may begin before the pattern does, over bytes that no value is asked of: so even a
-/// pattern of one byte has one, and it never ends later than the pattern itself.
-pub(super) fn rarest(pattern: &Pattern) -> usize {
-    let mut shares = [TOTAL; SIZE];
-    let mut best = (u64::MAX, 0);
+/// Roughly how many of `TOTAL` to the power of [`MOST`] places in memory have what `pattern` asks for in
+/// the `size` bytes from `at` on.
+fn rarity(pattern: &Pattern, at: usize, size: usize) -> u64 {
+    let byte = |index: usize| pattern.byte(index).unwrap_or((0, 0));
+    (at..at.saturating_add(size)).fold(1, |product: u64, index| {
+        let this = byte(index);
+        let is_repeated = (1..=2).any(|back| {
+            let before = index.checked_sub(back).filter(|before| *before >= at);
+            before.is_some_and(|before| byte(before) == this)
+        });
+        let share = share(this);
+        let share = if is_repeated {
+            share.max(REPEATED)
+        } else {
+            share
+        };
+        product.saturating_mul(share)
+    })
+}
 
-    for (index, (value, mask)) in pattern.bytes().enumerate() {
-        shares.rotate_left(1);
-        if let Some(last) = shares.last_mut() {
-            *last = share(value, mask);
+/// Where the rarest `size` neighbouring bytes of `pattern` begin, among the places for which
+/// `may_be` says so. If the pattern is shorter, or none may be: 0.
+fn rarest(pattern: &Pattern, size: usize, may_be: impl Fn(usize) -> bool) -> usize {
+    let last = pattern.len().saturating_sub(size);
+    let places = (0..=last).filter(|at| may_be(*at));
+    let best = places.fold(None, |best: Option<(u64, usize)>, at| {
+        let rarity = rarity(pattern, at, size);
+        match best {
+            Some((least, _)) if least <= rarity => best,
+            _ => Some((rarity, at)),
         }
-        let product = shares
-            .iter()
-            .fold(1, |product: u64, &share| product.saturating_mul(share));
-        if product < best.0 {
-            best = (product, index);
-        }
-    }
-    best.1
+    });
+    best.map_or(0, |(_, at)| at)
+}
+
+/// Where the `size` bytes begin that the filter looks for first, and where those begin that it looks for
+/// if it meets those too often.
+///
+/// One of the two has the pattern's last byte, so that memory which is full of its beginning does
+/// not have both.
+pub(super) fn choose(pattern: &Pattern, size: usize) -> [usize; 2] {
+    let last = pattern.len().saturating_sub(size);
+    let first = rarest(pattern, size, |_| true);
+    let second = if first == last {
+        rarest(pattern, size, |at| at.saturating_add(size) <= first)
+    } else {
+        last
+    };
+    [first, second]
 }

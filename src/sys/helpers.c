@@ -2,10 +2,13 @@
 /* See helpers.h. */
 
 #include <linux/atomic.h>
+#include <linux/highmem.h>
+#include <linux/irqflags.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/nodemask.h>
+#include <linux/pgtable.h>
 #include <linux/rbtree.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
@@ -13,6 +16,8 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/vmalloc.h>
+
+#include <asm/fpu/api.h>
 
 /* KVM's own, of arch/x86/kvm */
 #include "irq.h"
@@ -38,6 +43,11 @@ bool kvm_inspect_has_notify_flag(struct task_struct *task)
 bool kvm_inspect_has_signal(struct task_struct *task)
 {
 	return task_sigpending(task);
+}
+
+bool kvm_inspect_is_being_killed(struct task_struct *task)
+{
+	return fatal_signal_pending(task);
 }
 
 bool kvm_inspect_is_running(struct task_struct *task)
@@ -83,9 +93,130 @@ void kvm_inspect_memalloc_noio_restore(unsigned int flags)
 	memalloc_noio_restore(flags);
 }
 
-void kvm_inspect_put_page(struct page *page)
+/* Pages of one folio give up their references at once. */
+void kvm_inspect_put_pages(struct page **pages, unsigned long count)
 {
-	put_page(page);
+	unsigned long first, next;
+
+	for (first = 0; first < count; first = next) {
+		struct folio *folio = page_folio(pages[first]);
+
+		next = first + 1;
+		while (next < count && page_folio(pages[next]) == folio)
+			next++;
+		folio_put_refs(folio, next - first);
+	}
+}
+
+void *kvm_inspect_page_address(struct page *page)
+{
+	return page_address(page);
+}
+
+void kvm_inspect_copy_page(void *to, struct page *page)
+{
+	memcpy(to, page_address(page), PAGE_SIZE);
+}
+
+#define UNMAPPED_STEPS 1024
+
+/*
+ * Where, from @start on, the page tables have something that the fast GUP may take; @end if
+ * nowhere before that. May stop earlier, after so many steps.
+ *
+ * Tables are read as the fast GUP does, without a lock: with interrupts off they are not freed
+ * (mm/gup.c). An empty entry of any level is passed by at once.
+ */
+unsigned long kvm_inspect_next_mapped(struct mm_struct *mm, unsigned long start, unsigned long end)
+{
+	unsigned long addr = start, flags;
+	unsigned int step;
+
+	if (start >= end || end > TASK_SIZE_MAX)
+		return start;
+	for (step = 0; addr < end && step < UNMAPPED_STEPS; step++) {
+		bool found = false;
+		pgd_t *pgdp, pgd;
+		p4d_t *p4dp, p4d;
+		pud_t *pudp, pud;
+		pmd_t *pmdp, pmd;
+
+		local_irq_save(flags);
+		pgdp = pgd_offset(mm, addr);
+		pgd = pgdp_get(pgdp);
+		if (pgd_none(pgd)) {
+			addr = pgd_addr_end(addr, end);
+			goto next;
+		}
+		p4dp = p4d_offset_lockless(pgdp, pgd, addr);
+		p4d = p4dp_get(p4dp);
+		if (!p4d_present(p4d)) {
+			addr = p4d_addr_end(addr, end);
+			goto next;
+		}
+		pudp = pud_offset_lockless(p4dp, p4d, addr);
+		pud = pudp_get(pudp);
+		if (!pud_present(pud)) {
+			addr = pud_addr_end(addr, end);
+			goto next;
+		}
+		if (pud_leaf(pud)) {
+			found = true;
+			goto next;
+		}
+		pmdp = pmd_offset_lockless(pudp, pud, addr);
+		pmd = pmdp_get_lockless(pmdp);
+		if (!pmd_present(pmd) || (pmd_leaf(pmd) && pmd_special(pmd))) {
+			addr = pmd_addr_end(addr, end);
+		} else if (pmd_leaf(pmd)) {
+			found = true;
+		} else {
+			unsigned long last = pmd_addr_end(addr, end);
+			pte_t *ptep = pte_offset_kernel(&pmd, addr);
+
+			for (; addr < last; addr += PAGE_SIZE, ptep++) {
+				pte_t pte = ptep_get_lockless(ptep);
+
+				if (pte_present(pte) && !pte_special(pte)) {
+					found = true;
+					break;
+				}
+			}
+		}
+next:
+		local_irq_restore(flags);
+		if (found)
+			break;
+	}
+	return addr;
+}
+
+void kvm_inspect_fpu_begin(void)
+{
+	kernel_fpu_begin();
+}
+
+void kvm_inspect_fpu_end(void)
+{
+	kernel_fpu_end();
+}
+
+bool kvm_inspect_has_avx2(void)
+{
+	return boot_cpu_has(X86_FEATURE_AVX2) && boot_cpu_has(X86_FEATURE_BMI1) &&
+	       cpu_has_xfeatures(XFEATURE_MASK_SSE | XFEATURE_MASK_YMM, NULL);
+}
+
+bool kvm_inspect_has_avx512(void)
+{
+	return kvm_inspect_has_avx2() && boot_cpu_has(X86_FEATURE_AVX512BW) &&
+	       boot_cpu_has(X86_FEATURE_AVX512VL) && boot_cpu_has(X86_FEATURE_AVX512VBMI) &&
+	       cpu_has_xfeatures(XFEATURE_MASK_AVX512, NULL);
+}
+
+unsigned int kvm_inspect_online_cpus(void)
+{
+	return num_online_cpus();
 }
 
 /* Whether there may be NUMA hinting entries. Balancing, turned off, leaves those it has made. */

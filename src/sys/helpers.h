@@ -15,12 +15,15 @@ extern char *kvm_inspect_patterns[KVM_INSPECT_MAX_LIST];
 extern unsigned int kvm_inspect_nr_patterns;
 extern char *kvm_inspect_ranges[KVM_INSPECT_MAX_LIST];
 extern unsigned int kvm_inspect_nr_ranges;
+extern char *kvm_inspect_access;
+extern char *kvm_inspect_engine;
 
 /* <linux/sched/signal.h>, <linux/sched/task.h>, <linux/sched.h> */
 void kvm_inspect_set_notify_flag(struct task_struct *task);
 bool kvm_inspect_user_64bit_mode(struct pt_regs *registers);
 bool kvm_inspect_has_notify_flag(struct task_struct *task);
 bool kvm_inspect_has_signal(struct task_struct *task);
+bool kvm_inspect_is_being_killed(struct task_struct *task);
 bool kvm_inspect_is_running(struct task_struct *task);
 bool kvm_inspect_is_dying(struct task_struct *task);
 struct files_struct *kvm_inspect_lock_files(struct task_struct *task);
@@ -30,9 +33,21 @@ void kvm_inspect_cond_resched(void);
 /* <linux/sched/mm.h>, <linux/mm.h>, <linux/vmalloc.h> */
 unsigned int kvm_inspect_memalloc_noio_save(void);
 void kvm_inspect_memalloc_noio_restore(unsigned int flags);
-void kvm_inspect_put_page(struct page *page);
+void kvm_inspect_put_pages(struct page **pages, unsigned long count);
+void *kvm_inspect_page_address(struct page *page);
+void kvm_inspect_copy_page(void *to, struct page *page);
 bool kvm_inspect_has_numa_hints(void);
 void *kvm_inspect_vmap_read_only(struct page **pages, unsigned int count);
+
+/* <linux/pgtable.h> */
+unsigned long kvm_inspect_next_mapped(struct mm_struct *mm, unsigned long start, unsigned long end);
+
+/* <asm/fpu/api.h>, <asm/cpufeature.h>, <linux/cpumask.h> */
+void kvm_inspect_fpu_begin(void);
+void kvm_inspect_fpu_end(void);
+bool kvm_inspect_has_avx2(void);
+bool kvm_inspect_has_avx512(void);
+unsigned int kvm_inspect_online_cpus(void);
 
 /* <linux/mutex.h> */
 bool kvm_inspect_mutex_trylock_nested(struct mutex *mutex, struct mutex *nest);

@@ -11,7 +11,7 @@ unsigned int kvm_inspect_nr_patterns;
 module_param_array_named(pattern, kvm_inspect_patterns, charp,
 			 &kvm_inspect_nr_patterns, 0);
 MODULE_PARM_DESC(pattern,
-		 "What to search for: a list of text:..., utf16:..., hex:48 8b ?? 4?");
+		 "What to search for: a list of text:..., itext:..., utf16:..., hex:48 8b ?? 4?");
 
 char *kvm_inspect_ranges[KVM_INSPECT_MAX_LIST];
 unsigned int kvm_inspect_nr_ranges;
@@ -19,3 +19,13 @@ module_param_array_named(range, kvm_inspect_ranges, charp,
 			 &kvm_inspect_nr_ranges, 0);
 MODULE_PARM_DESC(range,
 		 "Guest-physical addresses to search: a list of FIRST-LAST or FIRST+SIZE (default: all)");
+
+char *kvm_inspect_access = "";
+module_param_named(access, kvm_inspect_access, charp, 0);
+MODULE_PARM_DESC(access,
+		 "How guest pages are read: linear, vmap or copy (default: linear)");
+
+char *kvm_inspect_engine = "";
+module_param_named(engine, kvm_inspect_engine, charp, 0);
+MODULE_PARM_DESC(engine,
+		 "What searches: avx512, avx2 or portable (default: the fastest that the CPU has)");

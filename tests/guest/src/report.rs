@@ -14,6 +14,8 @@ pub(crate) struct Report {
     pub(crate) hits: Vec<Hit>,
     /// Where the search ended when time was up: address space, slot, GPA.
     pub(crate) left: Option<(u16, u16, u64)>,
+    /// What is not covered in one instant: address space, slot, first and last GPA.
+    pub(crate) uncovered: Vec<(u16, u16, (u64, u64))>,
     pub(crate) done: Done,
 }
 
@@ -72,6 +74,14 @@ pub(crate) struct Done {
     pub(crate) freeze_us: u64,
     pub(crate) pause_us: u64,
     pub(crate) private_pages: u64,
+    pub(crate) scan_us: u64,
+    pub(crate) threads: u64,
+    pub(crate) engine: String,
+    pub(crate) access: String,
+    pub(crate) pauses: u64,
+    pub(crate) paused_us: u64,
+    pub(crate) rescanned_bytes: u64,
+    pub(crate) uncovered_bytes: u64,
 }
 
 impl Report {
@@ -98,6 +108,7 @@ impl Report {
         let mut vm = None;
         let mut done = None;
         let mut left = None;
+        let mut uncovered = Vec::new();
         let (mut vcpus, mut slots, mut hits) = (Vec::new(), Vec::new(), Vec::new());
         for line in lines {
             let mut facts = Facts::parse(line);
@@ -131,6 +142,9 @@ impl Report {
                 }
                 "slot" => slots.push(Slot::parse(&mut facts)),
                 "hit" => hits.push(Hit::parse(&mut facts)),
+                "uncovered" => {
+                    uncovered.push((facts.parsed("as"), facts.parsed("slot"), facts.range("gpa")))
+                }
                 "left" => {
                     left = Some((
                         facts.parsed("as"),
@@ -155,7 +169,17 @@ impl Report {
         assert_eq!(printed, count(&hits), "printed hits");
         assert!(done.hits >= printed, "{done:?}");
         assert!(done.pause_us >= done.freeze_us, "{done:?}");
-        if matches!(done.result.as_str(), "ok" | "time_up") {
+        assert!(done.paused_us >= done.pause_us, "{done:?}");
+        assert!(done.paused_us >= done.scan_us, "{done:?}");
+        assert!(
+            hits.is_sorted_by_key(|hit: &Hit| (hit.space, hit.gpa, hit.pattern)),
+            "not in order: {hits:#?}"
+        );
+        assert_eq!(uncovered.is_empty(), done.uncovered_bytes == 0, "{done:?}");
+        if matches!(done.result.as_str(), "ok" | "changed") {
+            assert_eq!(uncovered.is_empty(), done.result == "ok", "{done:?}");
+        }
+        if matches!(done.result.as_str(), "ok" | "time_up" | "changed") {
             assert_eq!(
                 left.is_some(),
                 done.result == "time_up",
@@ -169,6 +193,7 @@ impl Report {
             slots,
             hits,
             left,
+            uncovered,
             done,
         }
     }
@@ -266,6 +291,14 @@ impl Done {
             freeze_us: facts.number("freeze_us"),
             pause_us: facts.number("pause_us"),
             private_pages: facts.number("private_pages"),
+            scan_us: facts.number("scan_us"),
+            threads: facts.number("threads"),
+            engine: facts.text("engine"),
+            access: facts.text("access"),
+            pauses: facts.number("pauses"),
+            paused_us: facts.number("paused_us"),
+            rescanned_bytes: facts.number("rescanned_bytes"),
+            uncovered_bytes: facts.number("uncovered_bytes"),
         }
     }
 }

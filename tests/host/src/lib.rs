@@ -2,31 +2,51 @@
 
 //! What the tests share: memory to search, and a search so simple that it is plainly right.
 
+use std::ops::Range;
+
 use kvm_inspect_pure::scan::{
+    Host,
+    Level,
     Match,
     Memory,
     Pattern,
+    Piece,
+    Scratch,
     Searcher,
     Tables, //
 };
 
-/// Memory that checks that it is read as [`Memory`] says.
+/// Memory in pieces that end at the given offsets.
 #[derive(Clone, Copy, Debug)]
-pub struct Bytes<'a>(pub &'a [u8]);
+pub struct Cut<'a> {
+    /// All of it.
+    pub bytes: &'a [u8],
+    /// The ends of pieces, ascending.
+    pub borders: &'a [usize],
+}
 
-impl Memory for Bytes<'_> {
+impl Memory for Cut<'_> {
     fn len(&self) -> usize {
-        self.0.len()
+        self.bytes.len()
     }
 
-    fn word(&self, at: usize) -> u64 {
-        assert_eq!(at % 8, 0, "a word is read at an offset that is not aligned");
-        u64::from_le_bytes(self.0[at..at + 8].try_into().expect("eight bytes"))
+    fn piece(&self, at: usize) -> Piece<'_> {
+        let next = self.borders.partition_point(|border| *border <= at);
+        let end = self.borders.get(next).copied().unwrap_or(usize::MAX);
+        Piece::from(&self.bytes[at..end.min(self.bytes.len())])
+    }
+}
+
+/// A thread of an ordinary process.
+#[derive(Clone, Copy, Debug)]
+pub struct Thread;
+
+impl Host for Thread {
+    fn vector<R>(&self, work: impl FnOnce() -> R) -> R {
+        work()
     }
 
-    fn copy(&self, at: usize, into: &mut [u8]) {
-        into.copy_from_slice(&self.0[at..at + into.len()]);
-    }
+    fn breathe(&self) {}
 }
 
 /// A byte as a pattern has it: the two nibbles, high one first, `None` where any will do.
@@ -86,50 +106,46 @@ pub fn naive(memory: &[u8], patterns: &[Vec<Nibbles>]) -> Vec<Match> {
     matches
 }
 
-/// What the searcher finds in `memory`, in the order in which it does.
+/// What the searcher finds at one level in `memory` of what begins in `begin`, in the order in which
+/// it does.
+///
+/// # Panics
+///
+/// If this CPU does not have the level.
 #[must_use]
-pub fn search(memory: &impl Memory, patterns: &[Pattern], seen: usize) -> Vec<Match> {
-    let mut tables = Box::<Tables>::new([[0; 256]; 3]);
+pub fn search<M: Memory + ?Sized>(
+    level: Level,
+    memory: &M,
+    patterns: &[Pattern],
+    begin: Range<usize>,
+) -> Vec<Match> {
+    assert!(kvm_inspect_pure::levels().any(|has| has == level));
+    let mut tables = Box::new(Tables::new());
+    let mut scratch = Box::new(Scratch::new());
     let mut matches = Vec::new();
-    Searcher::new(&mut tables, patterns).search(memory, seen, |found| matches.push(found), || true);
+    // SAFETY: The CPU has the level.
+    let searcher = unsafe { Searcher::new(&mut tables, patterns, level) };
+    searcher.search(memory, begin, &mut scratch, &Thread, |found| {
+        matches.push(found);
+    });
     matches
 }
 
-/// What the searcher finds in all of `memory`, sorted.
+/// What the searcher finds in all of `memory`, sorted, which is the same at all levels.
+///
+/// # Panics
+///
+/// If it is not.
 #[must_use]
-pub fn search_all(memory: &[u8], patterns: &[Pattern]) -> Vec<Match> {
-    let mut matches = search(&Bytes(memory), patterns, 0);
-    matches.sort_unstable();
-    matches
-}
-
-/// What the searcher finds in pieces of `memory` that end at `borders`, sorted. Each piece begins
-/// with the end of the one before, as far as a match may reach back.
-#[must_use]
-pub fn search_in_pieces(memory: &[u8], patterns: &[Pattern], borders: &[usize]) -> Vec<Match> {
-    let mut tables = Box::<Tables>::new([[0; 256]; 3]);
-    let searcher = Searcher::new(&mut tables, patterns);
-    let mut borders = borders.to_vec();
-    borders.push(memory.len());
-    borders.sort_unstable();
-
-    let mut matches = Vec::new();
-    let mut done: usize = 0;
-    for end in borders {
-        let begin = (done + 1).saturating_sub(searcher.longest()).min(done);
-        searcher.search(
-            &Bytes(&memory[begin..end]),
-            done - begin,
-            |found| {
-                matches.push(Match {
-                    offset: begin + found.offset,
-                    ..found
-                });
-            },
-            || true,
-        );
-        done = end;
+pub fn search_all<M: Memory + ?Sized>(memory: &M, patterns: &[Pattern]) -> Vec<Match> {
+    let mut all = kvm_inspect_pure::levels().map(|level| {
+        let mut matches = search(level, memory, patterns, 0..memory.len());
+        matches.sort_unstable();
+        (level, matches)
+    });
+    let (_, portable) = all.next().expect("one that is portable");
+    for (level, matches) in all {
+        assert_eq!(matches, portable, "{level:?}");
     }
-    matches.sort_unstable();
-    matches
+    portable
 }

@@ -154,7 +154,7 @@ fn errors_say_what_to_do() {
     for (spec, message) in [
         (
             "abc",
-            "the kind of pattern is not known; begin it with text:, utf16: or hex:",
+            "the kind of pattern is not known; begin it with text:, itext:, utf16: or hex:",
         ),
         (
             "text:",

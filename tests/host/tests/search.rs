@@ -2,7 +2,15 @@
 
 //! The search, against one that is plainly right, and at the borders where it could go wrong.
 
-use std::cell::Cell;
+use std::{
+    cell::Cell,
+    sync::atomic::{
+        AtomicBool,
+        AtomicU8,
+        Ordering, //
+    },
+    thread, //
+};
 
 use host::{
     hex,
@@ -10,13 +18,18 @@ use host::{
     parse,
     search,
     search_all,
-    search_in_pieces,
-    Bytes,
-    Nibbles, //
+    Cut,
+    Nibbles,
+    Thread, //
 };
 use kvm_inspect_pure::scan::{
+    Host,
+    Level,
     Match,
     Memory,
+    Pattern,
+    Piece,
+    Scratch,
     Searcher,
     Tables, //
 };
@@ -96,47 +109,62 @@ fn specs(patterns: &[Vec<Nibbles>]) -> Vec<String> {
     patterns.iter().map(|pattern| hex(pattern)).collect()
 }
 
+/// Where memory may be cut: near the sizes that the search works with, or anywhere.
+fn any_cuts() -> impl Strategy<Value = Vec<Index>> {
+    prop_oneof![1 => Just(vec![]), 3 => vec(any::<Index>(), 0..8), 1 => vec(any::<Index>(), 100)]
+}
+
+/// As [`Cut::borders`].
+fn borders(cuts: &[Index], len: usize) -> Vec<usize> {
+    let mut borders: Vec<_> = cuts.iter().map(|cut| cut.index(len + 1)).collect();
+    borders.sort_unstable();
+    borders
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn finds_what_a_naive_search_finds((memory, patterns) in any_search(0..45)) {
-        let found = search_all(&memory, &parse(&specs(&patterns)));
+    fn finds_what_a_naive_search_finds(
+        (memory, patterns) in any_search(0..45),
+        cuts in any_cuts(),
+    ) {
+        let borders = borders(&cuts, memory.len());
+        let cut = Cut { bytes: &memory, borders: &borders };
+        let found = search_all(&cut, &parse(&specs(&patterns)));
         prop_assert_eq!(found, naive(&memory, &patterns));
     }
 
     #[test]
-    fn pieces_are_as_good_as_the_whole(
+    fn parts_are_as_good_as_the_whole(
         (memory, patterns) in any_search(0..10),
-        borders in vec(any::<Index>(), 0..8),
+        cuts in any_cuts(),
+        parts in any_cuts(),
     ) {
-        let borders: Vec<_> = borders.iter().map(|at| at.index(memory.len() + 1)).collect();
-        let found = search_in_pieces(&memory, &parse(&specs(&patterns)), &borders);
-        prop_assert_eq!(found, naive(&memory, &patterns));
-    }
-
-    #[test]
-    fn leaves_out_what_ends_within_the_seen_bytes(
-        (memory, patterns) in any_search(1..10),
-        seen in 0..400_usize,
-    ) {
-        let mut found = search(&Bytes(&memory), &parse(&specs(&patterns)), seen);
-        found.sort_unstable();
-        let mut expected = naive(&memory, &patterns);
-        expected.retain(|found| found.offset + patterns[found.pattern].len() > seen);
-        prop_assert_eq!(found, expected);
+        let cuts = borders(&cuts, memory.len());
+        let cut = Cut { bytes: &memory, borders: &cuts };
+        let mut parts = borders(&parts, memory.len());
+        parts.push(memory.len());
+        for level in kvm_inspect_pure::levels() {
+            let (mut found, mut begin) = (Vec::new(), 0);
+            for end in parts.iter().copied() {
+                found.extend(search(level, &cut, &parse(&specs(&patterns)), begin..end));
+                begin = end;
+            }
+            found.sort_unstable();
+            prop_assert_eq!(found, naive(&memory, &patterns));
+        }
     }
 
     #[test]
     fn comes_in_the_order_that_is_promised((memory, patterns) in any_search(1..45)) {
-        let found = search(&Bytes(&memory), &parse(&specs(&patterns)), 0);
-        let mut highest = 0;
-        let mut last = vec![None; patterns.len()];
-        for Match { offset, pattern } in found {
-            prop_assert!(last[pattern] < Some(offset));
-            prop_assert!(offset + 256 > highest);
-            last[pattern] = Some(offset);
-            highest = highest.max(offset);
+        for level in kvm_inspect_pure::levels() {
+            let found = search(level, &memory[..], &parse(&specs(&patterns)), 0..memory.len());
+            let mut last = vec![None; patterns.len()];
+            for Match { offset, pattern } in found {
+                prop_assert!(last[pattern] < Some(offset));
+                last[pattern] = Some(offset);
+            }
         }
     }
 }
@@ -145,9 +173,72 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
-    fn buckets_may_be_shared((memory, patterns) in any_search(60..=256)) {
-        let found = search_all(&memory, &parse(&specs(&patterns)));
+    fn buckets_may_be_shared((memory, patterns) in any_search(60..=256), cuts in any_cuts()) {
+        let borders = borders(&cuts, memory.len());
+        let cut = Cut { bytes: &memory, borders: &borders };
+        let found = search_all(&cut, &parse(&specs(&patterns)));
         prop_assert_eq!(found, naive(&memory, &patterns));
+    }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(30))]
+
+    /// Larger than what is filtered at once, with pieces and matches at all its borders.
+    #[test]
+    fn large_memory(
+        places in vec((0..3_usize, 0..600_usize), 1..20),
+        cuts in vec((0..3_usize, 0..200_usize), 0..20),
+        lens in vec(1..=256_usize, 1..20),
+    ) {
+        const STEP: usize = 64 << 10;
+        let near = |(step, by): (usize, usize)| (step * STEP + by).saturating_sub(300);
+        let mut memory = vec![0; 3 * STEP];
+        let patterns: Vec<Vec<Nibbles>> = lens
+            .iter()
+            .zip(1_u8..)
+            .map(|(&len, seed)| {
+                let bytes = (0..len).map(|at| seed.wrapping_mul(31).wrapping_add((at * 7) as u8));
+                bytes.map(|byte| (Some(byte >> 4), Some(byte & 0xf))).collect()
+            })
+            .collect();
+        for (place, pattern) in places.iter().zip(patterns.iter().cycle()) {
+            let here = memory[near(*place)..].iter_mut();
+            for (byte, (high, low)) in here.zip(pattern) {
+                *byte = high.unwrap_or(0) << 4 | low.unwrap_or(0);
+            }
+        }
+        let mut borders: Vec<_> = cuts.iter().map(|cut| near(*cut)).collect();
+        borders.sort_unstable();
+        let cut = Cut { bytes: &memory, borders: &borders };
+        let found = search_all(&cut, &parse(&specs(&patterns)));
+        prop_assert_eq!(found, naive(&memory, &patterns));
+    }
+}
+
+/// Matches at every offset around every border: of what is filtered at once, of a page, of a piece.
+#[test]
+fn every_border() {
+    let patterns = parse(&["text:Queen", "hex:5175 ?? 65", "itext:queeN"]);
+    for (border, around) in [(64, 64), (4096, 70), (64 << 10, 6), (128 << 10, 6)] {
+        let mut memory = vec![0x51; border + 200];
+        for at in border - around..border + around {
+            for cut in [usize::MAX, border - 1, border, border + 1] {
+                memory.fill(0x51);
+                memory[at..at + 5].copy_from_slice(b"Queen");
+                let cut = Cut {
+                    bytes: &memory,
+                    borders: &[cut],
+                };
+                let found = search_all(&cut, &patterns);
+                let expected = [0, 1, 2].map(|pattern| Match {
+                    offset: at,
+                    pattern,
+                });
+                assert_eq!(found, expected, "at {at}, cut at {cut:?}");
+            }
+        }
     }
 }
 
@@ -161,12 +252,12 @@ fn offsets(memory: &[u8], spec: &str) -> Vec<usize> {
 
 #[test]
 fn nothing_to_look_for() {
-    assert_eq!(search_all(&[0; 64], &[]), []);
+    assert_eq!(search_all(&[0; 64][..], &[]), []);
 }
 
 #[test]
 fn nothing_to_look_into() {
-    assert_eq!(search_all(&[], &parse(&["hex:00", "text:abc"])), []);
+    assert_eq!(search_all(&[][..], &parse(&["hex:00", "text:abc"])), []);
 }
 
 #[test]
@@ -207,7 +298,7 @@ fn overlapping_matches() {
 
 #[test]
 fn the_same_pattern_twice() {
-    let found = search_all(b"-x", &parse(&["text:x", "text:x"]));
+    let found = search_all(&b"-x"[..], &parse(&["text:x", "text:x"]));
     let expected = [0, 1].map(|pattern| Match { offset: 1, pattern });
     assert_eq!(found, expected);
 }
@@ -234,25 +325,35 @@ fn text_in_utf16() {
 }
 
 #[test]
-fn longest_is_that_of_the_set() {
-    let mut tables = Box::<Tables>::new([[0; 256]; 3]);
-    assert_eq!(Searcher::new(&mut tables, &[]).longest(), 0);
-    let patterns = parse(&["text:ab", "text:abcde", "text:abc"]);
-    assert_eq!(Searcher::new(&mut tables, &patterns).longest(), 5);
+fn text_in_either_case() {
+    assert_eq!(offsets(b"aBcAbC@bc`BC", "itext:abc"), [0, 3]);
+    assert_eq!(offsets(b"[1] {1}", "itext:[1]"), [0]);
+    assert_eq!(offsets(b"Z z", "itext:z\\sZ"), [0]);
 }
 
 #[test]
-fn tables_can_be_used_again() {
-    let mut tables = Box::<Tables>::new([[0; 256]; 3]);
-    for (spec, expected) in [("text:a", 0), ("text:b", 1)] {
-        let patterns = parse(&[spec]);
+fn longest_is_that_of_the_set() {
+    let longest = |patterns: &[Pattern]| {
+        let mut tables = Box::new(Tables::new());
+        // SAFETY: Every CPU has it.
+        unsafe { Searcher::new(&mut tables, patterns, Level::Portable) }.longest()
+    };
+    assert_eq!(longest(&[]), 0);
+    assert_eq!(longest(&parse(&["text:ab", "text:abcde", "text:abc"])), 5);
+}
+
+#[test]
+fn tables_and_scratch_can_be_used_again() {
+    let mut tables = Box::new(Tables::new());
+    let mut scratch = Box::new(Scratch::new());
+    let patterns = [parse(&["text:a", "hex:00"]), parse(&["text:b"])];
+    for (patterns, expected) in patterns.iter().zip([0, 1]) {
         let mut found = Vec::new();
-        Searcher::new(&mut tables, &patterns).search(
-            &Bytes(b"ab"),
-            0,
-            |hit| found.push(hit),
-            || true,
-        );
+        // SAFETY: Every CPU has it.
+        let searcher = unsafe { Searcher::new(&mut tables, patterns, Level::Portable) };
+        searcher.search(&b"ab"[..], 0..2, &mut scratch, &Thread, |hit| {
+            found.push(hit);
+        });
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].offset, expected);
     }
@@ -260,7 +361,7 @@ fn tables_can_be_used_again() {
 
 /// Memory that counts how often the search looks closely.
 struct Watched<'a> {
-    bytes: Bytes<'a>,
+    bytes: &'a [u8],
     looks: Cell<usize>,
 }
 
@@ -269,8 +370,8 @@ impl Memory for Watched<'_> {
         self.bytes.len()
     }
 
-    fn word(&self, at: usize) -> u64 {
-        self.bytes.word(at)
+    fn piece(&self, at: usize) -> Piece<'_> {
+        Piece::from(&self.bytes[at..])
     }
 
     fn copy(&self, at: usize, into: &mut [u8]) {
@@ -281,98 +382,82 @@ impl Memory for Watched<'_> {
 
 #[test]
 fn frequent_bytes_are_not_what_is_looked_for() {
-    // What was searched for before must not count, either.
-    let before = parse(&["hex:00", "hex:65"]);
     let patterns = parse(&[
         "hex:00 00 00 00 00 f4 00 00 00",
         "hex:?? ?? 7f 00 ??",
         "utf16:Queen",
         "text:eeeeeQueeeee",
+        "text:ZZZZZZZZe",
     ]);
-    let text = "e\0".repeat(4096) + &"e".repeat(4096) + &"\0".repeat(4096);
-    let memory = Watched {
-        bytes: Bytes(text.as_bytes()),
-        looks: Cell::new(0),
-    };
-    let mut tables = Box::<Tables>::new([[0; 256]; 3]);
-    let _ = Searcher::new(&mut tables, &before);
-    Searcher::new(&mut tables, &patterns).search(&memory, 0, |_| unreachable!(), || true);
-    assert_eq!(memory.looks.get(), 0);
-}
-
-/// Memory that is something else each time it is read.
-struct Restless {
-    len: usize,
-    seed: Cell<u64>,
-}
-
-impl Restless {
-    fn next(&self) -> u64 {
-        // A linear congruential generator; two of its bits are enough for matches to be frequent.
-        let seed = self
-            .seed
-            .get()
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        self.seed.set(seed);
-        (seed >> 32) & 0x0101_0101
+    let text = "e\0".repeat(4096) + &"e".repeat(4096) + &"Z".repeat(4096) + &"\0".repeat(4096);
+    for level in kvm_inspect_pure::levels() {
+        let memory = Watched {
+            bytes: text.as_bytes(),
+            looks: Cell::new(0),
+        };
+        let found = search(level, &memory, &patterns, 0..memory.len());
+        assert_eq!(found, []);
+        // At the end of memory what comes after it is not known.
+        assert!(memory.looks.get() < 8, "{level:?}: {}", memory.looks.get());
     }
 }
 
-impl Memory for Restless {
-    fn len(&self) -> usize {
-        self.len
-    }
-
-    fn word(&self, at: usize) -> u64 {
-        assert!(at % 8 == 0 && at + 8 <= self.len);
-        (self.next() << 32) | self.next()
-    }
-
-    fn copy(&self, at: usize, into: &mut [u8]) {
-        assert!(at + into.len() <= self.len);
-        into.fill_with(|| self.next().to_le_bytes()[0]);
-    }
-}
-
-proptest! {
-    #[test]
-    fn memory_may_change_meanwhile(
-        len in 0..500_usize,
-        seen in 0..500_usize,
-        seed in any::<u64>(),
-        patterns in vec(vec(0..=1_u8, 1..10), 0..10),
-    ) {
-        let nibbles: Vec<Vec<Nibbles>> = patterns
-            .iter()
-            .map(|bytes| bytes.iter().map(|&byte| (Some(0), Some(byte))).collect())
-            .collect();
-        let memory = Restless { len, seed: Cell::new(seed) };
-        let mut found = search(&memory, &parse(&specs(&nibbles)), seen);
-        for &Match { offset, pattern } in &found {
-            prop_assert!(offset + patterns[pattern].len() <= len);
-            prop_assert!(offset + patterns[pattern].len() > seen);
+/// Another thread writes all the time: what is found is within bounds, and found once.
+#[test]
+fn memory_may_change_meanwhile() {
+    let memory: Vec<AtomicU8> = (0..200_000).map(|_| AtomicU8::new(0)).collect();
+    let patterns = parse(&["hex:01 01 00", "hex:00 01", "hex:01 00 ?? ?? 01 01 01"]);
+    let stop = AtomicBool::new(false);
+    // SAFETY: Read by volatile reads only; the borrow of the vector outlives the piece.
+    let piece = unsafe { Piece::new(memory.as_ptr().cast(), memory.len()) };
+    struct Shared<'a>(Piece<'a>);
+    impl Memory for Shared<'_> {
+        fn len(&self) -> usize {
+            self.0.len()
         }
-        let all = found.len();
-        found.sort_unstable();
-        found.dedup();
-        prop_assert_eq!(found.len(), all, "a match was reported twice");
+        fn piece(&self, at: usize) -> Piece<'_> {
+            self.0.after(at)
+        }
     }
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut seed = 1_u64;
+            while !stop.load(Ordering::Relaxed) {
+                for byte in &memory {
+                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    byte.store((seed >> 63) as u8, Ordering::Relaxed);
+                }
+            }
+        });
+        for level in kvm_inspect_pure::levels() {
+            for _ in 0..20 {
+                let mut found = search(level, &Shared(piece), &patterns, 0..memory.len());
+                let all = found.len();
+                for hit in &found {
+                    assert!(hit.offset + patterns[hit.pattern].len() <= memory.len());
+                }
+                found.sort_unstable();
+                found.dedup();
+                assert_eq!(found.len(), all, "a match was reported twice");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
 }
 
 /// Memory of which the filter and the check see different things.
 struct TwoFaced {
-    filter: u64,
+    filter: [u8; 100],
     check: u8,
 }
 
 impl Memory for TwoFaced {
     fn len(&self) -> usize {
-        8
+        100
     }
 
-    fn word(&self, _: usize) -> u64 {
-        self.filter
+    fn piece(&self, at: usize) -> Piece<'_> {
+        Piece::from(&self.filter[at..])
     }
 
     fn copy(&self, _: usize, into: &mut [u8]) {
@@ -383,61 +468,150 @@ impl Memory for TwoFaced {
 #[test]
 fn a_match_is_decided_on_a_copy() {
     let patterns = parse(&["hex:11 11"]);
-    let gone = TwoFaced {
-        filter: 0x1111,
-        check: 0,
-    };
-    assert_eq!(search(&gone, &patterns, 0), []);
-    let there = TwoFaced {
-        filter: 0x1111,
-        check: 0x11,
-    };
-    let expected = Match {
-        offset: 0,
-        pattern: 0,
-    };
-    assert_eq!(search(&there, &patterns, 0), [expected]);
-}
-
-/// Whatever it costs to check, the caller is asked soon whether to go on, and obeyed.
-#[test]
-fn asks_often_whether_to_go_on() {
-    // The costliest there is: of many long patterns all but the last byte is everywhere.
-    let patterns: Vec<String> = (0..=255_u8)
-        .map(|last| format!("hex:{}{last:02x}", "a5".repeat(255)))
-        .collect();
-    let patterns = parse(&patterns);
-    let mut tables = Box::<Tables>::new([[0; 256]; 3]);
-    let searcher = Searcher::new(&mut tables, &patterns);
-    let memory = vec![0xa5; 1 << 20];
-
-    for most in [0, 1, 3] {
-        let (mut asked, mut found) = (0, 0);
-        let complete = searcher.search(
-            &Bytes(&memory),
-            0,
-            |_| found += 1,
-            || {
-                asked += 1;
-                asked <= most
-            },
-        );
-        assert!(!complete);
-        assert_eq!(asked, most + 1);
-        // At most 256 bytes in between.
-        assert!(
-            found <= (most + 1) * 256,
-            "{found} matches, asked {asked} times"
-        );
+    let mut filter = [0; 100];
+    filter[3..5].fill(0x11);
+    filter[5] = 0x12;
+    for level in kvm_inspect_pure::levels() {
+        let gone = TwoFaced { filter, check: 0 };
+        assert_eq!(search(level, &gone, &patterns, 0..90), []);
+        let there = TwoFaced {
+            filter,
+            check: 0x11,
+        };
+        let expected = Match {
+            offset: 3,
+            pattern: 0,
+        };
+        assert_eq!(search(level, &there, &patterns, 0..90), [expected]);
     }
 }
 
-/// Where there is nothing to check, nobody is asked.
+/// A host that counts.
+struct Counting {
+    breaths: Cell<usize>,
+    in_vector: Cell<bool>,
+}
+
+impl Host for Counting {
+    fn vector<R>(&self, work: impl FnOnce() -> R) -> R {
+        assert!(!self.in_vector.replace(true));
+        let result = work();
+        self.in_vector.set(false);
+        result
+    }
+
+    fn breathe(&self) {
+        assert!(!self.in_vector.get());
+        self.breaths.set(self.breaths.get() + 1);
+    }
+}
+
+/// Whatever it costs to check, others get the CPU soon; and never while the vector registers are used.
 #[test]
-fn comes_to_the_end() {
-    let patterns = parse(&["hex:0102"]);
-    let mut tables = Box::<Tables>::new([[0; 256]; 3]);
-    let searcher = Searcher::new(&mut tables, &patterns);
-    let memory = vec![0xa5; 1 << 16];
-    assert!(searcher.search(&Bytes(&memory), 0, |_| unreachable!(), || false));
+fn breathes_often() {
+    // The costliest there is: of many long patterns all but the last byte is everywhere.
+    let patterns: Vec<String> = (0..=255_u8)
+        .map(|last| format!("hex:{}{last:02x}{}", "a5".repeat(254), "a5"))
+        .collect();
+    let patterns = parse(&patterns);
+    let memory = vec![0xa5; 1 << 20];
+    for level in kvm_inspect_pure::levels() {
+        let mut tables = Box::new(Tables::new());
+        let mut scratch = Box::new(Scratch::new());
+        // SAFETY: The CPU has the level.
+        let searcher = unsafe { Searcher::new(&mut tables, &patterns, level) };
+        let host = Counting {
+            breaths: Cell::new(0),
+            in_vector: Cell::new(false),
+        };
+        let mut found = 0;
+        searcher.search(&memory[..], 0..4096, &mut scratch, &host, |_| {
+            assert!(!host.in_vector.get());
+            found += 1;
+        });
+        assert_eq!(found, 4096);
+        assert!(host.breaths.get() >= 4096 / 64, "{}", host.breaths.get());
+    }
+}
+
+mod digests {
+    use kvm_inspect_pure::scan::digest::{digest, Key};
+
+    use super::{any, vec, Cut, Index, Level, Thread};
+    use proptest::prelude::*;
+
+    fn key(seed: u64) -> Key {
+        let mut key = Key::new();
+        key.fill(|words| {
+            for (at, word) in words.iter_mut().enumerate() {
+                let mixed = (at as u64 ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                *word = (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            }
+        });
+        key
+    }
+
+    fn of(level: Level, memory: &[u8]) -> u64 {
+        let borders: Vec<usize> = (0..memory.len()).step_by(4096).collect();
+        let cut = Cut {
+            bytes: memory,
+            borders: &borders,
+        };
+        // SAFETY: Only levels that the CPU has are asked for.
+        unsafe { digest(level, &key(7), &cut, &Thread) }
+    }
+
+    fn of_all(memory: &[u8]) -> u64 {
+        let digest = of(Level::Portable, memory);
+        for level in kvm_inspect_pure::levels() {
+            assert_eq!(of(level, memory), digest, "{level:?}");
+        }
+        digest
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn sees_each_change(
+            mut memory in vec(any::<u8>(), 4 * 4096),
+            at in any::<Index>(),
+            bit in 0..8_u8,
+        ) {
+            let before = of_all(&memory);
+            prop_assert_eq!(before, of_all(&memory));
+            memory[at.index(4 * 4096)] ^= 1 << bit;
+            prop_assert_ne!(before, of_all(&memory));
+        }
+
+        #[test]
+        fn does_not_depend_on_pieces(
+            memory in vec(any::<u8>(), 3 * 4096),
+            cuts in vec(any::<Index>(), 0..5),
+        ) {
+            let borders = super::borders(&cuts, memory.len());
+            let cut = Cut { bytes: &memory, borders: &borders };
+            for level in kvm_inspect_pure::levels() {
+                // SAFETY: The CPU has it.
+                let digest = unsafe { digest(level, &key(7), &cut, &Thread) };
+                prop_assert_eq!(digest, of_all(&memory));
+            }
+        }
+    }
+
+    #[test]
+    fn order_counts() {
+        let [a, b] = [vec![1; 4096], vec![2; 4096]];
+        let ab = of_all(&[&a[..], &b].concat());
+        assert_ne!(ab, of_all(&[&b[..], &a].concat()));
+        assert_ne!(ab, of_all(&[&a[..], &a].concat()));
+    }
+
+    #[test]
+    fn is_secret() {
+        let memory = vec![3; 4096];
+        // SAFETY: Every CPU has it.
+        let with = |seed| unsafe { digest(Level::Portable, &key(seed), &memory[..], &Thread) };
+        assert_ne!(with(1), with(2));
+    }
 }

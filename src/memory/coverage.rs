@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is known of each chunk of memory that is searched in several pauses: whether it still is
+//! what was searched.
+//!
+//! A chunk's digest is taken just before it is searched, and again when all is searched. If both
+//! are equal, it has all the time in between been what was searched, but for what was changed and
+//! changed back. So all chunks of which this holds, and those that were searched in the last pause,
+//! are covered in one instant: that of the last pause. `docs/performance.md` says why it is done so.
+
+use kernel::{
+    bitmap::BitmapVec,
+    page::PAGE_SHIFT,
+    prelude::*, //
+};
+
+use crate::kvm::Memslot;
+
+/// The least size of a chunk, as a power of two of pages: 256 KiB. To hand one out costs little against searching it, and that
+/// takes less than any pause that can be asked for.
+pub(super) const CHUNK_SHIFT: u32 = 6;
+
+/// What one chunk costs: digest, hits, and two bits.
+const CHUNK_COST: usize = 13;
+
+/// Chunks for slots that are made between two looks at them.
+const SPARE_CHUNKS: usize = 256;
+
+/// What is known of all chunks.
+pub(super) struct Coverage {
+    /// A chunk has 2 to the power of this pages.
+    chunk_shift: u32,
+    /// For each slot the number of its first chunk.
+    first: KVVec<usize>,
+    /// What the chunk's memory was when it was last searched; 0 if there was none.
+    digests: KVVec<u64>,
+    /// How many matches were found in it then.
+    hits: KVVec<u32>,
+    /// It is not any more what was searched.
+    changed: BitmapVec,
+    /// It was searched in the last pause.
+    fresh: BitmapVec,
+}
+
+impl Coverage {
+    /// For the memory in `slots`. Needs at most about `memory` bytes, however large that is.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn of(slots: &[Memslot], memory: usize) -> Result<Self> {
+        let most = (memory / CHUNK_COST).max(slots.len());
+        let (_, count) = cut(slots, most);
+        // Some more slots may have been made when the guest stands.
+        let count = count.saturating_add(SPARE_CHUNKS);
+        let mut this = Self {
+            chunk_shift: CHUNK_SHIFT,
+            first: KVVec::with_capacity(slots.len().saturating_add(SPARE_CHUNKS), GFP_KERNEL)?,
+            digests: KVVec::from_elem(0, count, GFP_KERNEL)?,
+            hits: KVVec::from_elem(0, count, GFP_KERNEL)?,
+            changed: BitmapVec::new(count, GFP_KERNEL)?,
+            fresh: BitmapVec::new(count, GFP_KERNEL)?,
+        };
+        this.fit(slots)?;
+        Ok(this)
+    }
+
+    /// Makes it that of `slots`, of which nothing is known yet. Allocates only if there are many
+    /// more than there were.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn fit(&mut self, slots: &[Memslot]) -> Result {
+        let most = self.digests.len();
+        if slots.len() > most {
+            *self = Self::of(slots, 0)?;
+            return Ok(());
+        }
+        let (chunk_shift, _) = cut(slots, most);
+        self.chunk_shift = chunk_shift;
+        self.first.clear();
+        let mut count = 0;
+        for slot in slots {
+            self.first.push(count, GFP_KERNEL)?;
+            count = count.saturating_add(chunks(slot, chunk_shift));
+        }
+        Ok(())
+    }
+
+    /// A chunk has 2 to the power of this pages.
+    pub(super) fn chunk_shift(&self) -> u32 {
+        self.chunk_shift
+    }
+
+    /// The number of the chunk that has page `page` of a slot.
+    pub(super) fn number(&self, slot: usize, page: u64) -> usize {
+        let within = usize::try_from(page >> self.chunk_shift).unwrap_or(usize::MAX);
+        let first = self.first.get(slot).copied();
+        first.map_or(usize::MAX, |first| first.saturating_add(within))
+    }
+
+    /// The slot and the first page in it of a chunk.
+    pub(super) fn place(&self, number: usize) -> (usize, u64) {
+        let after = self.first.partition_point(|first| *first <= number);
+        let slot = after.saturating_sub(1);
+        let first = self.first.get(slot).copied().unwrap_or(0);
+        let within = u64::try_from(number.saturating_sub(first)).unwrap_or(0);
+        (slot, within << self.chunk_shift)
+    }
+
+    /// Notes that a chunk has been searched.
+    pub(super) fn set_searched(&mut self, number: usize, digest: u64, hits: u32) {
+        if let (Some(known), Some(count)) =
+            (self.digests.get_mut(number), self.hits.get_mut(number))
+        {
+            *known = digest;
+            *count = hits;
+            self.fresh.set_bit(number);
+            self.changed.clear_bit(number);
+        }
+    }
+
+    /// How many matches were found in a chunk.
+    pub(super) fn hits(&self, number: usize) -> u32 {
+        self.hits.get(number).copied().unwrap_or(0)
+    }
+
+    /// Compares the digest of a chunk's memory with that of what was searched.
+    pub(super) fn compare(&mut self, number: usize, digest: u64) {
+        if self
+            .digests
+            .get(number)
+            .is_some_and(|known| *known != digest)
+        {
+            self.changed.set_bit(number);
+        }
+    }
+
+    /// A pause begins: what was searched before it is not fresh any more.
+    pub(super) fn begin_pause(&mut self) {
+        let mut at = 0;
+        while let Some(number) = next_bit(&self.fresh, at) {
+            self.fresh.clear_bit(number);
+            at = number.saturating_add(1);
+        }
+    }
+
+    /// The first chunk from `at` on that is to be searched again.
+    pub(super) fn next_changed(&self, at: usize) -> Option<usize> {
+        next_bit(&self.changed, at)
+    }
+
+    /// The first chunk from `at` on that is not what was searched, neither now nor in the last
+    /// pause.
+    pub(super) fn next_uncovered(&self, mut at: usize) -> Option<usize> {
+        loop {
+            let number = next_bit(&self.changed, at)?;
+            if next_bit(&self.fresh, number) != Some(number) {
+                return Some(number);
+            }
+            at = number.saturating_add(1);
+        }
+    }
+}
+
+/// `next_bit`, also of an index beyond the end.
+fn next_bit(bits: &BitmapVec, at: usize) -> Option<usize> {
+    if at < bits.len() {
+        bits.next_bit(at)
+    } else {
+        None
+    }
+}
+
+/// The least size of chunks, as a power of two of pages, with which there are at most `most`, which
+/// is at least the number of slots; and how many there are.
+fn cut(slots: &[Memslot], most: usize) -> (u32, usize) {
+    let mut shift = CHUNK_SHIFT;
+    loop {
+        let all = slots.iter().map(|slot| chunks(slot, shift));
+        let count = all.fold(0, usize::saturating_add);
+        // With the greatest number of pages that 64-bit addresses allow each slot is one chunk.
+        if count <= most || shift >= u64::BITS - PAGE_SHIFT as u32 {
+            return (shift, count);
+        }
+        shift += 1;
+    }
+}
+
+/// How many chunks of 2 to the power of `shift` pages a slot, which has at least one page, has.
+fn chunks(slot: &Memslot, shift: u32) -> usize {
+    let more = slot.pages.saturating_sub(1) >> shift;
+    usize::try_from(more)
+        .unwrap_or(usize::MAX)
+        .saturating_add(1)
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The places where patterns were found: the lowest of them, however many there are, in whatever
+//! order they are found.
+
+use kernel::prelude::*;
+
+use crate::{
+    parameters::Wanted,
+    scan::Pattern, //
+};
+
+/// A place where a pattern was found.
+#[derive(Clone, Copy)]
+pub(crate) struct Hit {
+    /// The index of the memslot in which it begins.
+    pub(crate) slot: usize,
+    /// The guest-physical address of its first byte.
+    pub(crate) gpa: u64,
+    /// The index of the pattern.
+    pub(crate) pattern: usize,
+}
+
+impl Hit {
+    /// What hits are sorted by. Memslots are in order of address space and address.
+    fn key(&self) -> (usize, u64, usize) {
+        (self.slot, self.gpa, self.pattern)
+    }
+}
+
+/// The lowest hits, in order, with the bytes around them.
+pub(crate) struct Hits {
+    kept: KVVec<(Hit, Shown)>,
+    most: usize,
+    /// The bytes shown, in places of `place_size` bytes, as many as there can be hits.
+    bytes: KVVec<u8>,
+    place_size: usize,
+    /// The places that no hit has.
+    free: KVVec<usize>,
+}
+
+/// Where the bytes of a hit and those around it stand.
+#[derive(Clone, Copy, Default)]
+struct Shown {
+    place: usize,
+    len: usize,
+}
+
+impl Hits {
+    /// Makes room for what may be found, so that nothing is allocated later.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn with_room_for(wanted: &Wanted) -> Result<Self> {
+        let most = wanted.max_hits;
+        let longest = wanted.patterns.iter().map(Pattern::len).max().unwrap_or(0);
+        let (places, place_size) = match wanted.context {
+            0 => (0, 0),
+            context => (most, longest.saturating_add(context.saturating_mul(2))),
+        };
+        let size = places.checked_mul(place_size).ok_or(ENOMEM)?;
+        let mut free = KVVec::with_capacity(places, GFP_KERNEL)?;
+        for place in (0..places).rev() {
+            free.push(place, GFP_KERNEL)?;
+        }
+        Ok(Self {
+            kept: KVVec::with_capacity(most, GFP_KERNEL)?,
+            most,
+            bytes: KVVec::from_elem(0, size, GFP_KERNEL)?,
+            place_size,
+            free,
+        })
+    }
+
+    /// How many bytes of memory it has.
+    pub(super) fn memory(&self) -> usize {
+        let kept = self.most.saturating_mul(size_of::<(Hit, Shown)>());
+        let free = self.free.capacity().saturating_mul(size_of::<usize>());
+        kept.saturating_add(self.bytes.len()).saturating_add(free)
+    }
+
+    /// Keeps a hit, with the bytes to be shown of it, if it is one of the lowest. Otherwise gives
+    /// the highest one that is kept: none from there on will be.
+    pub(super) fn add(&mut self, hit: Hit, shown: &[u8]) -> Result<(), (usize, u64)> {
+        let place = self
+            .kept
+            .partition_point(|(kept, _)| kept.key() < hit.key());
+        let is_known = |(kept, _): &(Hit, Shown)| kept.key() == hit.key();
+        if self.kept.get(place).is_some_and(is_known) {
+            return Ok(());
+        }
+        if self.kept.len() >= self.most {
+            let highest = self.kept.last().map(|(kept, _)| (kept.slot, kept.gpa));
+            if place >= self.most {
+                return Err(highest.unwrap_or((0, 0)));
+            }
+            if let Some((_, given_up)) = self.kept.pop() {
+                self.give_up(given_up);
+            }
+        }
+        let shown = self.show(shown);
+        // There is room for `most`.
+        let _ = self.kept.insert_within_capacity(place, (hit, shown));
+        Ok(())
+    }
+
+    /// Forgets the hits that begin in a slot from `first` to `last`.
+    pub(super) fn forget(&mut self, slot: usize, first: u64, last: u64) {
+        let is_gone = |hit: &Hit| hit.slot == slot && (first..=last).contains(&hit.gpa);
+        let mut free = core::mem::take(&mut self.free);
+        self.kept.retain(|(hit, shown)| {
+            let gone = is_gone(hit);
+            if gone && shown.len > 0 {
+                // There is room for all places.
+                let _ = free.push_within_capacity(shown.place);
+            }
+            !gone
+        });
+        self.free = free;
+    }
+
+    /// How many are kept.
+    pub(crate) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// The hits that are kept, in order, each with its bytes and those around it, if they were
+    /// wanted.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Hit, &[u8])> {
+        self.kept.iter().map(|(hit, shown)| {
+            let start = shown.place.saturating_mul(self.place_size);
+            let bytes = self.bytes.get(start..start.saturating_add(shown.len));
+            (hit, bytes.unwrap_or_default())
+        })
+    }
+
+    fn show(&mut self, shown: &[u8]) -> Shown {
+        let Some(place) = self.free.pop() else {
+            return Shown::default();
+        };
+        let len = shown.len().min(self.place_size);
+        let start = place.saturating_mul(self.place_size);
+        let room = self.bytes.get_mut(start..start.saturating_add(len));
+        for (to, from) in room.into_iter().flatten().zip(shown) {
+            *to = *from;
+        }
+        Shown { place, len }
+    }
+
+    fn give_up(&mut self, shown: Shown) {
+        if shown.len > 0 {
+            // There is room for all places.
+            let _ = self.free.push_within_capacity(shown.place);
+        }
+    }
+}

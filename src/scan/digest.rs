@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A digest of memory, with a secret key: whoever does not know that cannot change the memory and keep the
+//! digest but by luck.
+//!
+//! Of each page two sums are made that are those of NH, the fast part of UMAC (RFC 4418, section 5.2), with
+//! keys that are shifted against each other: two pages that differ have the same sums with a
+//! probability of 2^-64. Multiplied by odd secret numbers, one after the other, the sums of all pages make one
+//! number, in which their order counts.
+
+mod avx2;
+mod avx512;
+
+use super::{
+    level::Level,
+    memory::{
+        Host,
+        Memory,
+        Piece, //
+    },
+};
+
+/// The size of what is taken at once, in bytes.
+const PAGE: usize = 4096;
+
+const WORD: usize = size_of::<u64>();
+
+/// The number of words by which the keys of the two sums are shifted.
+const SHIFT: usize = 8;
+
+const PAGE_WORDS: usize = PAGE / WORD;
+
+/// A secret. All zeros are a valid value, but not a secret.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Key {
+    page: [u64; PAGE_WORDS + SHIFT],
+    odd: [u64; 2],
+}
+
+impl Key {
+    /// One that is made of random words, which `fill` fills in.
+    pub fn fill(&mut self, fill: impl Fn(&mut [u64])) {
+        fill(&mut self.page);
+        fill(&mut self.odd);
+    }
+
+    /// The key with no secret in it, to be filled.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            page: [0; PAGE_WORDS + SHIFT],
+            odd: [0; 2],
+        }
+    }
+}
+
+impl Default for Key {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The digest of all whole pages in `memory`.
+///
+/// # Safety
+///
+/// The CPU has `level`.
+pub unsafe fn digest<M: Memory + ?Sized, H: Host>(
+    level: Level,
+    key: &Key,
+    memory: &M,
+    host: &H,
+) -> u64 {
+    let mut digest = 0_u64;
+    let pages = memory.len() / PAGE;
+    let mut page = 0;
+    while page < pages {
+        let end = pages.min(page.saturating_add(16));
+        digest = host.vector(|| {
+            (page..end).fold(digest, |digest, page| {
+                let at = page.saturating_mul(PAGE);
+                let piece = memory.piece(at);
+                let sums = if piece.len() < PAGE {
+                    in_pieces(key, memory, at)
+                } else {
+                    match level {
+                        Level::Portable => portable(key, piece),
+                        // SAFETY: By this function's contract the CPU has it, and there is a page.
+                        Level::Avx2 => unsafe { avx2::sums(key, piece) },
+                        // SAFETY: As above.
+                        Level::Avx512 => unsafe { avx512::sums(key, piece) },
+                    }
+                };
+                key.add(digest, sums)
+            })
+        });
+        host.breathe();
+        page = end;
+    }
+    digest
+}
+
+impl Key {
+    /// Adds the sums of the next page to a digest.
+    fn add(&self, digest: u64, sums: [u64; 2]) -> u64 {
+        self.odd
+            .iter()
+            .zip(sums)
+            .fold(digest, |digest, (odd, sum)| {
+                digest
+                    .wrapping_add(sum)
+                    .wrapping_mul(odd | 1)
+                    .rotate_left(29)
+            })
+    }
+
+    /// Adds a word to the sums, the one with this number in its page.
+    fn add_word(&self, sums: &mut [u64; 2], number: usize, word: u64) {
+        for (sum, shift) in sums.iter_mut().zip([0, SHIFT]) {
+            let key = self.page.get(number.saturating_add(shift));
+            *sum = sum.wrapping_add(product(word, key.copied().unwrap_or(0)));
+        }
+    }
+}
+
+/// The two halves of a word, to each of which that of the key is added, multiplied.
+fn product(word: u64, key: u64) -> u64 {
+    const LOW: u64 = 0xffff_ffff;
+    let low = (word & LOW).wrapping_add(key & LOW) & LOW;
+    let high = (word >> 32).wrapping_add(key >> 32) & LOW;
+    low.wrapping_mul(high)
+}
+
+fn portable(key: &Key, piece: Piece<'_>) -> [u64; 2] {
+    let mut sums = [0; 2];
+    for number in 0..PAGE_WORDS {
+        let word = piece.word(number.saturating_mul(WORD)).unwrap_or(0);
+        key.add_word(&mut sums, number, word);
+    }
+    sums
+}
+
+/// The sums of a page that is in several pieces.
+#[cold]
+fn in_pieces<M: Memory + ?Sized>(key: &Key, memory: &M, at: usize) -> [u64; 2] {
+    let mut sums = [0; 2];
+    for number in 0..PAGE_WORDS {
+        let mut word = [0; WORD];
+        memory.copy(at.saturating_add(number.saturating_mul(WORD)), &mut word);
+        key.add_word(&mut sums, number, u64::from_le_bytes(word));
+    }
+    sums
+}

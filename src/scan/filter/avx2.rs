@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The filter with AVX2, twice 32 places at once.
+//!
+//! `vpshufb` looks up bytes in a table of 16: one for their low halves, one for the high ones.
+
+use core::arch::asm;
+
+use super::AHEAD;
+use crate::scan::{
+    memory::Piece,
+    tables::Choice, //
+};
+
+/// Looks up the 32 bytes at an offset from the current place in two tables. Leaves in `ymm0` the
+/// buckets that are in both.
+macro_rules! look_up {
+    ($offset:literal, $low:literal, $high:literal) => {
+        concat!(
+            "vmovdqu ymm0, [{at} + ",
+            $offset,
+            "]\n",
+            "vpsrlw ymm1, ymm0, 4\n",
+            "vpand ymm0, ymm0, ymm7\n",
+            "vpand ymm1, ymm1, ymm7\n",
+            "vpshufb ymm0, ymm",
+            $low,
+            ", ymm0\n",
+            "vpshufb ymm1, ymm",
+            $high,
+            ", ymm1\n",
+            "vpand ymm0, ymm0, ymm1\n",
+        )
+    };
+}
+
+/// Leaves in a register the places of 32 bytes, inverted, of which `$first` and `$more` are the lookups.
+macro_rules! places {
+    ($places:literal, $first:expr, $($more:expr),+) => {
+        concat!(
+            $first,
+            "vmovdqa ymm2, ymm0\n",
+            $($more, "vpand ymm2, ymm2, ymm0\n",)+
+            "vpcmpeqb ymm2, ymm2, ymm6\n",
+            "vpmovmskb {", $places, ":e}, ymm2\n",
+        )
+    };
+}
+
+/// The loop over all words, whose lower and upper halves `$look` finds, inverted.
+macro_rules! filter {
+    ($choice:expr, $piece:expr, $words:expr, $look:expr) => {{
+        let all: u64;
+        let size = $words.len().wrapping_mul(8);
+        // SAFETY: By the caller's contract the CPU has the instructions, and there are the bytes that
+        // are read; the tables have 128 bytes together; `words` is written from its beginning to its
+        // end. What is fetched ahead need not be there. Nothing else is touched.
+        unsafe {
+            asm!(
+                "vbroadcasti128 ymm8, [{tables}]",
+                "vbroadcasti128 ymm9, [{tables} + 16]",
+                "vbroadcasti128 ymm10, [{tables} + 32]",
+                "vbroadcasti128 ymm11, [{tables} + 48]",
+                "vbroadcasti128 ymm12, [{tables} + 64]",
+                "vbroadcasti128 ymm13, [{tables} + 80]",
+                "vbroadcasti128 ymm14, [{tables} + 96]",
+                "vbroadcasti128 ymm15, [{tables} + 112]",
+                "mov {low:e}, 0x0f0f0f0f",
+                "vmovd xmm7, {low:e}",
+                "vpbroadcastd ymm7, xmm7",
+                "vpxor xmm6, xmm6, xmm6",
+                "2:",
+                // The last byte of the piece is the last to be fetched.
+                "lea {low}, [{at} + {distance}]",
+                "cmp {low}, {last}",
+                "cmova {low}, {last}",
+                "prefetcht0 [{low}]",
+                $look,
+                "shl {high}, 32",
+                "or {low}, {high}",
+                "not {low}",
+                "mov [{words}], {low}",
+                "or {all}, {low}",
+                "add {at}, 64",
+                "add {words}, 8",
+                "cmp {words}, {end}",
+                "jb 2b",
+                "vzeroupper",
+                distance = const AHEAD,
+                tables = in(reg) $choice.halves.as_ptr(),
+                at = inout(reg) $piece.as_ptr() => _,
+                last = in(reg) $piece.as_ptr().wrapping_add($piece.len().saturating_sub(1)),
+                words = inout(reg) $words.as_mut_ptr() => _,
+                end = in(reg) $words.as_mut_ptr().wrapping_byte_add(size),
+                all = inout(reg) 0_u64 => all,
+                low = out(reg) _,
+                high = out(reg) _,
+                out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm6") _, out("ymm7") _,
+                out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
+                out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
+                options(nostack),
+            );
+        }
+        all
+    }};
+}
+
+/// As [`super::words`].
+///
+/// # Safety
+///
+/// The CPU has AVX2, whose registers may be used. `piece` has 64 bytes for each word, and
+/// `size - 1` more. `words` is not empty.
+pub(super) unsafe fn words(
+    choice: &Choice,
+    size: usize,
+    piece: Piece<'_>,
+    words: &mut [u64],
+) -> u64 {
+    match size {
+        2 => filter!(
+            choice,
+            piece,
+            words,
+            concat!(
+                places!("low", look_up!(0, 8, 9), look_up!(1, 10, 11)),
+                places!("high", look_up!(32, 8, 9), look_up!(33, 10, 11)),
+            )
+        ),
+        3 => filter!(
+            choice,
+            piece,
+            words,
+            concat!(
+                places!(
+                    "low",
+                    look_up!(0, 8, 9),
+                    look_up!(1, 10, 11),
+                    look_up!(2, 12, 13)
+                ),
+                places!(
+                    "high",
+                    look_up!(32, 8, 9),
+                    look_up!(33, 10, 11),
+                    look_up!(34, 12, 13)
+                ),
+            )
+        ),
+        _ => filter!(
+            choice,
+            piece,
+            words,
+            concat!(
+                places!(
+                    "low",
+                    look_up!(0, 8, 9),
+                    look_up!(1, 10, 11),
+                    look_up!(2, 12, 13),
+                    look_up!(3, 14, 15)
+                ),
+                places!(
+                    "high",
+                    look_up!(32, 8, 9),
+                    look_up!(33, 10, 11),
+                    look_up!(34, 12, 13),
+                    look_up!(35, 14, 15)
+                ),
+            )
+        ),
+    }
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The memory that is searched. It may change at any time, so no reference to it is ever formed:
+//! it is only read, by volatile reads and by assembly.
+
+use core::{
+    marker::PhantomData,
+    mem::size_of, //
+};
+
+/// A piece of memory, all of it at neighbouring addresses.
+///
+/// # Invariants
+///
+/// The `len` bytes from `start` on can be read, by volatile reads, during the lifetime.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    start: *const u8,
+    len: usize,
+    _memory: PhantomData<&'a u8>,
+}
+
+/// A number at any address.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+struct Unaligned<T>(T);
+
+impl Piece<'_> {
+    /// The `len` bytes from `start` on.
+    ///
+    /// # Safety
+    ///
+    /// They can be read, by volatile reads, during the lifetime. They may change meanwhile.
+    #[must_use]
+    pub const unsafe fn new(start: *const u8, len: usize) -> Self {
+        // INVARIANT: By this function's contract.
+        Self {
+            start,
+            len,
+            _memory: PhantomData,
+        }
+    }
+
+    /// The number of bytes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The first `len` bytes, or all of them if there are fewer.
+    #[must_use]
+    pub fn up_to(self, len: usize) -> Self {
+        // INVARIANT: No more bytes than before.
+        Self {
+            len: self.len.min(len),
+            ..self
+        }
+    }
+
+    /// The bytes from `at` on, none if there are none there.
+    #[must_use]
+    pub fn after(self, at: usize) -> Self {
+        let at = at.min(self.len);
+        // INVARIANT: No other bytes than before.
+        Self {
+            start: self.start.wrapping_add(at),
+            len: self.len.wrapping_sub(at),
+            ..self
+        }
+    }
+
+    /// Where it begins, for assembly that only reads.
+    pub(super) const fn as_ptr(&self) -> *const u8 {
+        self.start
+    }
+
+    /// Reads a plain number of any alignment at `at`, or gives [`None`] beyond the end.
+    #[inline]
+    fn read<T: Copy>(&self, at: usize) -> Option<T> {
+        let end = at.checked_add(size_of::<T>())?;
+        if end > self.len {
+            return None;
+        }
+        // SAFETY: Within the piece, by its invariant; packed, it needs no alignment. `T` is an
+        // integer, see the callers.
+        let Unaligned(value) = unsafe { self.start.add(at).cast::<Unaligned<T>>().read_volatile() };
+        Some(value)
+    }
+
+    /// The little-endian word of eight bytes at `at`.
+    #[inline]
+    pub(super) fn word(&self, at: usize) -> Option<u64> {
+        self.read::<u64>(at).map(u64::from_le)
+    }
+
+    /// The little-endian word of four bytes at `at`.
+    #[inline]
+    pub(super) fn half_word(&self, at: usize) -> Option<u32> {
+        self.read::<u32>(at).map(u32::from_le)
+    }
+
+    /// Copies the first bytes into `into`, as many as fit and are there. Says how many.
+    pub(super) fn copy(&self, into: &mut [u8]) -> usize {
+        let len = self.len.min(into.len());
+        let mut at = 0_usize;
+        for bytes in into.chunks_mut(size_of::<u64>()) {
+            if let (Some(word), [_, _, _, _, _, _, _, _]) = (self.word(at), &*bytes) {
+                for (byte, from) in bytes.iter_mut().zip(word.to_le_bytes()) {
+                    *byte = from;
+                }
+            } else {
+                for (at, byte) in (at..).zip(bytes) {
+                    *byte = self.read(at).unwrap_or(*byte);
+                }
+            }
+            at = at.wrapping_add(size_of::<u64>());
+        }
+        len
+    }
+}
+
+impl<'a> From<&'a [u8]> for Piece<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        // INVARIANT: The slice is borrowed for the lifetime.
+        Self {
+            start: bytes.as_ptr(),
+            len: bytes.len(),
+            _memory: PhantomData,
+        }
+    }
+}
+
+/// A stretch of memory, which may consist of several pieces.
+pub trait Memory {
+    /// The number of bytes.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The piece that has the byte at `at`, from that on. Not empty if `at` is below `len`.
+    fn piece(&self, at: usize) -> Piece<'_>;
+
+    /// Copies bytes from `at` on into `into`; what is beyond the end is left as it is.
+    fn copy(&self, at: usize, into: &mut [u8]) {
+        let mut done = 0_usize;
+        while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = at.saturating_add(done);
+            if at >= self.len() {
+                break;
+            }
+            match self.piece(at).copy(rest) {
+                0 => break,
+                copied => done = done.saturating_add(copied),
+            }
+        }
+    }
+}
+
+impl Memory for [u8] {
+    fn len(&self) -> usize {
+        <[u8]>::len(self)
+    }
+
+    fn piece(&self, at: usize) -> Piece<'_> {
+        Piece::from(self.get(at..).unwrap_or_default())
+    }
+}
+
+/// Who searches.
+pub trait Host {
+    /// Does some work with the vector registers, which takes about as long as it takes to read
+    /// 64 KiB of memory.
+    fn vector<R>(&self, work: impl FnOnce() -> R) -> R;
+
+    /// Lets others have the CPU; called after each few steps.
+    fn breathe(&self);
+}
