@@ -134,7 +134,7 @@ impl Report<'_> {
         }
         let printed = self
             .search
-            .with_findings(|findings, _| self.print_findings(findings, &stop));
+            .with_findings(|findings, _| self.print_findings(findings, stop));
         if printed {
             let uncovered = self.print_uncovered();
             self.search

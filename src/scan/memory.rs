@@ -178,7 +178,7 @@ impl Memory for [u8] {
 /// Who searches.
 pub trait Host {
     /// Does some work with the vector registers, which takes about as long as it takes to read
-    /// 64 KiB of memory.
+    /// 128 KiB of memory.
     fn vector<R>(&self, work: impl FnOnce() -> R) -> R;
 
     /// Lets others have the CPU; called after each few steps.

@@ -28,14 +28,20 @@ use super::{
 };
 
 /// How many places are filtered at once: so long the vector registers are used.
-const STEP: usize = 64 << 10;
+const STEP: usize = 128 << 10;
 
-/// The most pieces that are filtered at once.
-const PIECES: usize = 18;
+/// The most pieces that are filtered at once: as many pages, and two that are not whole.
+const PIECES: usize = STEP / 4096 + 2;
 
-/// The number of words for the places of a step: some are searched beyond it, where the windows of
-/// matches that begin in it may lie, and each piece begins a word.
-const WORDS: usize = (STEP + MAX_LEN) / PLACES + 1 + PIECES;
+/// The most blocks in a step: some are searched beyond it, where the windows of matches that begin in
+/// it may lie, and each piece may end in a block that is not whole.
+const BLOCKS: usize = (STEP + MAX_LEN) / PLACES + 1 + PIECES;
+
+/// How far ahead of what is filtered memory is fetched: about as much as is on its way at a time.
+const AHEAD: usize = 8192;
+
+/// How many words are passed by at once.
+const GROUP: usize = 8;
 
 /// After how many places that are looked at closely others may have the CPU: each may cost as many
 /// comparisons as there are patterns.
@@ -57,15 +63,37 @@ pub struct Match {
 #[repr(C)]
 pub struct Scratch {
     /// What has passed the filter, by either choice of windows.
-    words: [[u64; WORDS]; 2],
+    lists: [List; 2],
+}
+
+/// What has passed the filter in one step.
+#[derive(Debug)]
+#[repr(C)]
+struct List {
+    words: [u64; BLOCKS],
+    runs: [Run; PIECES],
+    /// The number of runs.
+    len: usize,
+}
+
+/// What has passed the filter in one piece.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Run {
+    /// The offset in the memory of the first place.
+    at: usize,
+    /// Which words tell of it: the first one, and their number.
+    first: usize,
+    len: usize,
 }
 
 impl Scratch {
-    /// One that is ready to be used.
+    /// One that is ready to be used, where stacks are large.
     #[must_use]
+    #[allow(clippy::large_stack_arrays, reason = "not for the kernel")]
     pub const fn new() -> Self {
         Self {
-            words: [[0; WORDS]; 2],
+            lists: [const { List::new() }; 2],
         }
     }
 }
@@ -73,6 +101,21 @@ impl Scratch {
 impl Default for Scratch {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl List {
+    #[allow(clippy::large_stack_arrays, reason = "not for the kernel")]
+    const fn new() -> Self {
+        Self {
+            words: [0; BLOCKS],
+            runs: [Run {
+                at: 0,
+                first: 0,
+                len: 0,
+            }; PIECES],
+            len: 0,
+        }
     }
 }
 
@@ -127,7 +170,7 @@ impl<'a> Searcher<'a> {
 
     /// Calls `found` for every match that begins in `begin`, offsets in `memory`, and ends in
     /// `memory`. Overlapping matches are all found, each once; those of one pattern ascend, those of
-    /// different patterns may be out of order by less than 64 KiB.
+    /// different patterns may be out of order by less than 128 KiB.
     pub fn search<M: Memory + ?Sized, H: Host>(
         &self,
         memory: &M,
@@ -168,29 +211,16 @@ struct Step<'a, M: ?Sized> {
     begin: Range<usize>,
 }
 
-/// Places in one piece, and the words that tell of them.
-#[derive(Clone, Copy, Default)]
-struct Run<'a> {
-    /// The offset of the first place in the memory.
-    at: usize,
-    /// The piece, from that place on.
-    piece: Option<Piece<'a>>,
-    /// The number of places.
-    places: usize,
-    /// The first word.
-    word: usize,
-}
-
-/// What has passed a filter.
-struct Passed<'a> {
-    runs: [Run<'a>; PIECES],
-    /// Where those matches begin of which all have been filtered.
+/// How a step was filtered.
+#[derive(Clone, Copy)]
+struct Filtered {
+    /// All matches that begin before this offset.
     end: usize,
-    /// How many places have passed.
+    /// How many words are not 0.
     count: usize,
 }
 
-impl<'a, M: Memory + ?Sized> Step<'a, M> {
+impl<M: Memory + ?Sized> Step<'_, M> {
     /// Searches; says where the next step begins.
     fn search<H: Host>(
         &self,
@@ -199,140 +229,149 @@ impl<'a, M: Memory + ?Sized> Step<'a, M> {
         found: &mut impl FnMut(Match),
     ) -> usize {
         let [first, second] = &self.searcher.tables.choices;
-        let [first_words, second_words] = &mut scratch.words;
-        let mut choice = first;
-        let mut words = first_words;
-        let mut passed = host.vector(|| self.filter(first, words));
-        // More than one in each word: perhaps the other windows are met less often.
-        if passed.count > passed.end.saturating_sub(self.begin.start) / PLACES {
-            let other = host.vector(|| self.filter(second, second_words));
-            if other.count < passed.count && other.end == passed.end {
-                (choice, words, passed) = (second, second_words, other);
+        let [first_list, second_list] = &mut scratch.lists;
+        let (mut choice, mut list) = (first, first_list);
+        let mut filtered = host.vector(|| self.filter(first, list));
+        // In each second block: perhaps the other windows are met less often.
+        if filtered.count > filtered.end.saturating_sub(self.begin.start) / PLACES / 2 {
+            let other = host.vector(|| self.filter(second, second_list));
+            if other.count < filtered.count && other.end == filtered.end {
+                (choice, list, filtered) = (second, second_list, other);
             }
         }
-        if passed.count > 0 {
-            self.look_closely(choice, &passed, words, host, found);
+        if filtered.count > 0 {
+            let begin = self.begin.start..filtered.end;
+            self.look_closely(choice, list, &begin, host, found);
         }
-        passed.end
+        filtered.end
     }
 
     /// Finds the places where windows of matches may begin that begin here.
-    fn filter(&self, choice: &Choice, words: &mut [u64; WORDS]) -> Passed<'a> {
-        let mut passed = Passed {
-            runs: [Run::default(); PIECES],
-            end: self.begin.start,
-            count: 0,
-        };
+    fn filter(&self, choice: &Choice, list: &mut List) -> Filtered {
         let mut at = self.begin.start;
         // Windows may be that much further on than their matches.
         let end = self.begin.end.saturating_add(choice.farthest);
         let end = end.min(self.memory.len());
-        let mut word = 0_usize;
-        for run in &mut passed.runs {
+        let (mut len, mut first, mut count) = (0, 0_usize, 0);
+        for run in &mut list.runs {
             if at >= end {
                 break;
             }
             let piece = self.memory.piece(at);
             let places = piece.len().min(end.saturating_sub(at));
-            let count = places.div_ceil(PLACES);
-            let Some(words) = words.get_mut(word..word.saturating_add(count)) else {
+            let words = places.div_ceil(PLACES);
+            let next = first.saturating_add(words);
+            let Some(words) = list.words.get_mut(first..next) else {
                 break;
             };
+            let passed = self.filter_piece(choice, at, piece, places, words);
             *run = Run {
                 at,
-                piece: Some(piece),
-                places,
-                word,
+                first,
+                // Nothing to be looked at.
+                len: if passed > 0 { words.len() } else { 0 },
             };
-            let all = self.filter_run(choice, piece, places, words);
-            if all == 0 {
-                // There is nothing to look at.
-                run.places = 0;
-            } else {
-                let counts = words.iter().map(|word| word.count_ones());
-                let count = usize::try_from(counts.sum::<u32>()).unwrap_or(usize::MAX);
-                passed.count = passed.count.saturating_add(count);
-            }
-            word = word.saturating_add(count);
+            len += 1;
+            first = next;
+            count = passed.saturating_add(count);
             at = at.saturating_add(places.max(1));
         }
-        passed.end = if at >= end {
-            self.begin.end
-        } else {
-            // There were many pieces. The windows of all that begin so far back have been filtered.
-            at.saturating_sub(choice.farthest).max(self.begin.start)
-        };
-        passed
+        list.len = len;
+        Filtered {
+            end: if at >= end {
+                self.begin.end
+            } else {
+                // There were many pieces. The windows of all that begin so far back have been filtered.
+                at.saturating_sub(choice.farthest).max(self.begin.start)
+            },
+            count,
+        }
     }
 
-    /// Fills in the words of a run.
-    fn filter_run(
+    /// Filters the first `places` places of a piece, which is that from `at` on. Says how many of the
+    /// words are not 0.
+    fn filter_piece(
         &self,
         choice: &Choice,
+        at: usize,
         piece: Piece<'_>,
         places: usize,
         words: &mut [u64],
-    ) -> u64 {
+    ) -> usize {
         let Searcher { tables, level, .. } = self.searcher;
+        let ahead = at.saturating_add(AHEAD);
+        let ahead = if ahead < self.memory.len() {
+            self.memory.piece(ahead)
+        } else {
+            piece
+        };
         // What a window has beyond the piece is not known here: such places all pass.
         let whole = piece.len().saturating_sub(tables.size.saturating_sub(1));
         let known = places.min(whole);
         let full = known / PLACES;
-        let (full_words, rest) = words.split_at_mut_checked(full).unwrap_or_default();
-        let mut all = filter::words(*level, choice, tables.size, piece, full_words);
+        let (words, rest) = words.split_at_mut_checked(full).unwrap_or_default();
+        let mut count = filter::blocks(*level, choice, tables.size, piece, ahead, words);
 
-        for (word, at) in rest
-            .iter_mut()
-            .zip((full..).map(|word| word.saturating_mul(PLACES)))
-        {
-            let here = places.saturating_sub(at).min(PLACES);
-            let known = known.saturating_sub(at).min(here);
-            // The known ones, from the last 64 bytes for which that can be told.
-            let mut last = [0];
-            let mut passes = 0;
-            if known > 0 {
-                let back = whole.saturating_sub(PLACES).min(at);
-                let skip = at.saturating_sub(back);
-                if whole >= PLACES && skip < PLACES {
-                    filter::words(*level, choice, tables.size, piece.after(back), &mut last);
-                    passes = last[0] >> skip;
-                } else {
-                    passes = u64::MAX;
-                }
-            }
+        let mut first = full.saturating_mul(PLACES);
+        for word in rest {
+            let here = places.saturating_sub(first).min(PLACES);
+            let known = known.saturating_sub(first).min(here);
+            let passes = if known == 0 {
+                0
+            } else {
+                self.filter_rest(choice, piece, whole, first)
+            };
             *word = (passes & low_bits(known)) | (low_bits(here) & !low_bits(known));
-            all |= *word;
+            count = count.saturating_add(usize::from(*word != 0));
+            first = first.saturating_add(PLACES);
         }
-        all
+        count
     }
 
-    /// Looks for matches where something has passed.
+    /// The word of the block that begins at `first`, and is not whole: `whole` is the number of places
+    /// of which something is known.
+    fn filter_rest(&self, choice: &Choice, piece: Piece<'_>, whole: usize, first: usize) -> u64 {
+        let Searcher { tables, level, .. } = self.searcher;
+        // From the last 64 places that are known.
+        let back = whole.saturating_sub(PLACES).min(first);
+        let skip = first.saturating_sub(back);
+        if whole < PLACES || skip >= PLACES {
+            return u64::MAX;
+        }
+        let mut word = [0];
+        let piece = piece.after(back);
+        filter::blocks(*level, choice, tables.size, piece, piece, &mut word);
+        word[0] >> skip
+    }
+
+    /// Looks for matches that begin in `begin` where something has passed.
     fn look_closely<H: Host>(
         &self,
         choice: &Choice,
-        passed: &Passed<'_>,
-        words: &[u64; WORDS],
+        list: &List,
+        begin: &Range<usize>,
         host: &H,
         found: &mut impl FnMut(Match),
     ) {
-        let begin = self.begin.start..passed.end;
         let mut looks = 0;
-        for run in &passed.runs {
-            let Some(piece) = run.piece.filter(|_| run.places > 0) else {
-                continue;
-            };
-            let words = words.get(run.word..).unwrap_or_default();
-            let words = words.iter().take(run.places.div_ceil(PLACES));
-            for (first, word) in (0..).step_by(PLACES).zip(words) {
-                let mut left = *word;
-                while let Some(bit) = lowest(left) {
-                    left &= left.wrapping_sub(1);
-                    let place = bit.saturating_add(first);
-                    self.look(choice, run.at, piece, place, &begin, found);
-                    looks += 1;
-                    if looks == CLOSE_LOOKS {
-                        looks = 0;
-                        host.breathe();
+        for run in list.runs.iter().take(list.len).filter(|run| run.len > 0) {
+            let piece = self.memory.piece(run.at);
+            let words = list.words.get(run.first..).unwrap_or_default();
+            let words = words.get(..run.len).unwrap_or_default();
+            // Most of them are 0: several at once are passed by.
+            let groups = (0..).step_by(PLACES * GROUP).zip(words.chunks(GROUP));
+            for (first, group) in groups.filter(|(_, group)| group.iter().any(|word| *word != 0)) {
+                for (first, word) in (first..).step_by(PLACES).zip(group) {
+                    let mut left = *word;
+                    while let Some(bit) = lowest(left) {
+                        left &= left.wrapping_sub(1);
+                        let place = bit.saturating_add(first);
+                        self.look(choice, run.at, piece, place, begin, found);
+                        looks += 1;
+                        if looks == CLOSE_LOOKS {
+                            looks = 0;
+                            host.breathe();
+                        }
                     }
                 }
             }

@@ -76,8 +76,9 @@ struct Window {
 }
 
 impl Tables {
-    /// Those of no pattern.
+    /// Those of no pattern, where stacks are large.
     #[must_use]
+    #[allow(clippy::large_stack_arrays, reason = "not for the kernel")]
     pub const fn new() -> Self {
         Self {
             choices: [const { Choice::new() }; 2],
@@ -90,8 +91,7 @@ impl Tables {
     pub(super) fn prepare(&mut self, patterns: &[Pattern]) {
         let patterns = patterns.get(..MAX_PATTERNS).unwrap_or(patterns);
         self.size = match patterns.len() {
-            0..=8 => 2,
-            9..=64 => 3,
+            0..=8 => 3,
             _ => 4,
         };
         self.longest = patterns.iter().map(Pattern::len).max().unwrap_or(0);
@@ -128,10 +128,15 @@ impl Choice {
     }
 
     fn prepare(&mut self, patterns: &[Pattern], size: usize, number: usize) {
+        self.count(patterns);
         self.hashed = u32::MAX;
         self.farthest = 0;
         for (window, pattern) in self.windows.iter_mut().zip(patterns) {
-            let [first, second] = window::choose(pattern, size);
+            let others = |at| {
+                let count = self.heads.get(hash(Window::of(pattern, at).value));
+                u64::from(count.copied().unwrap_or(0))
+            };
+            let [first, second] = window::choose(pattern, size, others);
             *window = Window::of(pattern, if number == 0 { first } else { second });
             self.farthest = self.farthest.max(window.at);
             if window.mask != u32::MAX && window.mask | CASES == u32::MAX {
@@ -139,7 +144,19 @@ impl Choice {
             }
         }
         self.lead(patterns.len());
-        self.classify(patterns.len(), size);
+        self.classify(patterns.len(), size, number);
+    }
+
+    /// Counts in `heads` how many patterns have what leads to each hash, wherever they have it.
+    fn count(&mut self, patterns: &[Pattern]) {
+        self.heads = [NONE; 1 << HASH_BITS];
+        for pattern in patterns {
+            for at in 0..pattern.len() {
+                if let Some(count) = self.heads.get_mut(hash(Window::of(pattern, at).value)) {
+                    *count = count.saturating_add(1);
+                }
+            }
+        }
     }
 
     /// Makes the lists that hashes lead to.
@@ -166,48 +183,90 @@ impl Choice {
     }
 
     /// Makes the tables of the filter, for the first `size` bytes of the windows.
-    fn classify(&mut self, count: usize, size: usize) {
+    fn classify(&mut self, count: usize, size: usize, number: usize) {
         self.classes = [[0; 256]; MOST];
         self.halves = [[[0; 16]; 2]; MOST];
+        // How much of memory the bytes of each bucket are thought to be.
+        let mut shares = [[0; MOST]; BUCKETS];
         for index in 0..count {
-            let bucket = self.bucket(index, count);
-            let Some(window) = self.windows.get(index) else {
+            let Some(window) = self.windows.get(index).copied() else {
                 continue;
             };
-            let values = window.value.to_le_bytes().into_iter();
-            let bytes = values.zip(window.mask.to_le_bytes()).take(size);
-            let tables = self.classes.iter_mut().zip(&mut self.halves);
-            for ((classes, [low, high]), (value, mask)) in tables.zip(bytes) {
-                for (byte, buckets) in (0..=u8::MAX).zip(classes) {
-                    if byte & mask == value {
-                        *buckets |= bucket;
-                        if let (Some(low), Some(high)) = (
-                            low.get_mut(usize::from(byte & 0xf)),
-                            high.get_mut(usize::from(byte >> 4)),
-                        ) {
-                            *low |= bucket;
-                            *high |= bucket;
-                        }
+            let bucket = if number == 0 {
+                self.cheapest(window, size, &mut shares)
+            } else {
+                // Alike ones in different buckets: each of these then has few of the values that a kind
+                // of strings is made of, of which memory is full if this choice is needed.
+                self.rank(index, count) % BUCKETS
+            };
+            // Of halves of bytes, alike windows have the high ones in common: together they are best.
+            let rank = self.rank(index, count);
+            let together = rank.saturating_mul(BUCKETS).checked_div(count);
+            self.add(window, size, bit(bucket), bit(together.unwrap_or(0)));
+        }
+    }
+
+    /// Adds a window to a bucket of whole bytes, and to one of their halves.
+    fn add(&mut self, window: Window, size: usize, whole: u8, half: u8) {
+        let tables = self.classes.iter_mut().zip(&mut self.halves);
+        for ((classes, [low, high]), (value, mask)) in tables.zip(window.bytes()).take(size) {
+            for (byte, buckets) in (0..=u8::MAX).zip(classes) {
+                if byte & mask == value {
+                    *buckets |= whole;
+                    if let (Some(low), Some(high)) = (
+                        low.get_mut(usize::from(byte & 0xf)),
+                        high.get_mut(usize::from(byte >> 4)),
+                    ) {
+                        *low |= half;
+                        *high |= half;
                     }
                 }
             }
         }
     }
 
-    /// The bucket of a pattern, as a bit. Patterns whose windows are alike share one: so the buckets
-    /// with a pattern that takes a value are few.
-    fn bucket(&self, index: usize, count: usize) -> u8 {
+    /// The bucket that another window makes pass the fewest places more, as memory is thought to be.
+    /// `shares` tells of the windows that the buckets have.
+    fn cheapest(&self, window: Window, size: usize, shares: &mut [[u64; MOST]; BUCKETS]) -> usize {
+        let product = |shares: &[u64; MOST]| {
+            let shares = shares.iter().take(size);
+            shares.fold(1, |product: u64, share| product.saturating_mul(*share))
+        };
+        let mut best = (u64::MAX, 0, [0; MOST]);
+        for (bucket, before) in shares.iter().enumerate() {
+            let mut after = *before;
+            let classes = self.classes.iter().zip(&mut after);
+            for ((classes, share), (value, mask)) in classes.zip(window.bytes()) {
+                for (byte, buckets) in (0..=u8::MAX).zip(classes) {
+                    if byte & mask == value && buckets & (1 << bucket) == 0 {
+                        *share = share
+                            .saturating_add(window::frequency(byte))
+                            .min(window::TOTAL);
+                    }
+                }
+            }
+            let more = product(&after).saturating_sub(product(before));
+            if more < best.0 {
+                best = (more, bucket, after);
+            }
+        }
+        let (_, bucket, after) = best;
+        if let Some(shares) = shares.get_mut(bucket) {
+            *shares = after;
+        }
+        bucket
+    }
+
+    /// The place of a pattern's window among all, sorted.
+    fn rank(&self, index: usize, count: usize) -> usize {
         let windows = self.windows.get(..count).unwrap_or_default();
         let key = |index: usize, window: &Window| (window.value.to_le_bytes(), index);
         let Some(this) = windows.get(index).map(|window| key(index, window)) else {
             return 0;
         };
-        let mut rank = 0_usize;
-        for (other, window) in windows.iter().enumerate() {
-            rank = rank.saturating_add(usize::from(key(other, window) < this));
-        }
-        let place = rank.saturating_mul(BUCKETS).checked_div(count);
-        1_u8 << place.unwrap_or(0).min(BUCKETS - 1)
+        let all = windows.iter().enumerate();
+        all.filter(|(other, window)| key(*other, window) < this)
+            .count()
     }
 
     /// The indices and window offsets of the patterns of which the four bytes of `word` are what their
@@ -245,6 +304,17 @@ impl Window {
             at,
         }
     }
+
+    /// The value and the mask of each byte.
+    fn bytes(self) -> impl Iterator<Item = (u8, u8)> {
+        let values = self.value.to_le_bytes().into_iter();
+        values.zip(self.mask.to_le_bytes())
+    }
+}
+
+/// A bucket as a bit.
+fn bit(bucket: usize) -> u8 {
+    1 << bucket.min(BUCKETS - 1)
 }
 
 /// The bits that tell letters of the two cases apart.

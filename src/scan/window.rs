@@ -16,14 +16,14 @@ use super::pattern::Pattern;
 pub(super) const MOST: usize = 4;
 
 /// The number of bytes that [`frequency`] speaks of. All its values together are less.
-const TOTAL: u64 = 4096;
+pub(super) const TOTAL: u64 = 4096;
 
 /// How many of [`TOTAL`] bytes that follow a byte of the same value, or come next but one to it, have
 /// that value, too: memory is full of runs and tables.
 const REPEATED: u64 = 1024;
 
 /// Roughly how many of `TOTAL` bytes of memory have the value `byte`.
-const fn frequency(byte: u8) -> u64 {
+pub(super) const fn frequency(byte: u8) -> u64 {
     match byte {
         0x00 => 2048,
         0xff => 128,
@@ -65,15 +65,20 @@ fn rarity(pattern: &Pattern, at: usize, size: usize) -> u64 {
     })
 }
 
-/// Where the rarest `size` neighbouring bytes of `pattern` begin, among the places for which
-/// `may_be` says so. If the pattern is shorter, or none may be: 0.
-fn rarest(pattern: &Pattern, size: usize, may_be: impl Fn(usize) -> bool) -> usize {
+/// Where the best `size` neighbouring bytes of `pattern` begin, among the places for which `may_be`
+/// says so: rare ones that few patterns have. If the pattern is shorter, or none may be: 0.
+fn best(
+    pattern: &Pattern,
+    size: usize,
+    others: &impl Fn(usize) -> u64,
+    may_be: impl Fn(usize) -> bool,
+) -> usize {
     let last = pattern.len().saturating_sub(size);
     let places = (0..=last).filter(|at| may_be(*at));
     let best = places.fold(None, |best: Option<(u64, usize)>, at| {
-        let rarity = rarity(pattern, at, size);
+        let rarity = rarity(pattern, at, size).saturating_mul(others(at).max(1));
         match best {
-            Some((least, _)) if least <= rarity => best,
+            Some((rarest, _)) if rarest <= rarity => best,
             _ => Some((rarity, at)),
         }
     });
@@ -81,15 +86,21 @@ fn rarest(pattern: &Pattern, size: usize, may_be: impl Fn(usize) -> bool) -> usi
 }
 
 /// Where the `size` bytes begin that the filter looks for first, and where those begin that it looks for
-/// if it meets those too often.
+/// if it meets those too often. `others` says how many patterns have what this one has at a place.
 ///
 /// One of the two has the pattern's last byte, so that memory which is full of its beginning does
 /// not have both.
-pub(super) fn choose(pattern: &Pattern, size: usize) -> [usize; 2] {
+pub(super) fn choose(
+    pattern: &Pattern,
+    size: usize,
+    others: impl Fn(usize) -> u64, //
+) -> [usize; 2] {
     let last = pattern.len().saturating_sub(size);
-    let first = rarest(pattern, size, |_| true);
+    let first = best(pattern, size, &others, |_| true);
     let second = if first == last {
-        rarest(pattern, size, |at| at.saturating_add(size) <= first)
+        best(pattern, size, &others, |at| {
+            at.saturating_add(size) <= first
+        })
     } else {
         last
     };

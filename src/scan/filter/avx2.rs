@@ -6,7 +6,6 @@
 
 use core::arch::asm;
 
-use super::AHEAD;
 use crate::scan::{
     memory::Piece,
     tables::Choice, //
@@ -47,80 +46,78 @@ macro_rules! places {
     };
 }
 
-/// The loop over all words, whose lower and upper halves `$look` finds, inverted.
+/// The loop over all blocks, the places of whose halves `$look` finds, inverted.
 macro_rules! filter {
-    ($choice:expr, $piece:expr, $words:expr, $look:expr) => {{
-        let all: u64;
-        let size = $words.len().wrapping_mul(8);
-        // SAFETY: By the caller's contract the CPU has the instructions, and there are the bytes that
-        // are read; the tables have 128 bytes together; `words` is written from its beginning to its
-        // end. What is fetched ahead need not be there. Nothing else is touched.
+    ($choice:expr, $piece:expr, $ahead:expr, $words:expr, $look:expr) => {{
+        let count: usize;
+        // SAFETY: By the caller's contract the CPU has the instructions, there are the bytes that are
+        // read; `words` is written from its beginning to its end; the tables have 128 bytes together. What is
+        // fetched ahead need not be there. Nothing else is touched.
         unsafe {
             asm!(
-                "vbroadcasti128 ymm8, [{tables}]",
-                "vbroadcasti128 ymm9, [{tables} + 16]",
-                "vbroadcasti128 ymm10, [{tables} + 32]",
-                "vbroadcasti128 ymm11, [{tables} + 48]",
-                "vbroadcasti128 ymm12, [{tables} + 64]",
-                "vbroadcasti128 ymm13, [{tables} + 80]",
-                "vbroadcasti128 ymm14, [{tables} + 96]",
-                "vbroadcasti128 ymm15, [{tables} + 112]",
+                "vbroadcasti128 ymm8, [{low}]",
+                "vbroadcasti128 ymm9, [{low} + 16]",
+                "vbroadcasti128 ymm10, [{low} + 32]",
+                "vbroadcasti128 ymm11, [{low} + 48]",
+                "vbroadcasti128 ymm12, [{low} + 64]",
+                "vbroadcasti128 ymm13, [{low} + 80]",
+                "vbroadcasti128 ymm14, [{low} + 96]",
+                "vbroadcasti128 ymm15, [{low} + 112]",
                 "mov {low:e}, 0x0f0f0f0f",
                 "vmovd xmm7, {low:e}",
                 "vpbroadcastd ymm7, xmm7",
                 "vpxor xmm6, xmm6, xmm6",
                 "2:",
-                // The last byte of the piece is the last to be fetched.
-                "lea {low}, [{at} + {distance}]",
-                "cmp {low}, {last}",
-                "cmova {low}, {last}",
-                "prefetcht0 [{low}]",
+                "prefetcht0 [{ahead}]",
                 $look,
                 "shl {high}, 32",
                 "or {low}, {high}",
                 "not {low}",
                 "mov [{words}], {low}",
-                "or {all}, {low}",
+                // One more if it is not 0.
+                "cmp {low}, 1",
+                "sbb {count}, -1",
                 "add {at}, 64",
+                "add {ahead}, 64",
                 "add {words}, 8",
                 "cmp {words}, {end}",
                 "jb 2b",
                 "vzeroupper",
-                distance = const AHEAD,
-                tables = in(reg) $choice.halves.as_ptr(),
-                at = inout(reg) $piece.as_ptr() => _,
-                last = in(reg) $piece.as_ptr().wrapping_add($piece.len().saturating_sub(1)),
-                words = inout(reg) $words.as_mut_ptr() => _,
-                end = in(reg) $words.as_mut_ptr().wrapping_byte_add(size),
-                all = inout(reg) 0_u64 => all,
-                low = out(reg) _,
+                low = inout(reg) $choice.halves.as_ptr() => _,
                 high = out(reg) _,
+                at = inout(reg) $piece.as_ptr() => _,
+                ahead = inout(reg) $ahead.as_ptr() => _,
+                words = inout(reg) $words.as_mut_ptr() => _,
+                end = in(reg) $words.as_mut_ptr().wrapping_add($words.len()),
+                count = inout(reg) 0_usize => count,
                 out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm6") _, out("ymm7") _,
                 out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
                 out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
                 options(nostack),
             );
         }
-        all
+        count
     }};
 }
 
-/// As [`super::words`].
+/// As [`super::blocks`].
 ///
 /// # Safety
 ///
 /// The CPU has AVX2, whose registers may be used. `piece` has 64 bytes for each word, and
 /// `size - 1` more. `words` is not empty.
-pub(super) unsafe fn words(
+pub(super) unsafe fn blocks(
     choice: &Choice,
     size: usize,
     piece: Piece<'_>,
+    ahead: Piece<'_>,
     words: &mut [u64],
-) -> u64 {
+) -> usize {
     match size {
         2 => filter!(
             choice,
             piece,
+            ahead,
             words,
             concat!(
                 places!("low", look_up!(0, 8, 9), look_up!(1, 10, 11)),
@@ -130,6 +127,7 @@ pub(super) unsafe fn words(
         3 => filter!(
             choice,
             piece,
+            ahead,
             words,
             concat!(
                 places!(
@@ -149,6 +147,7 @@ pub(super) unsafe fn words(
         _ => filter!(
             choice,
             piece,
+            ahead,
             words,
             concat!(
                 places!(

@@ -8,7 +8,6 @@
 
 use core::arch::asm;
 
-use super::AHEAD;
 use crate::scan::{
     memory::Piece,
     tables::Choice, //
@@ -55,63 +54,58 @@ macro_rules! load {
         concat!(
             "vmovdqu64 zmm",
             $t0,
-            ", [{tables} + 256 * ",
+            ", [{word} + 256 * ",
             $table,
             "]\n",
             "vmovdqu64 zmm",
             $t1,
-            ", [{tables} + 256 * ",
+            ", [{word} + 256 * ",
             $table,
             " + 64]\n",
             "vmovdqu64 zmm",
             $t2,
-            ", [{tables} + 256 * ",
+            ", [{word} + 256 * ",
             $table,
             " + 128]\n",
             "vmovdqu64 zmm",
             $t3,
-            ", [{tables} + 256 * ",
+            ", [{word} + 256 * ",
             $table,
             " + 192]\n",
         )
     };
 }
 
-/// The loop over all words, whose places `$look` finds in `k2`.
+/// The loop over all blocks, whose places `$look` finds in `k2`.
 macro_rules! filter {
-    ($choice:expr, $piece:expr, $words:expr, $load:expr, $look:expr) => {{
-        let all: u64;
-        let size = $words.len().wrapping_mul(8);
-        // SAFETY: By the caller's contract the CPU has the instructions, and there are the bytes that
-        // are read; the tables have 256 bytes each; `words` is written from its beginning to its end.
-        // What is fetched ahead need not be there. Nothing else is touched.
+    ($choice:expr, $piece:expr, $ahead:expr, $words:expr, $load:expr, $look:expr) => {{
+        let count: usize;
+        // SAFETY: By the caller's contract the CPU has the instructions, there are the bytes that are
+        // read; `words` is written from its beginning to its end; the tables have 256 bytes each. What is fetched
+        // ahead need not be there. Nothing else is touched.
         unsafe {
             asm!(
                 $load,
                 "2:",
-                // The last byte of the piece is the last to be fetched.
-                "lea {ahead}, [{at} + {distance}]",
-                "cmp {ahead}, {last}",
-                "cmova {ahead}, {last}",
                 "prefetcht0 [{ahead}]",
                 $look,
                 "kmovq {word}, k2",
                 "mov [{words}], {word}",
-                "or {all}, {word}",
+                // One more if it is not 0.
+                "cmp {word}, 1",
+                "sbb {count}, -1",
                 "add {at}, 64",
+                "add {ahead}, 64",
                 "add {words}, 8",
                 "cmp {words}, {end}",
                 "jb 2b",
                 "vzeroupper",
-                distance = const AHEAD,
-                tables = in(reg) $choice.classes.as_ptr(),
+                word = inout(reg) $choice.classes.as_ptr() => _,
                 at = inout(reg) $piece.as_ptr() => _,
-                last = in(reg) $piece.as_ptr().wrapping_add($piece.len().saturating_sub(1)),
+                ahead = inout(reg) $ahead.as_ptr() => _,
                 words = inout(reg) $words.as_mut_ptr() => _,
-                end = in(reg) $words.as_mut_ptr().wrapping_byte_add(size),
-                all = inout(reg) 0_u64 => all,
-                word = out(reg) _,
-                ahead = out(reg) _,
+                end = in(reg) $words.as_mut_ptr().wrapping_add($words.len()),
+                count = inout(reg) 0_usize => count,
                 out("zmm0") _, out("zmm1") _, out("zmm2") _, out("zmm3") _, out("zmm4") _,
                 out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _,
                 out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _,
@@ -121,26 +115,28 @@ macro_rules! filter {
                 options(nostack),
             );
         }
-        all
+        count
     }};
 }
 
-/// As [`super::words`].
+/// As [`super::blocks`].
 ///
 /// # Safety
 ///
 /// The CPU has AVX-512 F, BW and VBMI, whose registers may be used. `piece` has 64 bytes for each
 /// word, and `size - 1` more. `words` is not empty.
-pub(super) unsafe fn words(
+pub(super) unsafe fn blocks(
     choice: &Choice,
     size: usize,
     piece: Piece<'_>,
+    ahead: Piece<'_>,
     words: &mut [u64],
-) -> u64 {
+) -> usize {
     match size {
         2 => filter!(
             choice,
             piece,
+            ahead,
             words,
             concat!(load!(0, 16, 17, 18, 19), load!(1, 20, 21, 22, 23)),
             concat!(
@@ -152,6 +148,7 @@ pub(super) unsafe fn words(
         3 => filter!(
             choice,
             piece,
+            ahead,
             words,
             concat!(
                 load!(0, 16, 17, 18, 19),
@@ -169,6 +166,7 @@ pub(super) unsafe fn words(
         _ => filter!(
             choice,
             piece,
+            ahead,
             words,
             concat!(
                 load!(0, 16, 17, 18, 19),

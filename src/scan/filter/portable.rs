@@ -11,14 +11,14 @@ use crate::scan::{
 
 const WORD: usize = size_of::<u64>();
 
-/// As [`super::words`].
-pub(super) fn words(choice: &Choice, size: usize, piece: Piece<'_>, words: &mut [u64]) -> u64 {
+/// As [`super::blocks`].
+pub(super) fn blocks(choice: &Choice, size: usize, piece: Piece<'_>, words: &mut [u64]) -> usize {
     // What all places have in which all is zero, as much of memory is.
     let zeros = choice.classes.iter().take(size);
     let zeros = zeros.fold(u8::MAX, |buckets, classes| buckets & classes[0]);
     let zeros = if zeros == 0 { 0 } else { u64::MAX };
 
-    let mut all = 0;
+    let mut count = 0;
     for (at, word) in (0..).step_by(PLACES).zip(words) {
         let mut bytes = [0; PLACES + WORD];
         let mut any = 0;
@@ -33,9 +33,9 @@ pub(super) fn words(choice: &Choice, size: usize, piece: Piece<'_>, words: &mut 
         } else {
             places(choice, size, &bytes)
         };
-        all |= *word;
+        count += usize::from(*word != 0);
     }
-    all
+    count
 }
 
 /// The places in `bytes`, which has what is needed to look at 64 of them.

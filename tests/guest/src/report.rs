@@ -143,7 +143,7 @@ impl Report {
                 "slot" => slots.push(Slot::parse(&mut facts)),
                 "hit" => hits.push(Hit::parse(&mut facts)),
                 "uncovered" => {
-                    uncovered.push((facts.parsed("as"), facts.parsed("slot"), facts.range("gpa")))
+                    uncovered.push((facts.parsed("as"), facts.parsed("slot"), facts.range("gpa")));
                 }
                 "left" => {
                     left = Some((

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Compares the speed of the search with that at which this machine can read memory at all, and with that of
+//! other searches, on buffers far larger than its caches. `docs/performance.md` says what the figures mean.
+
+mod inputs;
+mod patterns;
+mod peers;
+
+use std::{
+    env,
+    fmt::Write as _,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use inputs::Input;
+use kvm_inspect_pure::scan::Level;
+use patterns::SETS;
+use peers::Peer;
+
+/// How often each searches in each row; the best time counts, since others only ever take some.
+const ROUNDS: usize = 5;
+
+/// How long one search of a slow one may take: it gets less memory then.
+const LONG: Duration = Duration::from_millis(400);
+
+/// The least memory that is searched, still far larger than caches.
+const LEAST: usize = 64 << 20;
+
+const EXPLANATION: &str = "\
+Speed, as a share of the speed at which this machine reads memory (a vector sum). First what is
+searched and for how many patterns, then the search at each level that the CPU has, then others, which search
+for the same; `wanted` is what the best level shall reach at least.
+";
+
+fn main() -> ExitCode {
+    match bench() {
+        Ok(failures) if failures.is_empty() => {
+            println!("bench: PASS");
+            ExitCode::SUCCESS
+        }
+        Ok(failures) => {
+            println!("bench: FAIL {}", failures.join("; "));
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            println!("bench: FAIL {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures all rows. Gives those that are not as wanted.
+fn bench() -> std::io::Result<Vec<String>> {
+    let mut arguments = env::args().skip(1);
+    let image = arguments.next().unwrap_or_default();
+    let size = arguments.next().and_then(|mib| mib.parse().ok());
+    let image = inputs::image(Path::new(&image))?;
+    let mut memory = inputs::memory(size.unwrap_or(1024_usize).max(64) << 20)?;
+
+    println!("{EXPLANATION}");
+    let mut failures = Vec::new();
+    for input in Input::ALL {
+        for count in SETS {
+            let patterns = patterns::first(count);
+            let mut peers = peers::all(&patterns);
+            if count == SETS[0] && input == Input::ALL[0] {
+                print_head(&peers);
+            }
+            input.fill(&mut memory, &image, &patterns);
+            let row = Row::measure(&memory, &mut peers);
+            println!("{}", row.line(input, count, &peers));
+            failures.extend(row.failure(input, count, &peers));
+        }
+    }
+    println!();
+    Ok(failures)
+}
+
+fn print_head(peers: &[Peer]) {
+    let mut line = format!("{:<12} {:>4}", "", "");
+    for peer in peers {
+        let _ = write!(line, " {:>9}", peer.name);
+    }
+    println!("{line} {:>7} {:>10}", "wanted", "limit GB/s");
+}
+
+/// What was measured of one row.
+struct Row {
+    /// The speed of memory, in bytes a second.
+    limit: f64,
+    /// The share of it that each reaches.
+    shares: Vec<f64>,
+    /// Who does not find what the others do.
+    wrong: Vec<&'static str>,
+}
+
+impl Row {
+    fn measure(memory: &[u8], peers: &mut [Peer]) -> Self {
+        let has_avx512 = kvm_inspect_pure::levels().any(|level| level == Level::Avx512);
+        let part = &memory[..LEAST];
+        // Who is slow shall not take for ever. This also counts what is found, in the same memory each.
+        let mut counts = Vec::new();
+        let mut sizes = Vec::new();
+        for peer in &mut *peers {
+            let begun = Instant::now();
+            counts.push((peer.search)(part));
+            let share = LONG.as_secs_f64() / begun.elapsed().as_secs_f64();
+            sizes.push(if share > 16.0 { memory.len() } else { LEAST });
+        }
+        let all = peers.iter().zip(&counts).filter(|(peer, _)| peer.finds_all);
+        let most = counts.iter().max().copied().unwrap_or(0);
+        let wrong = all.filter(|(_, count)| **count != most);
+        let wrong = wrong.map(|(peer, _)| peer.name).collect();
+
+        let mut limit = f64::MAX;
+        let mut times = vec![f64::MAX; peers.len()];
+        for _ in 0..ROUNDS {
+            for fetch in [false, true] {
+                let time = seconds(|| peers::sum(memory, has_avx512, fetch));
+                limit = limit.min(time / bytes(memory));
+            }
+            for ((peer, size), best) in peers.iter_mut().zip(&sizes).zip(&mut times) {
+                let part = &memory[..*size];
+                let time = seconds(|| (peer.search)(part));
+                *best = best.min(time / bytes(part));
+            }
+        }
+        Self {
+            limit: 1.0 / limit,
+            shares: times.iter().map(|time| limit / time).collect(),
+            wrong,
+        }
+    }
+
+    fn line(&self, input: Input, count: usize, peers: &[Peer]) -> String {
+        let mut line = format!("{:<12} {count:>4}", input.name());
+        for (share, _) in self.shares.iter().zip(peers) {
+            let _ = write!(line, " {share:>9.3}");
+        }
+        let wanted = input.wanted(count).map_or(String::new(), |wanted| wanted.to_string());
+        format!("{line} {wanted:>7} {:>10.1}", self.limit / 1e9)
+    }
+
+    /// What is not as wanted.
+    fn failure(&self, input: Input, count: usize, peers: &[Peer]) -> Option<String> {
+        let shares = || self.shares.iter().zip(peers);
+        let best = |ours| {
+            let of = shares().filter(|(_, peer)| peer.is_ours == ours);
+            of.fold((0.0, ""), |best: (f64, &str), (share, peer)| {
+                if *share > best.0 {
+                    (*share, peer.name)
+                } else {
+                    best
+                }
+            })
+        };
+        let ((ours, _), (others, name)) = (best(true), best(false));
+        let row = format!("{}, {count} patterns:", input.name());
+        if !self.wrong.is_empty() {
+            return Some(format!("{row} {} found other matches", self.wrong.join(", ")));
+        }
+        if let Some(wanted) = input.wanted(count).filter(|wanted| ours < *wanted) {
+            return Some(format!("{row} {ours:.3} of the limit, wanted {wanted}"));
+        }
+        (ours <= others).then(|| format!("{row} {ours:.3}, behind {name} with {others:.3}"))
+    }
+}
+
+fn seconds(work: impl FnOnce() -> u64) -> f64 {
+    let begun = Instant::now();
+    std::hint::black_box(work());
+    begun.elapsed().as_secs_f64()
+}
+
+#[allow(clippy::cast_precision_loss, reason = "far from where that matters")]
+fn bytes(memory: &[u8]) -> f64 {
+    memory.len() as f64
+}
