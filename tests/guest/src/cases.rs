@@ -15,6 +15,7 @@ mod nested;
 mod patterns;
 mod refuse;
 mod registers;
+mod search;
 mod slots;
 mod threads;
 mod vcpus;
@@ -116,6 +117,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
         slots::CASES,
         patterns::CASES,
         limits::CASES,
+        search::CASES,
         vcpus::CASES,
         invisible::CASES,
         registers::CASES,
