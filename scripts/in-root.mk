@@ -49,6 +49,12 @@ soak: module test-modules programs debug
 bench-idle: module test-modules programs
 	@cargo run --quiet --locked --release --package vm --bin bench-idle
 
+.PHONY: bench
+bench: export CARGO_TARGET_DIR := $(build)/bench/target
+bench:
+	@scripts/guest-image $(build)/bench/guest.ram
+	@cargo run --quiet --locked --release --manifest-path bench/Cargo.toml -- $(build)/bench/guest.ram $(MIB)
+
 .PHONY: check
 check: metadata
 	@scripts/check $(kdir)

@@ -83,7 +83,9 @@ fn rarest(pattern: &[u8], image: &[u8]) -> u8 {
     for byte in image {
         counts[usize::from(*byte)] += 1;
     }
-    let rarest = pattern.iter().min_by_key(|byte| counts[usize::from(**byte)]);
+    let rarest = pattern
+        .iter()
+        .min_by_key(|byte| counts[usize::from(**byte)]);
     *rarest.expect("no pattern is empty")
 }
 

@@ -140,7 +140,9 @@ impl Row {
         for (share, _) in self.shares.iter().zip(peers) {
             let _ = write!(line, " {share:>9.3}");
         }
-        let wanted = input.wanted(count).map_or(String::new(), |wanted| wanted.to_string());
+        let wanted = input
+            .wanted(count)
+            .map_or(String::new(), |wanted| wanted.to_string());
         format!("{line} {wanted:>7} {:>10.1}", self.limit / 1e9)
     }
 
@@ -160,7 +162,10 @@ impl Row {
         let ((ours, _), (others, name)) = (best(true), best(false));
         let row = format!("{}, {count} patterns:", input.name());
         if !self.wrong.is_empty() {
-            return Some(format!("{row} {} found other matches", self.wrong.join(", ")));
+            return Some(format!(
+                "{row} {} found other matches",
+                self.wrong.join(", ")
+            ));
         }
         if let Some(wanted) = input.wanted(count).filter(|wanted| ours < *wanted) {
             return Some(format!("{row} {ours:.3} of the limit, wanted {wanted}"));

@@ -2,6 +2,8 @@
 
 //! What is looked for: strings as an incident responder has them, the same in each run.
 
+use std::fmt::Write as _;
+
 /// The numbers of patterns in the sets.
 pub(crate) const SETS: [usize; 4] = [1, 8, 64, 256];
 
@@ -35,13 +37,21 @@ fn nth(index: usize, random: &mut Random) -> Wanted {
             let (head, tail) = (random.string(UPPER, 1), random.string(LOWER, 8));
             utf16(&format!("Se{head}{tail}Privilege"))
         }
-        5 => text(&format!("Mutex_{}-{}", random.string(HEX, 8), random.string(HEX, 4))),
+        5 => text(&format!(
+            "Mutex_{}-{}",
+            random.string(HEX, 8),
+            random.string(HEX, 4)
+        )),
         6 => {
             let mut code = vec![0x48, 0x89, 0x5c, 0x24, 0x08, 0x57, 0x48, 0x83, 0xec];
             code.extend((0..7).map(|_| random.byte()));
             bytes(code)
         }
-        _ => text(&format!("{} ransom {}", random.string(LOWER, 5), random.string(HEX, 8))),
+        _ => text(&format!(
+            "{} ransom {}",
+            random.string(LOWER, 5),
+            random.string(HEX, 8)
+        )),
     }
 }
 
@@ -60,11 +70,11 @@ fn utf16(text: &str) -> Wanted {
 }
 
 fn bytes(bytes: Vec<u8>) -> Wanted {
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Wanted {
-        spec: format!("hex:{digits}"),
-        bytes,
+    let mut spec = String::from("hex:");
+    for byte in &bytes {
+        let _ = write!(spec, "{byte:02x}");
     }
+    Wanted { spec, bytes }
 }
 
 /// A generator of numbers that look random (xorshift64*).

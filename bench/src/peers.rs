@@ -21,8 +21,11 @@ pub(crate) struct Peer {
     pub(crate) is_ours: bool,
     /// It finds all matches, and not only those that do not overlap.
     pub(crate) finds_all: bool,
-    pub(crate) search: Box<dyn FnMut(&[u8]) -> u64>,
+    pub(crate) search: Search,
 }
+
+/// Searches memory; says how much was found.
+type Search = Box<dyn FnMut(&[u8]) -> u64>;
 
 /// All of them.
 pub(crate) fn all(patterns: &[Wanted]) -> Vec<Peer> {
@@ -163,7 +166,9 @@ fn memmem(patterns: &[Wanted]) -> Peer {
         is_ours: false,
         finds_all: false,
         search: Box::new(move |memory| {
-            let counts = finders.iter().map(|finder| finder.find_iter(memory).count());
+            let counts = finders
+                .iter()
+                .map(|finder| finder.find_iter(memory).count());
             counts.map(|count| count as u64).sum()
         }),
     }
@@ -223,7 +228,9 @@ fn yara_x(patterns: &[Wanted]) -> Peer {
         .collect();
     let rule = format!("rule r {{ strings: {strings} condition: any of them }}");
     // One that is never freed: a scanner borrows it.
-    let rules = Box::leak(Box::new(yara_x::compile(rule.as_str()).expect("a good rule")));
+    let rules = Box::leak(Box::new(
+        yara_x::compile(rule.as_str()).expect("a good rule"),
+    ));
     Peer {
         name: "yara-x",
         is_ours: false,
@@ -234,7 +241,9 @@ fn yara_x(patterns: &[Wanted]) -> Peer {
             let rules = results.matching_rules();
             let count = |rule: yara_x::Rule<'_, '_>| {
                 let patterns = rule.patterns();
-                patterns.map(|pattern| pattern.matches().count()).sum::<usize>()
+                patterns
+                    .map(|pattern| pattern.matches().count())
+                    .sum::<usize>()
             };
             rules.map(count).sum::<usize>() as u64
         }),

@@ -237,7 +237,11 @@ fn max_pause() {
     for place in places {
         vm.write(place, &secret);
     }
-    let inspection = Inspection::of_self().patterns(&[hex(&secret)]);
+    // The slowest way.
+    let inspection = Inspection::of_self()
+        .patterns(&[hex(&secret)])
+        .set("engine", "portable")
+        .set("threads", 1);
     let whole = inspection.report();
     assert_eq!(whole.hits, vm.hits(0, &places));
     assert_eq!(
