@@ -317,10 +317,9 @@ impl Rounds {
         let searched = self.search(freeze, watch, &search, &memory, &stop, &mut pauses);
         drop(no_io);
 
-        let slots_have_changed = search.map().has_changed();
-        let result = searched.and_then(|()| search.count(&memory.memory(), &stop));
-        let result = match result {
-            Ok(()) if slots_have_changed => "memslots_changed",
+        let counted = searched.and_then(|()| search.count(&memory.memory(), &stop));
+        let result = match counted {
+            Ok(()) if search.slots_have_changed() => "memslots_changed",
             Ok(()) if search.with_findings(|findings, _| findings.left.is_some()) => "time_up",
             Ok(()) if search.has_uncovered() => "changed",
             Ok(()) => "ok",
@@ -377,7 +376,7 @@ impl Rounds {
         let mut progress = self.search_in(freeze, search, memory, stop, pauses)?;
         let (mut rounds, mut in_vain) = (0, 0);
         loop {
-            if search.map().has_changed() {
+            if search.slots_have_changed() {
                 return Ok(());
             }
             match progress {

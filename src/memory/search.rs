@@ -188,6 +188,8 @@ struct State {
     time: Delta,
     findings: Findings,
     coverage: Option<Coverage>,
+    /// The VMM has changed the memslots by the end of a pause.
+    slots_have_changed: bool,
     result: Result,
 }
 
@@ -294,6 +296,7 @@ impl Search {
             time: Delta::ZERO,
             findings: Findings::new(hits, map.slots().len())?,
             coverage,
+            slots_have_changed: false,
             result: Ok(()),
         };
         Arc::pin_init(
@@ -372,6 +375,7 @@ impl Search {
     }
 
     fn end_pause(&self, state: &mut State, stopped: bool) -> Result<Progress, Interrupted> {
+        state.slots_have_changed |= self.map.has_changed();
         state.result?;
         state.threads.1 = state.threads.1.max(state.threads.0);
         let left = match state.ahead {
@@ -489,6 +493,8 @@ impl Search {
                 if stop() || state.time_is_up() {
                     break;
                 }
+                // There may be very much that is not there.
+                process::yield_cpu();
                 continue;
             }
             let end = (page | (self.chunk_pages - 1)).saturating_add(1);
@@ -767,6 +773,11 @@ impl Search {
             result?;
         }
         Ok(())
+    }
+
+    /// Whether the VMM had changed the memslots by the end of a pause.
+    pub(crate) fn slots_have_changed(&self) -> bool {
+        self.state.lock().slots_have_changed
     }
 
     /// Whether something that was searched in several pauses is not covered in one instant.

@@ -226,7 +226,7 @@ fn max_pause() {
     const MOST_MS: u64 = 50;
     // What the emulator may take to get to a thread that is due.
     const SLACK_MS: u64 = 150;
-    const SIZE: u64 = 160 * MIB;
+    const SIZE: u64 = 64 * MIB;
 
     let slack_ms = SLACK_MS * u64::from(slowness());
     let mut vm = Vm::running(Work::Count);
