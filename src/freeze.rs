@@ -82,13 +82,14 @@ impl<'a> Freeze<'a> {
     ///
     /// # Errors
     ///
-    /// `ETIMEDOUT`: a vCPU did not come to a stop within `timeout`. `EINTR`: `thread` was asked to
-    /// stop. `ENOMEM`. In each case all vCPUs go on.
+    /// `ETIMEDOUT`: a vCPU did not come to a stop within `timeout`; a line says which one, if `tell`
+    /// says so. `EINTR`: `thread` was asked to stop. `ENOMEM`. In each case all vCPUs go on.
     pub(crate) fn begin(
         vm: &'a Vm,
         watch: &'a Watch,
         thread: &OnKthread,
         timeout: Delta,
+        tell: bool,
     ) -> Result<Self> {
         let stand = Arc::pin_init(Stand::new(), GFP_KERNEL)?;
         let mut this = Self {
@@ -104,7 +105,7 @@ impl<'a> Freeze<'a> {
         while !this.all_stand() {
             let elapsed = this.since.elapsed();
             if elapsed > timeout {
-                let late = this.late();
+                let late = if tell { this.late() } else { KVec::new() };
                 // A slow console must not prolong the pause.
                 drop(this);
                 for (number, whereabouts) in late {

@@ -301,7 +301,8 @@ impl Rounds {
         let memory = BorrowedAddressSpace::take_on(thread, mm);
         let no_io = NoIo::begin();
 
-        let freeze = self.freeze(vm, watch, &memory).map_err(explain_freeze)?;
+        let freeze = self.freeze(vm, watch, &memory, true);
+        let freeze = freeze.map_err(explain_freeze)?;
         let frozen_after = freeze.took();
         for vcpu in vm.vcpus() {
             if let Some(frozen) = freeze.vcpu(vcpu) {
@@ -344,18 +345,19 @@ impl Rounds {
         Ok(())
     }
 
-    /// Brings `vm` to a stop.
+    /// Brings `vm` to a stop, or tells why it cannot be.
     fn freeze<'a>(
         &self,
         vm: &'a Vm,
         watch: &'a Watch,
         memory: &BorrowedAddressSpace<'_>,
+        tell: bool,
     ) -> Result<Freeze<'a>> {
         let timeout = match self.parameters.max_pause {
             Some(most) if most < self.parameters.freeze_timeout => most,
             _ => self.parameters.freeze_timeout,
         };
-        Freeze::begin(vm, watch, memory.thread(), timeout)
+        Freeze::begin(vm, watch, memory.thread(), timeout, tell)
     }
 
     /// Searches memory, in this pause and, if that may not take so long, in some more, between which
@@ -396,7 +398,8 @@ impl Rounds {
             if progress != Progress::Complete && self.stop.wait_timeout(pauses.last) {
                 return Err(Interrupted::Stopped { page: 0 });
             }
-            progress = match self.freeze(search.map().vm(), watch, memory) {
+            // One that fails is not the last one.
+            progress = match self.freeze(search.map().vm(), watch, memory, false) {
                 Ok(freeze) => self.search_in(freeze, search, memory, stop, pauses)?,
                 // It was kept from running for some time, and all go on.
                 Err(error) if error == ETIMEDOUT => Progress::None,

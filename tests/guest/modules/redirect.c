@@ -25,7 +25,10 @@ static int __init redirect_init(void)
 	ret = ftrace_set_filter(&redirect_ops, function, sizeof(function) - 1, 1);
 	if (ret)
 		return ret;
-	return register_ftrace_function(&redirect_ops);
+	ret = register_ftrace_function(&redirect_ops);
+	if (ret)
+		ftrace_free_filter(&redirect_ops);
+	return ret;
 }
 
 static void __exit redirect_exit(void)

@@ -9,7 +9,7 @@ use kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES;
 use super::{secret, times, Case, Random};
 use crate::{
     inspect::{hex, Inspection},
-    process::{vm_event, wait_within, PAGE},
+    process::{vm_event, wait_until, wait_within, PAGE},
     report::Report,
     swap,
     vmm::{Backing, Mapping, Mode, Slot, Vm, Work},
@@ -130,8 +130,10 @@ impl Guest {
         for place in self.places {
             assert_eq!(self.vm.read(place, 16), self.secret);
         }
-        let report = inspection.report();
-        assert_eq!(report.hits, expected);
+        // The kernel may still be making huge pages, which are not there for that moment.
+        wait_until("both secrets are found", || {
+            inspection.report().hits == expected
+        });
         self.vm.wait_until_it_goes_on();
         self.vm.finish();
     }
