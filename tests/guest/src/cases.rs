@@ -11,6 +11,7 @@ mod life;
 mod limits;
 mod meanwhile;
 mod memory;
+mod merged;
 mod nested;
 mod patterns;
 mod refuse;
@@ -91,6 +92,12 @@ impl Case {
         self
     }
 
+    /// Runs it on the stock kernel only: the one that catches mistakes is small.
+    const fn with_stock(mut self) -> Self {
+        self.needs.stock_kernel = true;
+        self
+    }
+
     /// Lets allocations fail in it, on the kernel that catches mistakes.
     const fn failing_allocations(mut self) -> Self {
         self.needs.failing_allocations = true;
@@ -118,6 +125,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
         patterns::CASES,
         limits::CASES,
         search::CASES,
+        merged::CASES,
         vcpus::CASES,
         invisible::CASES,
         registers::CASES,

@@ -8,6 +8,7 @@
 mod cases;
 mod init;
 mod inspect;
+mod ksm;
 mod process;
 mod ptrace;
 mod report;

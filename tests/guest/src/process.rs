@@ -56,17 +56,36 @@ fn field_kib(text: &str, name: &str) -> Option<u64> {
     rest.trim().strip_suffix(" kB")?.parse().ok()
 }
 
+/// The page frame number in a pagemap entry of a page that is mapped.
+const PAGEMAP_FRAME: u64 = (1 << 55) - 1;
+
 /// Whether each of the `pages` pages from `address` on is mapped, by the kernel's own account.
 pub(crate) fn present_pages(pid: i32, address: u64, pages: u64) -> Vec<bool> {
+    let entries = pagemap(pid, address, pages);
+    entries.map(|entry| entry & PAGEMAP_PRESENT != 0).collect()
+}
+
+/// In which page frame each of the `pages` pages of this process from `address` on lies, all of which
+/// are mapped.
+pub(crate) fn page_frames(address: u64, pages: u64) -> Vec<u64> {
+    let entries = pagemap(own_pid(), address, pages);
+    let frame = |entry| {
+        assert!(entry & PAGEMAP_PRESENT != 0, "all of them are mapped");
+        entry & PAGEMAP_FRAME
+    };
+    entries.map(frame).collect()
+}
+
+fn pagemap(pid: i32, address: u64, pages: u64) -> impl Iterator<Item = u64> {
     let pagemap = File::open(format!("/proc/{pid}/pagemap")).expect("the process is there");
     let mut entries = vec![0; usize::try_from(pages * 8).expect("it fits in memory")];
     pagemap
         .read_exact_at(&mut entries, address / PAGE * 8)
         .expect("pagemap covers all addresses");
-    let entries = entries.chunks_exact(8);
-    entries
-        .map(|entry| u64::from_ne_bytes(entry.try_into().expect("8 bytes")) & PAGEMAP_PRESENT != 0)
-        .collect()
+    (0..entries.len()).step_by(8).map(move |at| {
+        let entry = entries[at..at + 8].try_into();
+        u64::from_ne_bytes(entry.expect("8 bytes"))
+    })
 }
 
 /// The state of a thread of this process, as in `/proc/PID/stat`: `R`, `S`, …

@@ -95,6 +95,8 @@ pub enum VmNeeded {
 pub struct Needs {
     /// What only the kernel that catches mistakes has.
     pub debug_kernel: bool,
+    /// What only the stock kernel has.
+    pub stock_kernel: bool,
     /// Allocations that fail, of which the kernel may speak.
     pub failing_allocations: bool,
     /// In what VM it runs.
@@ -105,9 +107,20 @@ impl Needs {
     /// Nothing of all that.
     pub const NOTHING: Self = Self {
         debug_kernel: false,
+        stock_kernel: false,
         failing_allocations: false,
         vm: VmNeeded::Any,
     };
+
+    /// Whether the kernel that catches mistakes has what is needed, or the stock kernel.
+    #[must_use]
+    pub fn fit(self, debug_kernel: bool) -> bool {
+        if debug_kernel {
+            !self.stock_kernel
+        } else {
+            !self.debug_kernel
+        }
+    }
 }
 
 /// A case as `--list` of the guest's binary prints it.
@@ -133,6 +146,7 @@ impl CaseInfo {
             seconds: seconds.parse().ok()?,
             needs: Needs {
                 debug_kernel: flags.contains(&"debug_kernel"),
+                stock_kernel: flags.contains(&"stock_kernel"),
                 failing_allocations: flags.contains(&"failing_allocations"),
                 vm: if flags.contains(&"two_nodes") {
                     VmNeeded::TwoNodes
@@ -151,6 +165,7 @@ impl fmt::Display for CaseInfo {
         write!(f, "{} {}", self.name, self.seconds)?;
         for (is_set, flag) in [
             (self.needs.debug_kernel, "debug_kernel"),
+            (self.needs.stock_kernel, "stock_kernel"),
             (self.needs.vm == VmNeeded::Own, "own_vm"),
             (self.needs.failing_allocations, "failing_allocations"),
             (self.needs.vm == VmNeeded::TwoNodes, "two_nodes"),

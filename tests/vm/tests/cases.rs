@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         cases: vec![case],
     };
     run("cases", Bed::stock(), |cases| {
-        let cases = cases.into_iter().filter(|case| !case.needs.debug_kernel);
+        let cases = cases.into_iter().filter(|case| case.needs.fit(false));
         cases.map(vm).collect()
     })
 }

@@ -17,7 +17,8 @@ const CASES: usize = 8;
 
 fn main() -> ExitCode {
     run("debug", Bed::debug(), |cases| {
-        let groups = groups(cases).into_iter().enumerate();
+        let cases = cases.into_iter().filter(|case| case.needs.fit(true));
+        let groups = groups(cases.collect()).into_iter().enumerate();
         let vms = groups.map(|(index, cases)| Vm {
             name: format!("vm{index}"),
             prefix: String::new(),

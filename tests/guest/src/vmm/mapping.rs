@@ -162,6 +162,11 @@ impl Mapping {
         }
     }
 
+    /// Lets the kernel merge pages that have the same contents.
+    pub(crate) fn let_merge(&self) {
+        self.advise(0, self.len, Advice::LinuxMergeable);
+    }
+
     /// Gives the pages of a range back to the kernel: they are absent, and zero when next touched.
     pub(crate) fn discard(&self, offset: u64, len: u64) {
         self.advise(offset, len, Advice::LinuxDontNeed);

@@ -99,8 +99,7 @@ impl Soak {
     fn run_all(&self, bed: Bed, is_debug: bool) -> io::Result<()> {
         let name = bed.name;
         let is_wanted = |case: &CaseInfo| {
-            CASES.iter().any(|prefix| case.name.starts_with(prefix))
-                && (is_debug || !case.needs.debug_kernel)
+            CASES.iter().any(|prefix| case.name.starts_with(prefix)) && case.needs.fit(is_debug)
         };
         let cases: Vec<CaseInfo> = all_cases()?.into_iter().filter(is_wanted).collect();
         let slow = if is_debug { 4 } else { 1 };
