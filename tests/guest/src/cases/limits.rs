@@ -223,15 +223,15 @@ fn interval() {
 /// No pause is longer than was asked for, however much there is to search; what does not fit into one
 /// is searched in the next ones, between which the guest runs.
 fn max_pause() {
-    const SIZE: u64 = 64 * MIB;
+    let size = 64 * MIB / u64::from(slowness());
     let most_ms = 50 * u64::from(slowness());
     // What the emulator may take to get to a thread that is due.
     let slack_ms = 3 * most_ms;
     let mut vm = Vm::running(Work::Count);
-    let memory = vm.add_memory(MIB, SIZE, Backing::Anonymous);
+    let memory = vm.add_memory(MIB, size, Backing::Anonymous);
     memory.fill_all(0xa5);
     let secret = secret(62, 16);
-    let places = [MIB + 3 * PAGE, MIB + SIZE - 16];
+    let places = [MIB + 3 * PAGE, MIB + size - 16];
     for place in places {
         vm.write(place, &secret);
     }
@@ -266,7 +266,7 @@ fn max_pause() {
     // The guest counts all the time, and so its first memory is another in each pause.
     assert!(done.rescanned_bytes > 0, "{done:?}");
     assert_eq!(report.hits, whole.hits);
-    assert_eq!(done.scanned_bytes, LOW_MEMORY + SIZE);
+    assert_eq!(done.scanned_bytes, LOW_MEMORY + size);
     vm.assert_slots(&report);
     vm.wait_until_it_goes_on();
 
