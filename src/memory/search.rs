@@ -173,10 +173,14 @@ struct State {
     ahead: Ahead,
     /// What killed threads have left. There is room for one of each thread.
     returned: KVec<Chunk>,
-    /// What threads that do not search need to do so.
+    /// What the inspecting thread needs to search, while it does not.
+    own: Option<Worker>,
+    /// What those need that help, while they do not.
     workers: KVec<Worker>,
-    /// How many threads have a chunk.
+    /// How many of those help.
     busy: usize,
+    /// The guest stands, for this search. A thread that comes to help too late must not do so.
+    stands: bool,
     /// How many threads have searched in this pause, and in the one with the most.
     threads: (u32, u32),
     /// How many chunks were handed out in this pause.
@@ -276,7 +280,7 @@ impl Search {
     pub(crate) fn new(map: Map, wanted: Arc<Wanted>, prepared: Prepared) -> Result<Arc<Self>> {
         let Prepared {
             hits,
-            workers,
+            mut workers,
             mut coverage,
             key,
         } = prepared;
@@ -287,8 +291,10 @@ impl Search {
         let state = State {
             ahead: Ahead::All { slot: 0, page: 0 },
             returned: KVec::with_capacity(workers.len(), GFP_KERNEL)?,
+            own: workers.pop(),
             workers,
             busy: 0,
+            stands: false,
             threads: (0, 0),
             handed_out: 0,
             pause: None,
@@ -322,7 +328,23 @@ impl Search {
     /// handed out, or it is being killed.
     pub(crate) fn help(&self) {
         UserMemory::of_current(self.map.vm().mm(), |memory| {
-            self.work(memory, &process::current_is_being_killed);
+            let mut state = self.state.lock();
+            if !state.stands {
+                return;
+            }
+            let Some(mut worker) = state.workers.pop() else {
+                return;
+            };
+            state.busy += 1;
+            drop(state);
+            self.work(&mut worker, memory, &process::current_is_being_killed);
+            let mut state = self.state.lock();
+            // There is room: it came from there.
+            let _ = state.workers.push_within_capacity(worker);
+            state.busy -= 1;
+            if state.busy == 0 {
+                self.idle.notify_all();
+            }
         });
     }
 
@@ -334,6 +356,7 @@ impl Search {
         state.chunk_time = Delta::from_nanos(state.chunk_time.as_nanos() / 2);
         state.threads.0 = 0;
         state.handed_out = 0;
+        state.stands = true;
         if let Some(coverage) = &mut state.coverage {
             coverage.begin_pause();
         }
@@ -357,8 +380,9 @@ impl Search {
             }
             stop
         };
+        let mut worker = self.take_own()?;
         loop {
-            self.work(memory, &stop);
+            self.work(&mut worker, memory, &stop);
             let mut state = self.state.lock();
             while state.busy > 0 {
                 let _ = self
@@ -368,10 +392,17 @@ impl Search {
             }
             let stopped = self.stopped.load(Relaxed);
             if state.returned.is_empty() || stopped {
+                state.own = Some(worker);
+                state.stands = false;
                 state.time += begun.elapsed();
                 return self.end_pause(&mut state, stopped);
             }
         }
+    }
+
+    /// What the inspecting thread needs, which is to give it back.
+    fn take_own(&self) -> Result<Worker> {
+        self.state.lock().own.take().ok_or(EBUSY)
     }
 
     fn end_pause(&self, state: &mut State, stopped: bool) -> Result<Progress, Interrupted> {
@@ -407,15 +438,12 @@ impl Search {
     }
 
     /// Searches chunk after chunk.
-    fn work(&self, memory: &UserMemory<'_>, stop: &dyn Fn() -> bool) {
-        let Some(mut worker) = self.state.lock().workers.pop() else {
-            return;
-        };
+    fn work(&self, worker: &mut Worker, memory: &UserMemory<'_>, stop: &dyn Fn() -> bool) {
         let stop = || stop() || self.stopped.load(Relaxed);
         let mut has_worked = false;
         while let Some(mut chunk) = self.next_chunk(memory, &stop) {
             let begun = Instant::<Monotonic>::now();
-            let result = self.search_chunk(&mut worker, memory, &mut chunk, &stop);
+            let result = self.search_chunk(worker, memory, &mut chunk, &stop);
             let mut state = self.state.lock();
             state.threads.0 += u32::from(!has_worked);
             has_worked = true;
@@ -432,13 +460,7 @@ impl Search {
                     self.stopped.store(true, Relaxed);
                 }
             }
-            state.busy -= 1;
-            if state.busy == 0 {
-                self.idle.notify_all();
-            }
         }
-        // There is room: it came from there.
-        let _ = self.state.lock().workers.push_within_capacity(worker);
     }
 
     /// The next chunk to be searched, unless there is none, or no time for it.
@@ -460,7 +482,6 @@ impl Search {
             };
             state.handed_out += u64::from(chunk.is_some());
         }
-        state.busy += usize::from(chunk.is_some());
         chunk
     }
 
@@ -658,13 +679,10 @@ impl Search {
         memory: &UserMemory<'_>,
         stop: &dyn Fn() -> bool,
     ) -> Result<(), Interrupted> {
-        let Some(mut worker) = self.state.lock().workers.pop() else {
-            return Ok(());
-        };
+        let mut worker = self.take_own()?;
         let result = self.compare_all(&mut worker, memory, stop);
         let mut state = self.state.lock();
-        // There is room: it came from there.
-        let _ = state.workers.push_within_capacity(worker);
+        state.own = Some(worker);
         state.ahead = Ahead::Changed { chunk: 0 };
         result
     }
@@ -728,9 +746,8 @@ impl Search {
         memory: &UserMemory<'_>,
         stop: &dyn Fn() -> bool,
     ) -> Result<(), Interrupted> {
-        let Some(mut worker) = self.state.lock().workers.pop() else {
-            return Ok(());
-        };
+        // This is the last that is done.
+        let mut worker = self.take_own()?;
         let windows = Windows {
             map: &self.map,
             wanted: &self.wanted,

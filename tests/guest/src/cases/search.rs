@@ -187,6 +187,13 @@ fn threads() {
         }
     }
     assert!(most > 1, "nobody has helped");
+    // One means the inspecting one: it does not rely on a thread that comes and goes.
+    for _ in 0..times(30) {
+        let inspection = Inspection::of_self().patterns(&[hex(&secret)]);
+        let done = inspection.set("threads", 1).report().done;
+        let seen = (done.result.as_str(), done.threads, done.pauses, done.hits);
+        assert_eq!(seen, ("ok", 1, 1, places.len() as u64));
+    }
     vm.wait_until_it_goes_on();
     vm.finish();
 }
