@@ -36,6 +36,9 @@ pub struct Standstill {
     pub standing: Duration,
 }
 
+/// How much memory the guest has.
+pub const MIB: u32 = 256;
+
 /// One vCPU's registers, by the names of this module's report.
 pub type Registers = BTreeMap<String, u64>;
 
@@ -51,7 +54,7 @@ impl Qemu {
         let mut child = Command::new("/usr/bin/qemu-system-x86_64-microvm")
             .args(["-enable-kvm", "-cpu", "host", "-machine", "microvm"])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
-            .args(["-m", "256", "-smp", &cpus.to_string()])
+            .args(["-m", &MIB.to_string(), "-smp", &cpus.to_string()])
             .args(["-kernel", "/guest/vmlinuz", "-initrd", "/guest/initramfs"])
             .args(["-append", &parameters])
             .args(["-serial", "stdio", "-no-reboot"])
