@@ -37,6 +37,10 @@ bench-idle: setup ## Measures what the loaded module costs while it waits
 bench-freeze: setup ## Compares how long a guest stands with QEMU's stop and cont; COUNT= inspections of each
 	@scripts/in-root $(MAKE) --no-print-directory bench-freeze $(if $(COUNT),COUNT=$(COUNT))
 
+.PHONY: bench-module
+bench-module: setup ## Compares the ways in which the module searches, and kinds of memory
+	@scripts/in-root $(MAKE) --no-print-directory bench-module
+
 .PHONY: bench
 bench: setup ## Compares the speed of the search with that of memory and of other searches; MIB= of it
 	@scripts/in-root $(MAKE) --no-print-directory bench $(if $(MIB),MIB=$(MIB))

@@ -45,9 +45,9 @@ test: module test-modules programs debug
 soak: module test-modules programs debug
 	@cargo run --quiet --locked --release --package vm --bin soak -- $(MINUTES)
 
-.PHONY: bench-idle
-bench-idle: module test-modules programs
-	@cargo run --quiet --locked --release --package vm --bin bench-idle
+.PHONY: bench-idle bench-module
+bench-idle bench-module: module test-modules programs
+	@cargo run --quiet --locked --release --package vm --bin measure -- $@
 
 .PHONY: bench
 bench: export CARGO_TARGET_DIR := $(build)/bench/target

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Measures what the module costs while it waits. The measurement is in the crate `guest`.
+//! `measure NAME`: runs a measurement of the crate `guest` in a VM, and prints what it says.
 
-use std::{io, process::ExitCode};
+use std::{env, io, process::ExitCode};
 
 use guest::protocol::{CaseInfo, Needs};
 use vm::{
@@ -15,7 +15,8 @@ use vm::{
 const ATTEMPTS: u32 = 3;
 
 fn main() -> ExitCode {
-    let text = bench().unwrap_or_else(|error| format!("bench-idle: FAIL {error}"));
+    let name = env::args().nth(1).unwrap_or_default();
+    let text = measure(&name).unwrap_or_else(|error| format!("{name}: FAIL {error}"));
     println!("{text}");
     if text.ends_with("PASS") {
         ExitCode::SUCCESS
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
 }
 
 /// What the measurement says.
-fn bench() -> io::Result<String> {
+fn measure(name: &str) -> io::Result<String> {
     let vm = Vm {
         name: "vm".to_owned(),
         prefix: String::new(),
@@ -34,13 +35,13 @@ fn bench() -> io::Result<String> {
         slowness: 1,
         fewer: 1,
         cases: vec![CaseInfo {
-            name: "bench_idle".to_owned(),
-            seconds: 600,
+            name: name.replace('-', "_"),
+            seconds: 1200,
             needs: Needs::NOTHING,
         }],
     };
     let vms = [vm];
-    let suite = Suite::open("bench-idle", Bed::stock(), &vms)?;
+    let suite = Suite::open("measure", Bed::stock(), &vms)?;
     let mut why = String::new();
     for _ in 0..ATTEMPTS {
         match suite.run_once(&vms[0], 1)?.pop() {

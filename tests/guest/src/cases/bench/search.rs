@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How long a search takes, by what is searched, in which way, and by whom.
+
+use std::sync::Arc;
+
+use super::super::{secret, times};
+use crate::{
+    inspect::{hex, Inspection},
+    ksm,
+    report::Report,
+    vmm::{Backing, Mapping, Mode, Vm, Work},
+};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// The length of a page.
+const PAGE_LEN: usize = 4096;
+
+/// Where the memory is that is searched.
+const GPA: u64 = 4 * GIB;
+
+/// How much, where nothing else is said.
+const SIZE: u64 = 192 * MIB;
+
+/// How often each is measured, unless more is asked for.
+const ROUNDS: u32 = 9;
+
+/// What is measured: the name, and the inspection.
+type Row = (String, Inspection);
+
+/// Compares, prints the tables, and says whether all is as it should be.
+pub(super) fn search() {
+    let results = [access(), threads(), kinds(), sparse()];
+    let passed = results.iter().all(|passed| *passed);
+    println!("bench-module: {}", if passed { "PASS" } else { "FAIL" });
+}
+
+/// The ways to reach a page, of which the default is to be the fastest.
+fn access() -> bool {
+    let mut vm = running();
+    fill(&vm.add_memory(GPA, SIZE, Backing::Anonymous));
+    let rows = ["linear", "vmap", "copy"].map(|access| {
+        let inspection = inspection().set("access", access).set("threads", 1);
+        (access.to_owned(), inspection)
+    });
+    let default = inspection().report().done.access;
+    let ratios = compare(&rows, |report| {
+        assert!(report.done.scanned_bytes >= SIZE);
+        report.done.scan_us
+    });
+    vm.finish();
+    println!("Ways to reach a page (access=), the default is {default}; time against the first:");
+    let mut passed = default == rows[0].0;
+    for ((name, _), ratio) in rows.iter().zip(&ratios) {
+        passed &= show(name, *ratio, ratio.median >= 0.98, "not less than 1");
+    }
+    passed
+}
+
+/// Two threads against one.
+fn threads() -> bool {
+    const WANTED: f64 = 1.7;
+
+    let mut vm = running();
+    fill(&vm.add_memory(GPA, SIZE, Backing::Anonymous));
+    let rows = [1, 2].map(|threads| {
+        let inspection = inspection().set("threads", threads);
+        (format!("threads={threads}"), inspection)
+    });
+    let ratios = compare(&rows, |report| {
+        assert!(report.done.scanned_bytes >= SIZE);
+        report.done.scan_us
+    });
+    vm.finish();
+    println!("The threads that search, on two processors; time against the first:");
+    let wanted = format!("at most {:.3}, {WANTED} times faster", 1.0 / WANTED);
+    show(&rows[0].0, ratios[0], true, "");
+    show(
+        &rows[1].0,
+        ratios[1],
+        ratios[1].median <= 1.0 / WANTED,
+        &wanted,
+    )
+}
+
+/// What pages are: huge ones, zero pages and shared ones are to cost no more than others.
+fn kinds() -> bool {
+    const EACH: u64 = 24 * MIB;
+    /// Machines are noisy.
+    const MOST: f64 = 1.1;
+
+    let mut vm = running();
+    let mut rows = Vec::new();
+    let mut add = |vm: &mut Vm, name: &str, backing| -> Arc<Mapping> {
+        let gpa = GPA + rows.len() as u64 * GIB;
+        let range = format!("{gpa:#x}+{EACH}");
+        rows.push((name.to_owned(), inspection().ranges(&[range])));
+        vm.add_memory(gpa, EACH, backing)
+    };
+    fill(&add(&mut vm, "pages of 4 KiB", Backing::Anonymous));
+    fill(&add(&mut vm, "pages of a memfd", Backing::Memfd));
+    fill(&add(
+        &mut vm,
+        "transparent huge pages",
+        Backing::TransparentHuge,
+    ));
+    fill(&add(&mut vm, "pages of hugetlbfs", Backing::HugeTlb));
+    let zeros = add(&mut vm, "pages full of zeros", Backing::Anonymous);
+    zeros.fill_all(0);
+    // What is only read is the zero page, or the huge one; it counts as absent.
+    for (name, backing) in [
+        ("the zero page", Backing::Anonymous),
+        ("the huge zero page", Backing::TransparentHuge),
+    ] {
+        let memory = add(&mut vm, name, backing);
+        for offset in (0..EACH).step_by(PAGE_LEN) {
+            memory.read(offset, 1);
+        }
+    }
+    let merged = add(&mut vm, "pages merged by KSM", Backing::Anonymous);
+    fill(&merged);
+    merged.let_merge();
+    ksm::merge_pages(EACH / PAGE_LEN as u64 * 9 / 10);
+    let ratios = compare(&rows, |report| {
+        assert!([0, EACH].contains(&report.done.scanned_bytes));
+        report.done.scan_us
+    });
+    vm.finish();
+    println!("Kinds of pages, all as many; time against the first:");
+    let mut passed = true;
+    for ((name, _), ratio) in rows.iter().zip(&ratios) {
+        let wanted = format!("at most {MOST}");
+        passed &= show(name, *ratio, ratio.median <= MOST, &wanted);
+    }
+    passed
+}
+
+/// A large guest that has touched as much as a small one.
+fn sparse() -> bool {
+    const TOUCHED: u64 = 256 * MIB;
+    const SIZES: [u64; 2] = [512 * MIB, 64 * GIB];
+    const MOST: f64 = 2.0;
+
+    let mut medians = Vec::new();
+    for size in SIZES {
+        let mut vm = running();
+        let memory = vm.add_memory(GPA, size, Backing::Anonymous);
+        // All over the guest, 512 KiB at each place.
+        let run = 512 << 10;
+        let places = TOUCHED / run;
+        for place in 0..places {
+            let first = place * (size / places);
+            for offset in (first..first + run).step_by(PAGE_LEN) {
+                memory.write(offset, &page());
+            }
+        }
+        let mut pauses: Vec<u64> = (0..times(ROUNDS))
+            .map(|_| {
+                let done = inspection().report().done;
+                assert!(done.scanned_bytes >= TOUCHED);
+                done.pause_us
+            })
+            .collect();
+        pauses.sort_unstable();
+        medians.push(pauses[pauses.len() / 2]);
+        vm.finish();
+    }
+    // No pause is so long that it matters.
+    #[allow(clippy::cast_precision_loss)]
+    let ratio = medians[1] as f64 / medians[0] as f64;
+    let passed = ratio <= MOST;
+    println!(
+        "The pause of a guest with 64 GiB against one with 512 MiB, 256 MiB of it touched:\n  \
+         {ratio:.3}, wanted: at most {MOST}{}",
+        verdict(passed)
+    );
+    passed
+}
+
+/// A VM with two vCPUs, which do nothing.
+fn running() -> Vm {
+    let mut vm = Vm::bootable();
+    for _ in 0..2 {
+        vm.add_vcpu(Mode::Long, Work::Halt);
+    }
+    vm.start();
+    vm
+}
+
+/// Random bytes, the same for each page: so pages can be merged.
+fn page() -> Vec<u8> {
+    secret(300, PAGE_LEN)
+}
+
+fn fill(memory: &Mapping) {
+    let page = page();
+    for offset in (0..memory.len()).step_by(PAGE_LEN) {
+        memory.write(offset, &page);
+    }
+}
+
+/// A search for eight patterns that are nowhere.
+fn inspection() -> Inspection {
+    let patterns: Vec<String> = (0..8)
+        .map(|number| hex(&secret(310 + number, 16)))
+        .collect();
+    Inspection::of_self().patterns(&patterns)
+}
+
+/// Some of the ratios that were seen.
+#[derive(Clone, Copy)]
+struct Ratio {
+    low: f64,
+    median: f64,
+    high: f64,
+}
+
+/// Measures all rows in turns. Gives what each takes against the first of the same turn.
+fn compare(rows: &[Row], time: impl Fn(&Report) -> u64) -> Vec<Ratio> {
+    let mut ratios = vec![Vec::new(); rows.len()];
+    for _ in 0..times(ROUNDS) {
+        // No search takes so long that it matters.
+        #[allow(clippy::cast_precision_loss)]
+        let times: Vec<f64> = rows
+            .iter()
+            .map(|(_, inspection)| time(&inspection.report()).max(1) as f64)
+            .collect();
+        for (ratios, time) in ratios.iter_mut().zip(&times) {
+            ratios.push(time / times[0]);
+        }
+    }
+    let summary = |mut ratios: Vec<f64>| {
+        ratios.sort_by(f64::total_cmp);
+        let at = |part: usize| ratios[(ratios.len() - 1) * part / 4];
+        Ratio {
+            low: at(1),
+            median: at(2),
+            high: at(3),
+        }
+    };
+    ratios.into_iter().map(summary).collect()
+}
+
+/// Prints a row.
+fn show(name: &str, ratio: Ratio, passed: bool, wanted: &str) -> bool {
+    let Ratio { low, median, high } = ratio;
+    let wanted = match wanted {
+        "" => String::new(),
+        wanted => format!(", wanted: {wanted}{}", verdict(passed)),
+    };
+    println!("  {name:<24} {median:.3} ({low:.3} to {high:.3} in half of the rounds){wanted}");
+    passed
+}
+
+fn verdict(passed: bool) -> &'static str {
+    if passed {
+        ""
+    } else {
+        ": MISSED"
+    }
+}
