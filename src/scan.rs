@@ -4,7 +4,9 @@
 //!
 //! - `pattern` reads what the user asks for;
 //! - `window` picks the few bytes of a pattern that are worth looking for first;
+//! - `tail` tells by its end where a pattern does not stand;
 //! - `tables` prepares a set of patterns;
+//! - `samples` finds the few places where long patterns may stand, by looking at some places only;
 //! - `filter` finds the few places where such bytes may stand, in vector code where the CPU has it;
 //! - `search` looks closely at those places;
 //! - `digest` tells whether memory has changed;
@@ -19,8 +21,10 @@ mod filter;
 mod level;
 mod memory;
 mod pattern;
+mod samples;
 mod search;
 mod tables;
+mod tail;
 mod window;
 
 pub use self::{

@@ -83,8 +83,8 @@ impl Piece<'_> {
     /// Reads a plain number of any alignment at `at`, or gives [`None`] beyond the end.
     #[inline]
     fn read<T: Copy>(&self, at: usize) -> Option<T> {
-        let end = at.checked_add(size_of::<T>())?;
-        if end > self.len {
+        // The first that does not fit does not depend on `at`.
+        if at >= self.len.saturating_sub(size_of::<T>() - 1) {
             return None;
         }
         // SAFETY: Within the piece, by its invariant; packed, it needs no alignment. `T` is an
@@ -97,6 +97,21 @@ impl Piece<'_> {
     #[inline]
     pub(super) fn word(&self, at: usize) -> Option<u64> {
         self.read::<u64>(at).map(u64::from_le)
+    }
+
+    /// The little-endian words of eight bytes at each `stride`-th byte, from the first one on: `count` of
+    /// them, or none if there are not enough bytes.
+    #[inline]
+    pub(super) fn words(&self, stride: usize, count: usize) -> Words<'_> {
+        let last = count.saturating_sub(1).saturating_mul(stride);
+        let is_there = last.saturating_add(size_of::<u64>()) <= self.len;
+        // INVARIANT: The last one is within the piece, hence all before it.
+        Words {
+            next: self.start,
+            stride,
+            left: if is_there { count } else { 0 },
+            _memory: PhantomData,
+        }
     }
 
     /// The little-endian word of four bytes at `at`.
@@ -124,6 +139,51 @@ impl Piece<'_> {
         len
     }
 }
+
+/// Some words of a piece.
+///
+/// # Invariants
+///
+/// During the lifetime the eight bytes can be read, by volatile reads, at `next` and each `stride` bytes, `left` times.
+pub(super) struct Words<'a> {
+    next: *const u8,
+    stride: usize,
+    left: usize,
+    _memory: PhantomData<&'a u8>,
+}
+
+impl Words<'_> {
+    /// Those after the first `count`.
+    pub(super) fn after(self, count: usize) -> Self {
+        let count = count.min(self.left);
+        // INVARIANT: No others than before.
+        Self {
+            next: self.next.wrapping_add(self.stride.wrapping_mul(count)),
+            left: self.left.wrapping_sub(count),
+            ..self
+        }
+    }
+}
+
+impl Iterator for Words<'_> {
+    type Item = u64;
+
+    #[inline]
+    fn next(&mut self) -> Option<u64> {
+        self.left = self.left.checked_sub(1)?;
+        // SAFETY: By the type invariant; packed, it needs no alignment.
+        let Unaligned(word) = unsafe { self.next.cast::<Unaligned<u64>>().read_volatile() };
+        // INVARIANT: Where it is wrong there is none left.
+        self.next = self.next.wrapping_add(self.stride);
+        Some(u64::from_le(word))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Words<'_> {}
 
 impl<'a> From<&'a [u8]> for Piece<'a> {
     fn from(bytes: &'a [u8]) -> Self {

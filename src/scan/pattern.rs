@@ -13,10 +13,13 @@ const EXACT: u8 = 0xff;
 /// The bit that tells ASCII letters of the two cases apart.
 const CASE: u8 = 0x20;
 
+/// The mask of a letter of either case.
+pub(super) const EITHER_CASE: u8 = EXACT & !CASE;
+
 /// The mask with which `byte` stands for both cases, if it is an ASCII letter.
 const fn either_case(byte: u8) -> u8 {
     if byte.is_ascii_alphabetic() {
-        EXACT & !CASE
+        EITHER_CASE
     } else {
         EXACT
     }

@@ -2,13 +2,13 @@
 
 //! Finds every match of every pattern in a stretch of memory.
 
+mod filtered;
+mod sampled;
+
 use core::ops::Range;
 
 use super::{
-    filter::{
-        self,
-        PLACES, //
-    },
+    filter::PLACES,
     level::Level,
     memory::{
         Host,
@@ -20,11 +20,9 @@ use super::{
         MAX_LEN, //
     },
     tables::{
-        Choice,
         Tables,
         MAX_PATTERNS, //
     },
-    window,
 };
 
 /// How many places are filtered at once: so long the vector registers are used.
@@ -136,7 +134,7 @@ impl<'a> Searcher<'a> {
     /// The CPU has `level`.
     #[must_use]
     pub unsafe fn new(tables: &'a mut Tables, patterns: &'a [Pattern], level: Level) -> Self {
-        tables.prepare(patterns);
+        tables.prepare(patterns, level);
         Self {
             patterns,
             tables,
@@ -190,15 +188,7 @@ impl<'a> Searcher<'a> {
                 memory,
                 begin: first..end.min(first.saturating_add(STEP)),
             };
-            first = match step.search(scratch, host, &mut found) {
-                // So many so small pieces that not even the windows of those matches were seen that
-                // begin first.
-                next if next == first => {
-                    step.look_at_first(&mut found);
-                    first.saturating_add(1)
-                }
-                next => next,
-            };
+            first = step.search(scratch, host, &mut found);
             host.breathe();
         }
     }
@@ -211,15 +201,6 @@ struct Step<'a, M: ?Sized> {
     begin: Range<usize>,
 }
 
-/// How a step was filtered.
-#[derive(Clone, Copy)]
-struct Filtered {
-    /// All matches that begin before this offset.
-    end: usize,
-    /// How many words are not 0.
-    count: usize,
-}
-
 impl<M: Memory + ?Sized> Step<'_, M> {
     /// Searches; says where the next step begins.
     fn search<H: Host>(
@@ -228,188 +209,49 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         host: &H,
         found: &mut impl FnMut(Match),
     ) -> usize {
-        let [first, second] = &self.searcher.tables.choices;
-        let [first_list, second_list] = &mut scratch.lists;
-        let (mut choice, mut list) = (first, first_list);
-        let mut filtered = host.vector(|| self.filter(first, list));
-        // In each second block: perhaps the other windows are met less often.
-        if filtered.count > filtered.end.saturating_sub(self.begin.start) / PLACES / 2 {
-            let other = host.vector(|| self.filter(second, second_list));
-            if other.count < filtered.count && other.end == filtered.end {
-                (choice, list, filtered) = (second, second_list, other);
-            }
-        }
-        if filtered.count > 0 {
-            let begin = self.begin.start..filtered.end;
-            self.look_closely(choice, list, &begin, host, found);
-        }
-        filtered.end
-    }
-
-    /// Finds the places where windows of matches may begin that begin here.
-    fn filter(&self, choice: &Choice, list: &mut List) -> Filtered {
-        let mut at = self.begin.start;
-        // Windows may be that much further on than their matches.
-        let end = self.begin.end.saturating_add(choice.farthest);
-        let end = end.min(self.memory.len());
-        let (mut len, mut first, mut count) = (0, 0_usize, 0);
-        for run in &mut list.runs {
-            if at >= end {
-                break;
-            }
-            let piece = self.memory.piece(at);
-            let places = piece.len().min(end.saturating_sub(at));
-            let words = places.div_ceil(PLACES);
-            let next = first.saturating_add(words);
-            let Some(words) = list.words.get_mut(first..next) else {
-                break;
-            };
-            let passed = self.filter_piece(choice, at, piece, places, words);
-            *run = Run {
-                at,
-                first,
-                // Nothing to be looked at.
-                len: if passed > 0 { words.len() } else { 0 },
-            };
-            len += 1;
-            first = next;
-            count = passed.saturating_add(count);
-            at = at.saturating_add(places.max(1));
-        }
-        list.len = len;
-        Filtered {
-            end: if at >= end {
-                self.begin.end
-            } else {
-                // There were many pieces. The windows of all that begin so far back have been filtered.
-                at.saturating_sub(choice.farthest).max(self.begin.start)
-            },
-            count,
+        let Tables {
+            samples,
+            has_others,
+            ..
+        } = self.searcher.tables;
+        let end = if *has_others {
+            self.search_with_filter(scratch, host, found)
+        } else {
+            self.begin.end
+        };
+        let Some(stride) = samples.stride() else {
+            return end;
+        };
+        let [List { words, .. }, _] = &mut scratch.lists;
+        let begin = self.begin.start..end;
+        if self.search_some_places(&begin, stride, words, host, found) {
+            end
+        } else {
+            self.search_with_filter(scratch, host, found)
         }
     }
 
-    /// Filters the first `places` places of a piece, which is that from `at` on. Says how many of the
-    /// words are not 0.
-    fn filter_piece(
-        &self,
-        choice: &Choice,
-        at: usize,
-        piece: Piece<'_>,
-        places: usize,
-        words: &mut [u64],
-    ) -> usize {
-        let Searcher { tables, level, .. } = self.searcher;
+    /// What is searched some time after `piece`, which is that from `at` on.
+    fn ahead<'b>(&'b self, at: usize, piece: Piece<'b>) -> Piece<'b> {
         let ahead = at.saturating_add(AHEAD);
-        let ahead = if ahead < self.memory.len() {
+        if ahead < self.memory.len() {
             self.memory.piece(ahead)
         } else {
             piece
-        };
-        // What a window has beyond the piece is not known here: such places all pass.
-        let whole = piece.len().saturating_sub(tables.size.saturating_sub(1));
-        let known = places.min(whole);
-        let full = known / PLACES;
-        let (words, rest) = words.split_at_mut_checked(full).unwrap_or_default();
-        let mut count = filter::blocks(*level, choice, tables.size, piece, ahead, words);
-
-        let mut first = full.saturating_mul(PLACES);
-        for word in rest {
-            let here = places.saturating_sub(first).min(PLACES);
-            let known = known.saturating_sub(first).min(here);
-            let passes = if known == 0 {
-                0
-            } else {
-                self.filter_rest(choice, piece, whole, first)
-            };
-            *word = (passes & low_bits(known)) | (low_bits(here) & !low_bits(known));
-            count = count.saturating_add(usize::from(*word != 0));
-            first = first.saturating_add(PLACES);
-        }
-        count
-    }
-
-    /// The word of the block that begins at `first`, and is not whole: `whole` is the number of places
-    /// of which something is known.
-    fn filter_rest(&self, choice: &Choice, piece: Piece<'_>, whole: usize, first: usize) -> u64 {
-        let Searcher { tables, level, .. } = self.searcher;
-        // From the last 64 places that are known.
-        let back = whole.saturating_sub(PLACES).min(first);
-        let skip = first.saturating_sub(back);
-        if whole < PLACES || skip >= PLACES {
-            return u64::MAX;
-        }
-        let mut word = [0];
-        let piece = piece.after(back);
-        filter::blocks(*level, choice, tables.size, piece, piece, &mut word);
-        word[0] >> skip
-    }
-
-    /// Looks for matches that begin in `begin` where something has passed.
-    fn look_closely<H: Host>(
-        &self,
-        choice: &Choice,
-        list: &List,
-        begin: &Range<usize>,
-        host: &H,
-        found: &mut impl FnMut(Match),
-    ) {
-        let mut looks = 0;
-        for run in list.runs.iter().take(list.len).filter(|run| run.len > 0) {
-            let piece = self.memory.piece(run.at);
-            let words = list.words.get(run.first..).unwrap_or_default();
-            let words = words.get(..run.len).unwrap_or_default();
-            // Most of them are 0: several at once are passed by.
-            let groups = (0..).step_by(PLACES * GROUP).zip(words.chunks(GROUP));
-            for (first, group) in groups.filter(|(_, group)| group.iter().any(|word| *word != 0)) {
-                for (first, word) in (first..).step_by(PLACES).zip(group) {
-                    let mut left = *word;
-                    while let Some(bit) = lowest(left) {
-                        left &= left.wrapping_sub(1);
-                        let place = bit.saturating_add(first);
-                        self.look(choice, run.at, piece, place, begin, found);
-                        looks += 1;
-                        if looks == CLOSE_LOOKS {
-                            looks = 0;
-                            host.breathe();
-                        }
-                    }
-                }
-            }
         }
     }
 
-    /// Looks for matches whose window begins at a place of a piece, which begins at `at`.
-    #[inline]
-    fn look(
-        &self,
-        choice: &Choice,
-        at: usize,
-        piece: Piece<'_>,
-        place: usize,
-        begin: &Range<usize>,
-        found: &mut impl FnMut(Match),
-    ) {
-        let word = piece.half_word(place);
-        let at = at.saturating_add(place);
-        let word = word.unwrap_or_else(|| self.half_word_at(at));
-        for (index, window) in choice.candidates(word) {
-            let Some(offset) = at.checked_sub(window).filter(|at| begin.contains(at)) else {
-                continue;
-            };
-            if self.stands(index, offset) {
-                found(Match {
-                    offset,
-                    pattern: index,
-                });
-            }
-        }
-    }
-
-    /// Looks for matches at the first place, without a filter.
+    /// Looks at `offset` for those patterns that `is_wanted` says: there are so many so small pieces that not
+    /// even the windows of the first matches have been looked at.
     #[cold]
-    fn look_at_first(&self, found: &mut impl FnMut(Match)) {
-        let offset = self.begin.start;
-        for index in 0..self.searcher.patterns.len().min(MAX_PATTERNS) {
+    fn look_at(
+        &self,
+        offset: usize,
+        is_wanted: impl Fn(usize) -> bool,
+        found: &mut impl FnMut(Match),
+    ) {
+        let all = 0..self.searcher.patterns.len().min(MAX_PATTERNS);
+        for index in all.filter(|index| is_wanted(*index)) {
             if self.stands(index, offset) {
                 found(Match {
                     offset,
@@ -436,23 +278,6 @@ impl<M: Memory + ?Sized> Step<'_, M> {
             self.memory.copy(offset, copy);
         }
         is_there && pattern.matches(copy)
-    }
-
-    /// The four bytes at `at`, which may lie in several pieces; zeros beyond the end.
-    #[cold]
-    fn half_word_at(&self, at: usize) -> u32 {
-        let mut bytes = [0; window::MOST];
-        self.memory.copy(at, &mut bytes);
-        u32::from_le_bytes(bytes)
-    }
-}
-
-/// A word with the `count` lowest bits set, up to 64.
-const fn low_bits(count: usize) -> u64 {
-    if count >= PLACES {
-        u64::MAX
-    } else {
-        (1 << count) - 1
     }
 }
 

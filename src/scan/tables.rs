@@ -8,9 +8,15 @@
 //! place passes if the entries of its bytes have a bit in common.
 //!
 //! What passes is looked up by a hash of the four bytes there.
+//!
+//! Patterns that are long enough can be looked for in another way ([`samples`](super::samples)), which is faster
+//! but for few of them in wide vectors.
 
 use super::{
+    level::Level,
     pattern::Pattern,
+    samples::Samples,
+    tail::Tail,
     window::{
         self,
         MOST, //
@@ -35,12 +41,17 @@ const NONE: u16 = 0;
 #[derive(Debug)]
 #[repr(C)]
 pub struct Tables {
-    /// With the rarest windows first.
+    /// For the patterns that few places are enough for.
+    pub(super) samples: Samples,
+    /// For all others, with the rarest windows first. If there are none, for all patterns, if they are few.
     pub(super) choices: [Choice; 2],
-    /// The number of bytes that the filter looks at.
+    /// The number of bytes that the filter looks at, 0 if there is nothing for it.
     pub(super) size: usize,
+    /// There are patterns that few places are not enough for.
+    pub(super) has_others: bool,
     /// The length of the longest pattern.
     pub(super) longest: usize,
+    tails: [Tail; MAX_PATTERNS],
 }
 
 /// One choice of windows.
@@ -52,6 +63,8 @@ pub(super) struct Choice {
     /// The same, with a table each for the low and the high half of the byte, whose entries have to
     /// have a bit in common: more passes.
     pub(super) halves: [[[u8; 16]; 2]; MOST],
+    /// For each value of a byte its `classes`, that of the first byte of a window lowest.
+    steps: [u32; 256],
     /// The greatest offset of a window in its pattern.
     pub(super) farthest: usize,
     /// For each hash the first pattern that it leads to.
@@ -73,6 +86,18 @@ struct Window {
     mask: u32,
     /// Where it begins in the pattern.
     at: usize,
+    /// The index of the pattern.
+    pattern: usize,
+}
+
+/// Up to how many patterns, at a level, the filter is faster than looking at few places; and up to how
+/// many it is where of these too many pass.
+const fn few(level: Level) -> (usize, usize) {
+    match level {
+        Level::Portable => (0, 0),
+        Level::Avx2 => (0, 8),
+        Level::Avx512 => (64, MAX_PATTERNS),
+    }
 }
 
 impl Tables {
@@ -81,24 +106,66 @@ impl Tables {
     #[allow(clippy::large_stack_arrays, reason = "not for the kernel")]
     pub const fn new() -> Self {
         Self {
+            samples: Samples::new(),
             choices: [const { Choice::new() }; 2],
             size: 0,
+            has_others: false,
             longest: 0,
+            tails: [Tail::NONE; MAX_PATTERNS],
         }
     }
 
-    /// Prepares them for `patterns`; those beyond [`MAX_PATTERNS`] are left out.
-    pub(super) fn prepare(&mut self, patterns: &[Pattern]) {
+    /// Prepares them for a search at `level` for `patterns`; those beyond [`MAX_PATTERNS`] are left out.
+    pub(super) fn prepare(&mut self, patterns: &[Pattern], level: Level) {
         let patterns = patterns.get(..MAX_PATTERNS).unwrap_or(patterns);
-        self.size = match patterns.len() {
-            0..=8 => 3,
-            _ => 4,
-        };
         self.longest = patterns.iter().map(Pattern::len).max().unwrap_or(0);
-        for (number, choice) in self.choices.iter_mut().enumerate() {
-            choice.prepare(patterns, self.size, number);
+        for (tail, pattern) in self.tails.iter_mut().zip(patterns) {
+            *tail = Tail::of(pattern);
         }
+        let (few, not_many) = few(level);
+        let for_samples = if patterns.len() > few { patterns } else { &[] };
+        self.samples.prepare(for_samples);
+        let Self {
+            samples, choices, ..
+        } = self;
+        let all = patterns.iter().enumerate();
+        let others = all.clone().filter(|(index, _)| !samples.has(*index));
+        self.has_others = others.clone().next().is_some();
+        self.size = if self.has_others {
+            prepare_choices(choices, &others)
+        } else if patterns.len() <= not_many {
+            prepare_choices(choices, &all)
+        } else {
+            0
+        };
     }
+
+    /// Whether a pattern is looked for by the filter.
+    pub(super) fn is_filtered(&self, pattern: usize) -> bool {
+        !(self.has_others && self.samples.has(pattern))
+    }
+
+    /// The tail of a pattern.
+    #[inline]
+    pub(super) fn tail(&self, pattern: usize) -> &Tail {
+        self.tails.get(pattern).unwrap_or(&Tail::NONE)
+    }
+}
+
+/// Prepares both choices for `patterns`, each with its index. Gives the number of bytes to look at.
+fn prepare_choices<'a>(
+    choices: &mut [Choice; 2],
+    patterns: &(impl Iterator<Item = (usize, &'a Pattern)> + Clone),
+) -> usize {
+    let size = match patterns.clone().count() {
+        0 => 0,
+        1..=8 => 3,
+        _ => 4,
+    };
+    for (number, choice) in choices.iter_mut().enumerate() {
+        choice.prepare(patterns.clone(), size, number);
+    }
+    size
 }
 
 impl Default for Tables {
@@ -112,6 +179,7 @@ impl Choice {
         Self {
             classes: [[0; 256]; MOST],
             halves: [[[0; 16]; 2]; MOST],
+            steps: [0; 256],
             farthest: 0,
             heads: [NONE; 1 << HASH_BITS],
             next: [NONE; MAX_PATTERNS],
@@ -122,33 +190,42 @@ impl Choice {
                     value: 0,
                     mask: 0,
                     at: 0,
+                    pattern: 0,
                 }
             }; MAX_PATTERNS],
         }
     }
 
-    fn prepare(&mut self, patterns: &[Pattern], size: usize, number: usize) {
-        self.count(patterns);
+    /// Prepares it for `patterns`, each with its index.
+    fn prepare<'a>(
+        &mut self,
+        patterns: impl Iterator<Item = (usize, &'a Pattern)> + Clone,
+        size: usize,
+        number: usize,
+    ) {
+        self.count(patterns.clone().map(|(_, pattern)| pattern));
         self.hashed = u32::MAX;
         self.farthest = 0;
-        for (window, pattern) in self.windows.iter_mut().zip(patterns) {
+        for (window, (index, pattern)) in self.windows.iter_mut().zip(patterns.clone()) {
             let others = |at| {
                 let count = self.heads.get(hash(Window::of(pattern, at).value));
                 u64::from(count.copied().unwrap_or(0))
             };
             let [first, second] = window::choose(pattern, size, others);
             *window = Window::of(pattern, if number == 0 { first } else { second });
+            window.pattern = index;
             self.farthest = self.farthest.max(window.at);
             if window.mask != u32::MAX && window.mask | CASES == u32::MAX {
                 self.hashed = !CASES;
             }
         }
-        self.lead(patterns.len());
-        self.classify(patterns.len(), size, number);
+        let count = patterns.count();
+        self.lead(count);
+        self.classify(count, size, number);
     }
 
     /// Counts in `heads` how many patterns have what leads to each hash, wherever they have it.
-    fn count(&mut self, patterns: &[Pattern]) {
+    fn count<'a>(&mut self, patterns: impl Iterator<Item = &'a Pattern>) {
         self.heads = [NONE; 1 << HASH_BITS];
         for pattern in patterns {
             for at in 0..pattern.len() {
@@ -204,6 +281,17 @@ impl Choice {
             let together = rank.saturating_mul(BUCKETS).checked_div(count);
             self.add(window, size, bit(bucket), bit(together.unwrap_or(0)));
         }
+        for (value, step) in self.steps.iter_mut().enumerate() {
+            let classes = self.classes.each_ref().map(|classes| classes.get(value));
+            *step = u32::from_le_bytes(classes.map(|class| class.copied().unwrap_or(0)));
+        }
+    }
+
+    /// The buckets that are possible for the windows that began so many bytes ago, in a byte each, the lowest one for
+    /// that which begins with `byte`. `begun` are those before it.
+    #[inline]
+    pub(super) fn step(&self, begun: u32, byte: u8) -> u32 {
+        ((begun << u8::BITS) | u32::from(u8::MAX)) & self.steps[usize::from(byte)]
     }
 
     /// Adds a window to a bucket of whole bytes, and to one of their halves.
@@ -276,17 +364,17 @@ impl Choice {
         let head = self.heads.get(hash(word & self.hashed));
         let found = self.list(head.copied().unwrap_or(NONE));
         let all = found.chain(self.list(self.loose));
-        all.filter(move |(_, window)| word & window.mask == window.value)
-            .map(|(index, window)| (index, window.at))
+        all.filter(move |window| word & window.mask == window.value)
+            .map(|window| (window.pattern, window.at))
     }
 
     #[inline]
-    fn list(&self, head: u16) -> impl Iterator<Item = (usize, &Window)> + '_ {
+    fn list(&self, head: u16) -> impl Iterator<Item = &Window> + '_ {
         let mut next = head;
         core::iter::from_fn(move || {
             let index = usize::from(next.checked_sub(1)?);
             next = self.next.get(index).copied().unwrap_or(NONE);
-            Some((index, self.windows.get(index)?))
+            self.windows.get(index)
         })
     }
 }
@@ -302,6 +390,7 @@ impl Window {
             value: u32::from_le_bytes(value),
             mask: u32::from_le_bytes(mask),
             at,
+            pattern: 0,
         }
     }
 

@@ -45,9 +45,14 @@ fn share((value, mask): (u8, u8)) -> u64 {
     }
 }
 
-/// Roughly how many of `TOTAL` to the power of [`MOST`] places in memory have what `pattern` asks for in
-/// the `size` bytes from `at` on.
-fn rarity(pattern: &Pattern, at: usize, size: usize) -> u64 {
+/// The number of places that [`rarity`] speaks of: [`TOTAL`] to the power of `size`, up to [`MOST`].
+pub(super) fn places(size: usize) -> u64 {
+    (0..size).fold(1, |places: u64, _| places.saturating_mul(TOTAL))
+}
+
+/// Roughly at how many of [`places`] in memory stands what `pattern` asks for in the `size` bytes from
+/// `at` on.
+pub(super) fn rarity(pattern: &Pattern, at: usize, size: usize) -> u64 {
     let byte = |index: usize| pattern.byte(index).unwrap_or((0, 0));
     (at..at.saturating_add(size)).fold(1, |product: u64, index| {
         let this = byte(index);

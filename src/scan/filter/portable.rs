@@ -5,17 +5,17 @@
 use super::PLACES;
 use crate::scan::{
     memory::Piece,
-    tables::Choice,
-    window::MOST, //
+    tables::Choice, //
 };
 
 const WORD: usize = size_of::<u64>();
 
 /// As [`super::blocks`].
 pub(super) fn blocks(choice: &Choice, size: usize, piece: Piece<'_>, words: &mut [u64]) -> usize {
+    // What is left at the end of a window.
+    let end = 0xff << size.saturating_sub(1).saturating_mul(8);
     // What all places have in which all is zero, as much of memory is.
-    let zeros = choice.classes.iter().take(size);
-    let zeros = zeros.fold(u8::MAX, |buckets, classes| buckets & classes[0]);
+    let zeros = (0..size).fold(0, |begun, _| choice.step(begun, 0)) & end;
     let zeros = if zeros == 0 { 0 } else { u64::MAX };
 
     let mut count = 0;
@@ -31,7 +31,7 @@ pub(super) fn blocks(choice: &Choice, size: usize, piece: Piece<'_>, words: &mut
         *word = if any == 0 {
             zeros
         } else {
-            places(choice, size, &bytes)
+            places(choice, size, end, &bytes)
         };
         count += usize::from(*word != 0);
     }
@@ -39,26 +39,21 @@ pub(super) fn blocks(choice: &Choice, size: usize, piece: Piece<'_>, words: &mut
 }
 
 /// The places in `bytes`, which has what is needed to look at 64 of them.
-fn places(choice: &Choice, size: usize, bytes: &[u8; PLACES + WORD]) -> u64 {
-    let mut word = 0;
-    // The buckets that are possible for the windows that began so many bytes ago, less one.
-    let mut begun = [0; MOST];
-    for (index, byte) in bytes.iter().enumerate() {
-        begun.rotate_right(1);
-        begun[0] = u8::MAX;
-        for (begun, classes) in begun.iter_mut().zip(&choice.classes).take(size) {
-            *begun &= classes[usize::from(*byte)];
-        }
-        let begins = index.checked_sub(size.saturating_sub(1));
-        let Some(place) = begins.filter(|place| *place < PLACES) else {
-            continue;
-        };
-        let passes = begun
-            .get(size.saturating_sub(1))
-            .is_some_and(|begun| *begun != 0);
-        word |= u64::from(passes) << place;
-    }
-    word
+fn places(choice: &Choice, size: usize, end: u32, bytes: &[u8; PLACES + WORD]) -> u64 {
+    let (first, rest) = bytes
+        .split_at_checked(size.saturating_sub(1))
+        .unwrap_or_default();
+    let begun = first
+        .iter()
+        .fold(0, |begun, byte| choice.step(begun, *byte));
+    let places = rest
+        .iter()
+        .take(PLACES)
+        .fold((begun, 0), |(begun, places), byte| {
+            let begun = choice.step(begun, *byte);
+            (begun, (places << 1) | u64::from(begun & end != 0))
+        });
+    places.1.reverse_bits()
 }
 
 /// The word of which some bytes are beyond the end of the piece.

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The search that looks at some places only.
+
+use core::{
+    num::NonZeroUsize,
+    ops::Range, //
+};
+
+use super::{
+    Match,
+    Searcher,
+    Step,
+    CLOSE_LOOKS, //
+};
+use crate::scan::{
+    filter::PLACES,
+    memory::{
+        Host,
+        Memory,
+        Piece, //
+    }, //
+};
+
+/// If of so many places one passes, those are many.
+const MANY: usize = 8;
+
+impl<M: Memory + ?Sized> Step<'_, M> {
+    /// Searches for matches that begin in `begin`, by looking at places that are `stride` bytes apart. Needs some
+    /// words, whatever is in them.
+    ///
+    /// Says whether that was done: not if so many places pass at once that the filter, which can be used
+    /// instead, is faster. Then nothing was found yet.
+    pub(super) fn search_some_places<H: Host>(
+        &self,
+        begin: &Range<usize>,
+        stride: NonZeroUsize,
+        words: &mut [u64],
+        host: &H,
+        found: &mut impl FnMut(Match),
+    ) -> bool {
+        let Searcher { tables, level, .. } = self.searcher;
+        let samples = &tables.samples;
+        let can_give_up = !tables.has_others && tables.size > 0;
+        let stride = stride.get();
+        let end = begin.end.saturating_add(samples.farthest());
+        let end = end.min(self.memory.len());
+        let most = words.len().saturating_mul(PLACES);
+        let mut looks = 0;
+        let mut at = begin.start;
+        while at < end {
+            let piece = self.memory.piece(at);
+            // Places with a whole word after them.
+            let places = piece.len().saturating_sub(size_of::<u64>() - 1);
+            let places = places.min(end.saturating_sub(at));
+            let count = places.div_ceil(stride).min(most);
+            let used = words.get_mut(..count.div_ceil(PLACES)).unwrap_or_default();
+            if used.is_empty() {
+                // The word here lies in several pieces.
+                samples.for_each_candidate(
+                    self.word_at(at),
+                    |_| None,
+                    |pattern, window| self.decide(pattern, at, window, begin, found),
+                );
+                at = at.saturating_add(stride);
+                continue;
+            }
+            samples.look(*level, piece, self.ahead(at, piece), count, used);
+            if can_give_up && at == begin.start && passed(used) > count / MANY {
+                return false;
+            }
+            self.look_closely_at_some(begin, stride, at, piece, used, &mut looks, host, found);
+            at = at.saturating_add(count.saturating_mul(stride));
+        }
+        true
+    }
+
+    /// Looks for matches where `words` tell of places that have passed, of a piece that begins at `at`.
+    #[allow(clippy::too_many_arguments, reason = "it is a part of its only caller")]
+    fn look_closely_at_some<H: Host>(
+        &self,
+        begin: &Range<usize>,
+        stride: usize,
+        at: usize,
+        piece: Piece<'_>,
+        words: &[u64],
+        looks: &mut u32,
+        host: &H,
+        found: &mut impl FnMut(Match),
+    ) {
+        let samples = &self.searcher.tables.samples;
+        let firsts = (0..).step_by(PLACES.saturating_mul(stride));
+        for (first, word) in firsts.zip(words).filter(|(_, word)| **word != 0) {
+            // The highest bit is that of the first place.
+            let mut left = samples.sift(piece, first, word.reverse_bits());
+            while left != 0 {
+                let place = samples.place(first, left.trailing_zeros());
+                left &= left.wrapping_sub(1);
+                let Some(word) = piece.word(place) else {
+                    break;
+                };
+                *looks += samples.for_each_candidate(
+                    word,
+                    |distance| piece.word(place.wrapping_add_signed(distance)),
+                    |pattern, window| {
+                        self.decide(pattern, at.saturating_add(place), window, begin, found);
+                    },
+                );
+                if *looks >= CLOSE_LOOKS {
+                    *looks = 0;
+                    host.breathe();
+                }
+            }
+        }
+    }
+
+    /// Decides whether a pattern stands where its window at `window` is at `at`.
+    // Not a part of the loop, which is to be small.
+    #[inline(never)]
+    fn decide(
+        &self,
+        pattern: usize,
+        at: usize,
+        window: usize,
+        begin: &Range<usize>,
+        found: &mut impl FnMut(Match),
+    ) {
+        let offset = at.checked_sub(window).filter(|at| begin.contains(at));
+        if let Some(offset) = offset.filter(|offset| self.stands(pattern, *offset)) {
+            found(Match { offset, pattern });
+        }
+    }
+
+    /// The eight bytes at `at`, which may lie in several pieces; zeros beyond the end.
+    #[cold]
+    fn word_at(&self, at: usize) -> u64 {
+        let mut bytes = [0; size_of::<u64>()];
+        self.memory.copy(at, &mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+}
+
+/// How many places have passed.
+fn passed(words: &[u64]) -> usize {
+    let ones = words.iter().map(|word| word.count_ones());
+    usize::try_from(ones.fold(0, u32::saturating_add)).unwrap_or(0)
+}
