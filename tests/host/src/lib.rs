@@ -86,24 +86,36 @@ pub fn parse<T: AsRef<[u8]>>(specs: &[T]) -> Vec<Pattern> {
 #[must_use]
 pub fn naive(memory: &[u8], patterns: &[Vec<Nibbles>]) -> Vec<Match> {
     let is = |nibble: Option<u8>, value| nibble.is_none_or(|nibble| nibble == value);
-    let mut matches = Vec::new();
-    for offset in 0..memory.len() {
-        for (index, pattern) in patterns.iter().enumerate() {
-            let here = &memory[offset..];
-            if here.len() >= pattern.len()
-                && pattern
-                    .iter()
-                    .zip(here)
-                    .all(|(&(high, low), byte)| is(high, byte >> 4) && is(low, byte & 0xf))
-            {
-                matches.push(Match {
-                    offset,
-                    pattern: index,
-                });
-            }
-        }
-    }
-    matches
+    naive_by(memory, patterns, |pattern, here| {
+        here.len() >= pattern.len()
+            && pattern
+                .iter()
+                .zip(here)
+                .all(|(&(high, low), byte)| is(high, byte >> 4) && is(low, byte & 0xf))
+    })
+}
+
+/// The same for patterns that were read by the code under test.
+#[must_use]
+pub fn naive_of(memory: &[u8], patterns: &[Pattern]) -> Vec<Match> {
+    naive_by(memory, patterns, |pattern, here| {
+        let bytes = pattern.value().iter().zip(pattern.mask());
+        here.len() >= pattern.len()
+            && bytes
+                .zip(here)
+                .all(|((value, mask), byte)| byte & mask == *value)
+    })
+}
+
+fn naive_by<P>(memory: &[u8], patterns: &[P], stands: impl Fn(&P, &[u8]) -> bool) -> Vec<Match> {
+    let places = (0..memory.len()).flat_map(|offset| {
+        let all = patterns.iter().enumerate();
+        all.map(move |(pattern, wanted)| (Match { offset, pattern }, wanted))
+    });
+    places
+        .filter(|(place, wanted)| stands(wanted, &memory[place.offset..]))
+        .map(|(place, _)| place)
+        .collect()
 }
 
 /// What the searcher finds at one level in `memory` of what begins in `begin`, in the order in which

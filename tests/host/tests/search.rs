@@ -15,6 +15,7 @@ use std::{
 use host::{
     hex,
     naive,
+    naive_of,
     parse,
     search,
     search_all,
@@ -105,6 +106,47 @@ fn any_search(
     })
 }
 
+/// Letters, other bytes, and what is one of them again and again, so that much is almost a match.
+fn any_text() -> impl Strategy<Value = Vec<u8>> {
+    let letters = || vec(select(&b"aAbBzZ019{[\x80"[..]), 1..30);
+    let run = prop_oneof![
+        letters(),
+        (letters(), 1..12_usize).prop_map(|(part, times)| part.repeat(times))
+    ];
+    vec(run, 0..12).prop_map(|runs| runs.concat())
+}
+
+/// Text, and long patterns that were taken out of it: most of them as they are, some with another last byte, with a
+/// digit left open, or with letters of either case.
+fn any_long_search() -> impl Strategy<Value = (Vec<u8>, Vec<String>)> {
+    any_text().prop_flat_map(|memory| {
+        let source = memory.clone();
+        let taken = (any::<Index>(), 8..60_usize, 0..6_u8, any::<Index>());
+        let pattern = taken.prop_map(move |(start, len, kind, open)| {
+            let start = start.index(source.len() + 1);
+            let end = source.len().min(start + len);
+            let mut bytes = [&source[start..end], b"tail"].concat();
+            let all = bytes.len();
+            bytes.truncate(if all < 12 { all } else { all - 4 });
+            match kind {
+                0 => *bytes.last_mut().expect("there are some") ^= 1,
+                1 => {
+                    let text = bytes.iter().map(|byte| format!("\\x{byte:02x}"));
+                    return format!("itext:{}", text.collect::<String>());
+                }
+                _ => (),
+            }
+            let mut digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            if kind == 2 {
+                let at = open.index(digits.len());
+                digits.replace_range(at..=at, "?");
+            }
+            format!("hex:{digits}")
+        });
+        (Just(memory), vec(pattern, 1..80))
+    })
+}
+
 fn specs(patterns: &[Vec<Nibbles>]) -> Vec<String> {
     patterns.iter().map(|pattern| hex(pattern)).collect()
 }
@@ -165,6 +207,29 @@ proptest! {
                 prop_assert!(last[pattern] < Some(offset));
                 last[pattern] = Some(offset);
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn long_patterns((memory, specs) in any_long_search(), cuts in any_cuts(), parts in vec(any::<Index>(), 0..4)) {
+        let patterns = parse(&specs);
+        let borders = |cuts| borders(cuts, memory.len());
+        let cuts = borders(&cuts);
+        let cut = Cut { bytes: &memory, borders: &cuts };
+        let expected = naive_of(&memory, &patterns);
+        prop_assert_eq!(search_all(&cut, &patterns), &expected[..]);
+        for level in kvm_inspect_pure::levels() {
+            let (mut found, mut begin) = (Vec::new(), 0);
+            for end in borders(&parts).into_iter().chain([memory.len()]) {
+                found.extend(search(level, &cut, &patterns, begin..end));
+                begin = end;
+            }
+            found.sort_unstable();
+            prop_assert_eq!(&found, &expected);
         }
     }
 }
