@@ -337,7 +337,8 @@ impl Search {
             };
             state.busy += 1;
             drop(state);
-            self.work(&mut worker, memory, &process::current_is_being_killed);
+            let stop = process::current_is_being_killed;
+            self.work(&mut worker, memory, &stop, &mut false);
             let mut state = self.state.lock();
             // There is room: it came from there.
             let _ = state.workers.push_within_capacity(worker);
@@ -381,8 +382,9 @@ impl Search {
             stop
         };
         let mut worker = self.take_own()?;
+        let mut has_worked = false;
         loop {
-            self.work(&mut worker, memory, &stop);
+            self.work(&mut worker, memory, &stop, &mut has_worked);
             let mut state = self.state.lock();
             while state.busy > 0 {
                 let _ = self
@@ -437,16 +439,22 @@ impl Search {
         }
     }
 
-    /// Searches chunk after chunk.
-    fn work(&self, worker: &mut Worker, memory: &UserMemory<'_>, stop: &dyn Fn() -> bool) {
+    /// Searches chunk after chunk. A thread counts once in a pause: `has_worked` says whether it has
+    /// been counted.
+    fn work(
+        &self,
+        worker: &mut Worker,
+        memory: &UserMemory<'_>,
+        stop: &dyn Fn() -> bool,
+        has_worked: &mut bool,
+    ) {
         let stop = || stop() || self.stopped.load(Relaxed);
-        let mut has_worked = false;
         while let Some(mut chunk) = self.next_chunk(memory, &stop) {
             let begun = Instant::<Monotonic>::now();
             let result = self.search_chunk(worker, memory, &mut chunk, &stop);
             let mut state = self.state.lock();
-            state.threads.0 += u32::from(!has_worked);
-            has_worked = true;
+            state.threads.0 += u32::from(!*has_worked);
+            *has_worked = true;
             state.chunk_time = state.chunk_time.max(begun.elapsed());
             match result {
                 Ok(()) => state.finish(&chunk, self.chunk_pages),
