@@ -90,10 +90,32 @@ fn pagemap(pid: i32, address: u64, pages: u64) -> impl Iterator<Item = u64> {
 
 /// The state of a thread of this process, as in `/proc/PID/stat`: `R`, `S`, …
 pub(crate) fn thread_state(tid: i32) -> char {
-    let stat = fs::read_to_string(format!("/proc/self/task/{tid}/stat"));
-    let stat = stat.expect("the thread is there");
+    state(&stat(&format!("/proc/self/task/{tid}")))
+}
+
+/// The same of a process with one thread.
+pub(crate) fn process_state(pid: i32) -> char {
+    state(&stat(&format!("/proc/{pid}")))
+}
+
+/// How long a process has had a CPU, to some hundredths of a second.
+pub(crate) fn cpu_time(pid: i32) -> Duration {
+    // In user space, and in the kernel: the 14th and the 15th value, of which two are not here.
+    let stat = stat(&format!("/proc/{pid}"));
+    let ticks = stat.split(' ').skip(11).take(2);
+    let ticks = ticks.map(|ticks| ticks.parse::<u64>().expect("a number"));
+    Duration::from_millis(10 * ticks.sum::<u64>())
+}
+
+/// What `stat` in this folder has after the name.
+fn stat(folder: &str) -> String {
+    let stat = fs::read_to_string(format!("{folder}/stat")).expect("it is there");
     let (_, rest) = stat.rsplit_once(") ").expect("the name is in parentheses");
-    rest.chars().next().expect("there is a state")
+    rest.to_owned()
+}
+
+fn state(stat: &str) -> char {
+    stat.chars().next().expect("there is a state")
 }
 
 /// Whether the processor has a feature, by the kernel's name for it.

@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    ops::Range,
     sync::{
         atomic::{AtomicBool, Ordering::SeqCst},
         Arc,
@@ -19,15 +20,16 @@ use super::{secret, some, times, Case, Random};
 use crate::{
     init::slowness,
     inspect::{hex, Inspection},
-    process::PAGE,
+    process::{cpu_time, process_state, PAGE},
     report::Report,
-    vmm::{Backing, Mapping, Mode, Vm, Work},
+    vmm::{Backing, Mapping, Mode, Vcpu, Vm, Work},
 };
 
 pub(super) const CASES: &[Case] = &[
     Case::new("search_itext", itext),
     Case::new("search_ways", ways).within(400),
     Case::new("search_threads", threads),
+    Case::new("search_killed", killed).within(400),
     Case::new("search_lowest_hits", lowest_hits),
     Case::new("search_sparse", sparse).within(200),
     Case::new("search_own_memory", own_memory).within(200),
@@ -196,6 +198,99 @@ fn threads() {
     }
     vm.wait_until_it_goes_on();
     vm.finish();
+}
+
+/// Who helps to search is killed meanwhile, and the VM lives on: what it has not searched others do, once.
+fn killed() {
+    /// The vCPUs whose threads can be killed alone.
+    const ALONE: Range<usize> = 1..3;
+    /// How much of a page is full of matches, which makes the search slow.
+    const FULL: usize = 128;
+    const SHOWN: u64 = 100;
+
+    let mut vm = Vm::bootable();
+    for work in [Work::Count, Work::Halt, Work::Halt] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    vm.start();
+    vm.vcpus()[ALONE].iter_mut().for_each(Vcpu::stop);
+    // Each second page is not there: a chunk consists of many windows, and may be left between them.
+    let size = 32 * MIB / u64::from(slowness());
+    let memory = vm.add_memory(MIB, size, Backing::Anonymous);
+    let pages = (0..size / PAGE).step_by(2);
+    for page in pages.clone() {
+        memory.write(page * PAGE, &[0x5a; FULL]);
+    }
+    let hits = (pages.count() * (FULL - 15)) as u64;
+    let shown: Vec<u64> = (MIB..MIB + SHOWN).collect();
+    let check = |vm: &Vm, report: &Report| {
+        // What is left out shows, and what is searched twice.
+        assert_eq!(report.done.hits, hits, "{:?}", report.done);
+        assert_eq!(report.hits, vm.hits(0, &shown));
+        assert_eq!(report.done.uncovered_bytes, 0);
+        assert!(report.done.threads <= 4, "{:?}", report.done);
+        Vm::assert_scanned(report, crate::vmm::LOW_MEMORY + size / 2);
+        vm.assert_slots(report);
+    };
+
+    let inspection = Inspection::of_self()
+        .patterns(&[hex(&[0x5a; 16])])
+        .set("max_hits", SHOWN)
+        .set("engine", "portable")
+        .set("threads", 4);
+    let in_pauses = inspection.clone().set("max_pause_ms", 4 * short_pause());
+    let mut random = Random::new();
+    let (mut kills, mut while_searching, mut most) = (0, 0, 0);
+    for (inspection, rounds) in [(inspection, times(10)), (in_pauses, times(10))] {
+        start_alone(&mut vm, ALONE);
+        let whole = inspection.report();
+        check(&vm, &whole);
+        let before = while_searching;
+        for _ in 0..rounds {
+            let report = thread::scope(|scope| {
+                let alone = &mut vm.vcpus()[ALONE];
+                // One that halts takes time for nothing but the search.
+                let used = |vcpu: &Vcpu| cpu_time(vcpu.pid());
+                let before: Vec<Duration> = alone.iter().map(used).collect();
+                let loading = scope.spawn(|| inspection.report());
+                for (vcpu, before) in alone.iter_mut().zip(before) {
+                    // There is half a CPU for each who searches.
+                    let some = Duration::from_micros(random.below(whole.done.scan_us / 3));
+                    let enough = Duration::from_millis(20) * slowness() + some;
+                    let searches = |vcpu: &Vcpu| {
+                        used(vcpu) - before > enough && process_state(vcpu.pid()) == 'R'
+                    };
+                    while !loading.is_finished() {
+                        if searches(vcpu) {
+                            while_searching += 1;
+                            break;
+                        }
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    vcpu.stop();
+                    kills += 1;
+                }
+                let report = loading.join();
+                report.expect("a panic would have ended the process")
+            });
+            check(&vm, &report);
+            most = most.max(report.done.threads);
+            start_alone(&mut vm, ALONE);
+            vm.wait_until_it_goes_on();
+        }
+        assert!(while_searching > before, "all were killed too late");
+        vm.vcpus()[ALONE].iter_mut().for_each(Vcpu::stop);
+    }
+    println!("counted: helpers_killed={kills} while_searching={while_searching}");
+    assert!(most > 2, "{most}: no two of them have helped");
+    vm.finish();
+}
+
+/// Lets those of some vCPUs that do not run do so, each in a process that can be killed alone.
+fn start_alone(vm: &mut Vm, vcpus: Range<usize>) {
+    vm.vcpus()[vcpus]
+        .iter_mut()
+        .for_each(Vcpu::start_in_process);
 }
 
 /// Of more hits than are printed it is the lowest ones, whoever finds them first.

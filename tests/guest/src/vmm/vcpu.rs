@@ -30,12 +30,13 @@ use vmm_sys_util::{
 
 use super::{
     code::{self, Program, READY_PORT},
+    lone::Lone,
     manner::{masked_signal, Conduct, Manner},
     mapping::{to_usize, Mapping},
     mode::{self, Mode, TABLE_OPERANDS},
     nested, Userfault,
 };
-use crate::process::{thread_state, wait_until};
+use crate::process::{process_state, thread_state, wait_until};
 
 ioctl_iow_nr!(KVM_SET_REGS, KVMIO, 0x82, kvm_regs);
 
@@ -164,6 +165,8 @@ struct Shared {
 enum Thread {
     Stopped(Box<Runner>),
     Running(JoinHandle<Box<Runner>>),
+    /// A process of its own has the place of the thread.
+    Lone(Lone, Box<Runner>),
     /// While it changes from one to the other.
     None,
 }
@@ -272,6 +275,27 @@ impl Vcpu {
         self.start_thread(Runner::run_without_guest);
         let from = self.entries();
         wait_until("KVM_RUN is called", || self.entries() > from);
+    }
+
+    /// Lets a process of its own run it, which shares all with the VMM, and can be killed alone:
+    /// [`Self::stop`] does that. It must halt, as it has done before.
+    pub(crate) fn start_in_process(&mut self) {
+        assert!(self.work.halts() && self.shared.ready.load(SeqCst));
+        let Thread::Stopped(runner) = std::mem::replace(&mut self.thread, Thread::None) else {
+            panic!("it runs already");
+        };
+        let process = Lone::start(&runner.fd);
+        let pid = process.pid();
+        self.thread = Thread::Lone(process, runner);
+        wait_until("the vCPU halts in the kernel", || process_state(pid) == 'S');
+    }
+
+    /// The number of that process.
+    pub(crate) fn pid(&self) -> i32 {
+        match &self.thread {
+            Thread::Lone(process, _) => process.pid(),
+            _ => panic!("vCPU {} runs in no process of its own", self.id),
+        }
     }
 
     fn start_thread(&mut self, run: fn(&mut Runner)) {
@@ -414,6 +438,10 @@ impl Vcpu {
                     thread::sleep(Duration::from_millis(1));
                 }
                 let runner = thread.join().expect("a panic would have ended the process");
+                self.thread = Thread::Stopped(runner);
+            }
+            Thread::Lone(process, runner) => {
+                process.kill();
                 self.thread = Thread::Stopped(runner);
             }
             other => self.thread = other,
