@@ -37,6 +37,10 @@ bench-idle: setup ## Measures what the loaded module costs while it waits
 bench-freeze: setup ## Compares how long a guest stands with QEMU's stop and cont; COUNT= inspections of each
 	@scripts/in-root $(MAKE) --no-print-directory bench-freeze $(if $(COUNT),COUNT=$(COUNT))
 
+.PHONY: bench-pause
+bench-pause: setup ## Compares a search by the module with what else there is: the guest's standstill, the whole time
+	@scripts/in-root $(MAKE) --no-print-directory bench-pause
+
 .PHONY: bench-module
 bench-module: setup ## Compares the ways in which the module searches, and kinds of memory
 	@scripts/in-root $(MAKE) --no-print-directory bench-module

@@ -33,6 +33,10 @@ demo: module programs
 bench-freeze: module programs
 	@cargo run --quiet --locked --release --package vm --bin bench-freeze -- $(COUNT)
 
+.PHONY: bench-pause
+bench-pause: module programs
+	@cargo run --quiet --locked --release --package vm --bin bench-pause
+
 .PHONY: test-modules
 test-modules: metadata
 	@scripts/build-module $(kdir) tests/guest/modules $(build)/test-modules

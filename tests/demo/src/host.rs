@@ -79,6 +79,16 @@ pub fn rmmod() -> io::Result<()> {
     Ok(delete_module(c"kvm_inspect", 0)?)
 }
 
+/// Keeps the reports of the module from the console, which is slow; warnings still go there.
+///
+/// # Errors
+///
+/// There is no sysfs.
+pub fn less_on_the_console() -> io::Result<()> {
+    fs::write("/sys/module/printk/parameters/ignore_loglevel", "N")?;
+    fs::write("/proc/sys/kernel/printk", "6")
+}
+
 /// Says a line to whoever watches.
 ///
 /// # Errors

@@ -20,10 +20,15 @@ const SOCKET: &str = "/tmp/qmp";
 /// How long QEMU may take to answer, in an emulator.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long it may take to write the guest's memory to a file.
+const PATIENCE_FOR_MEMORY: Duration = Duration::from_secs(600);
+
 /// A running QEMU with a guest. Dropping it ends it.
 pub struct Qemu {
     child: Child,
     monitor: BufReader<UnixStream>,
+    /// How much memory the guest has, in MiB.
+    mib: u32,
 }
 
 /// How long QEMU had its guest stand ([`Qemu::stop_and_resume`]).
@@ -36,7 +41,7 @@ pub struct Standstill {
     pub standing: Duration,
 }
 
-/// How much memory the guest has.
+/// How much memory a guest has, in MiB, if nothing else is said.
 pub const MIB: u32 = 256;
 
 /// One vCPU's registers, by the names of this module's report.
@@ -50,11 +55,24 @@ impl Qemu {
     ///
     /// QEMU cannot be started, or does not answer.
     pub fn start(cpus: u32, parameters: &str) -> io::Result<(Self, ChildStdout)> {
+        Self::start_with_memory(MIB, cpus, parameters)
+    }
+
+    /// The same with `mib` MiB of memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub fn start_with_memory(
+        mib: u32,
+        cpus: u32,
+        parameters: &str,
+    ) -> io::Result<(Self, ChildStdout)> {
         let parameters = format!("console=ttyS0 rdinit=/init panic=-1 quiet {parameters}");
         let mut child = Command::new("/usr/bin/qemu-system-x86_64-microvm")
             .args(["-enable-kvm", "-cpu", "host", "-machine", "microvm"])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
-            .args(["-m", &MIB.to_string(), "-smp", &cpus.to_string()])
+            .args(["-m", &mib.to_string(), "-smp", &cpus.to_string()])
             .args(["-kernel", "/guest/vmlinuz", "-initrd", "/guest/initramfs"])
             .args(["-append", &parameters])
             .args(["-serial", "stdio", "-no-reboot"])
@@ -67,7 +85,11 @@ impl Qemu {
             .take()
             .ok_or_else(|| io::Error::other("QEMU has no console"))?;
         let monitor = connect()?;
-        let mut this = Self { child, monitor };
+        let mut this = Self {
+            child,
+            monitor,
+            mib,
+        };
         this.read()?; // the greeting
         this.ask("qmp_capabilities", &json!({}))?;
         Ok((this, console))
@@ -115,6 +137,25 @@ impl Qemu {
     /// QEMU does not answer.
     pub fn resume(&mut self) -> io::Result<()> {
         self.ask("cont", &json!({})).map(drop)
+    }
+
+    /// Has QEMU write the guest's memory to a file, with `dump-guest-memory` or `pmemsave`.
+    ///
+    /// # Errors
+    ///
+    /// QEMU does not, or takes too long.
+    pub fn save_memory(&mut self, command: &str, file: &str) -> io::Result<()> {
+        let arguments = if command == "pmemsave" {
+            json!({ "val": 0, "size": u64::from(self.mib) << 20, "filename": file })
+        } else {
+            json!({ "paging": false, "protocol": format!("file:{file}") })
+        };
+        let set_patience = |monitor: &BufReader<UnixStream>, patience| {
+            monitor.get_ref().set_read_timeout(Some(patience))
+        };
+        set_patience(&self.monitor, PATIENCE_FOR_MEMORY)?;
+        self.ask(command, &arguments)?;
+        set_patience(&self.monitor, PATIENCE)
     }
 
     /// Stops the vCPUs and lets them go on at once, and says how long that took.

@@ -32,6 +32,9 @@ const FIRMWARE: [&str; 2] = [
     "/usr/share/qemu/linuxboot_dma.bin",
 ];
 
+/// What searches the files that QEMU writes, in the scenario `peers`.
+const RIPGREP: &str = "/usr/bin/rg";
+
 /// What a host does.
 pub struct Scenario<'a> {
     /// Its name in the crate `demo`.
@@ -40,6 +43,8 @@ pub struct Scenario<'a> {
     pub parameters: &'a str,
     /// The folder of its logs, below that of all; the number of the attempt is added.
     pub log: &'a str,
+    /// How much memory it has, in MiB.
+    pub memory: u32,
     /// How long it may take from the boot on.
     pub limit: Duration,
 }
@@ -63,7 +68,7 @@ impl Scenario<'_> {
                 "mitigations=off cryptomgr.notests=1 scenario={} {}",
                 self.name, self.parameters
             ),
-            memory: 1024,
+            memory: self.memory,
             // With two, software SVM loses guests with two vCPUs now and then.
             processors: 1,
             slowness: 1,
@@ -110,8 +115,10 @@ fn pack(bed: &Bed, kernel: &Kernel, path: &Path) -> io::Result<()> {
     let program = |name| paths::guest().with_file_name(name);
     let (host, guest) = (program("demo-host"), program("demo-guest"));
     let kvm = kernel.module("kvm-amd")?;
-    let mut files: Vec<PathBuf> = libraries(QEMU)?;
-    files.extend([QEMU].iter().chain(&FIRMWARE).map(PathBuf::from));
+    let mut files: Vec<PathBuf> = [libraries(QEMU)?, libraries(RIPGREP)?].concat();
+    files.extend([QEMU, RIPGREP].iter().chain(&FIRMWARE).map(PathBuf::from));
+    files.sort_unstable();
+    files.dedup();
     let inputs = [
         vec![
             host.clone(),

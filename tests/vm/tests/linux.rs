@@ -23,6 +23,7 @@ fn run(name: &str) -> Result<(), Failed> {
         name,
         parameters: "",
         log: &format!("linux/{name}"),
+        memory: 1024,
         limit: Duration::from_secs(180),
     };
     let mut said = String::new();

@@ -69,7 +69,7 @@ fn start() -> std::io::Result<Never> {
             ),
             None => String::new(),
         };
-        writeln!(console, "beat={beat}{complaints}")?;
+        say(&mut console, &format!("beat={beat}{complaints}"))?;
         thread::sleep(BEAT);
         longest_gap = longest_gap.max(since.elapsed());
     }
@@ -115,7 +115,7 @@ fn begin(work: Work) -> std::io::Result<()> {
     }
     // Some time for each to begin.
     thread::sleep(BEAT);
-    writeln!(console()?, "ready cpus={cpus} work={work}")
+    say(&mut console()?, &format!("ready cpus={cpus} work={work}"))
 }
 
 /// Does the work on a CPU.
@@ -145,12 +145,18 @@ fn hold_secret() -> std::io::Result<Never> {
     File::open("/dev/urandom")?.read_exact(secret.as_mut_slice())?;
     let cpus = thread::available_parallelism()?;
     let digits = guest::hex::digits(secret.as_slice());
-    writeln!(console()?, "ready cpus={cpus} secret={digits}")?;
+    let ready = format!("ready cpus={cpus} secret={digits}");
+    say(&mut console()?, &ready)?;
     loop {
         // Keeps it in memory, whatever the optimizer thinks.
         std::hint::black_box(&secret);
         thread::sleep(Duration::from_secs(1));
     }
+}
+
+/// Says a line at once: another process may say one at the same time.
+fn say(console: &mut File, line: &str) -> std::io::Result<()> {
+    console.write_all(format!("{line}\n").as_bytes())
 }
 
 fn console() -> std::io::Result<File> {

@@ -80,6 +80,7 @@ fn measure(work: Work, cpus: u32, count: u32) -> io::Result<Figures> {
         name: "freezes",
         parameters: &format!("{WORK}{work} {VCPUS}{cpus} {COUNT}{count}"),
         log: &format!("bench-freeze/{work}-{cpus}"),
+        memory: 1024,
         // Time to boot, and for each inspection: the report is written while all vCPUs want the one CPU.
         limit: Duration::from_secs(300) + Duration::from_millis(50 + 50 * u64::from(cpus)) * count,
     };

@@ -12,6 +12,7 @@ fn main() -> ExitCode {
         name: "find",
         parameters: "",
         log: "demo",
+        memory: 1024,
         limit: Duration::from_secs(300),
     };
     match demo.run(|line| println!("{line}")) {

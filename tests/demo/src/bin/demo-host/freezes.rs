@@ -8,7 +8,7 @@ use std::{fs, io, thread, time::Duration};
 use demo::{
     console::Console,
     figures::{Figures, Standstill, COUNT, VCPUS},
-    host::{fail, inspect, rmmod, say},
+    host::{fail, inspect, less_on_the_console, rmmod, say},
     qemu::Qemu,
     report::Line,
     work::{Work, NOBODYS_PORT, WORK},
@@ -120,12 +120,6 @@ fn micros(time: Duration) -> io::Result<u64> {
 fn number(name: &str) -> io::Result<u32> {
     let value = parameter(name).and_then(|value| value.parse().ok());
     value.map_or_else(|| fail(format!("the host needs {name}")), Ok)
-}
-
-/// Keeps the reports of the module from the console, which is slow; warnings still go there.
-fn less_on_the_console() -> io::Result<()> {
-    fs::write("/sys/module/printk/parameters/ignore_loglevel", "N")?;
-    fs::write("/proc/sys/kernel/printk", "6")
 }
 
 /// Sees that the guest leaves to QEMU for its port I/O if that is its work, and only then.

@@ -9,6 +9,7 @@
 mod find;
 mod freezes;
 mod long_pause;
+mod peers;
 
 use std::{io, thread, time::Duration};
 
@@ -39,6 +40,7 @@ fn run() -> io::Result<String> {
         "find" => find::run(),
         "freezes" => freezes::run(),
         "long_pause" => long_pause::run(),
+        "peers" => peers::run(),
         _ => fail(format!("there is no scenario named {scenario}")),
     }
 }

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How long a guest stands, and how long all takes, when its memory is searched by the module and by
+//! what else there is: the same guest, the same patterns, in turns.
+
+use std::{
+    fs,
+    io::{self, IoSliceMut},
+    ops::Range,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use demo::{
+    console::Console,
+    host::{fail, inspect, less_on_the_console, rmmod, say},
+    qemu::Qemu,
+    report::Line,
+};
+use guest::{hex::digits, kernel_log::KernelLog};
+use memchr::memmem::Finder;
+use nix::{
+    sys::uio::{process_vm_readv, RemoteIoVec},
+    unistd::Pid,
+};
+use rustix::mount::{mount, MountFlags};
+
+/// How much memory the guest has, in MiB. It does not touch all of it, as guests do not.
+const MIB: u32 = 1024;
+
+/// How often all take turns.
+const TURNS: usize = 3;
+
+/// What is searched for besides the guest's secret, and is nowhere.
+const ABSENT: [&str; 7] = [
+    "-----BEGIN OPENSSH PRIVATE KEY-----",
+    "AKIA0123456789ABCDEF",
+    "ghp_0123456789abcdefghijklmnopqrstuvwxyz",
+    "xoxb-0123456789-abcdefghijkl",
+    "mongodb+srv://root:",
+    "Authorization: Bearer eyJ",
+    "password=correct-horse",
+];
+
+/// The memory of the guest, on a tmpfs.
+const FOLDER: &str = "/tmp";
+const FILE: &str = "/tmp/memory";
+
+const RIPGREP: &str = "/usr/bin/rg";
+
+/// How much of the VMM's memory is read at once.
+const PART: usize = 4 << 20;
+
+/// How long it took to search the guest once.
+#[derive(Clone, Copy)]
+struct Times {
+    /// The guest stood at the longest.
+    longest: Duration,
+    /// It stood in all.
+    stood: Duration,
+    /// From the beginning until what was found is known.
+    whole: Duration,
+}
+
+/// A way to search the guest.
+type Way = (&'static str, fn(&mut Job) -> io::Result<Times>);
+
+/// The module in one pause, with which all else is compared; the ways in which QEMU has the guest stand;
+/// and the rest.
+const WAYS: [Way; 5] = [
+    ("the module", |job| job.module("")),
+    ("stop, dump-guest-memory, cont, rg", |job| {
+        job.dump("dump-guest-memory")
+    }),
+    ("stop, pmemsave, cont, rg", |job| job.dump("pmemsave")),
+    ("process_vm_readv, memmem", Job::read),
+    ("the module, max_pause_ms=20", |job| {
+        job.module(" max_pause_ms=20")
+    }),
+];
+
+/// Where in [`WAYS`] those are that stop the guest, and all that the module is compared with.
+const STOPPING: Range<usize> = 1..3;
+const PEERS: Range<usize> = 1..4;
+
+/// Runs it; gives the figures.
+pub(crate) fn run() -> io::Result<String> {
+    mount(
+        "tmpfs",
+        FOLDER,
+        "tmpfs",
+        MountFlags::empty(),
+        Some(c"size=90%"),
+    )?;
+    // What the module says shall not have to wait for the console.
+    less_on_the_console()?;
+    let (qemu, console) = Qemu::start_with_memory(MIB, 1, "")?;
+    let mut console = Console::follow(console);
+    let ready = console.wait_for("ready ")?;
+    let Some(secret) = Line::parse(&ready).text("secret").and_then(bytes) else {
+        return fail(format!("not understood: {ready}"));
+    };
+    let mut patterns: Vec<Vec<u8>> = ABSENT.iter().map(|text| text.as_bytes().to_vec()).collect();
+    patterns.push(secret);
+    let mut job = Job {
+        qemu,
+        log: KernelLog::from_now(),
+        patterns,
+        searched: 0,
+        uncovered: 0,
+    };
+
+    let mut times = WAYS.map(|_| Vec::new());
+    for turn in 1..=TURNS {
+        for ((_, way), times) in WAYS.iter().zip(&mut times) {
+            goes_on(&mut console)?;
+            times.push(way(&mut job)?);
+        }
+        say(&format!("Turn {turn} of {TURNS} is over."))?;
+    }
+    goes_on(&mut console)?;
+
+    let medians = times.map(|times| Times {
+        longest: median(&times, |times| times.longest),
+        stood: median(&times, |times| times.stood),
+        whole: median(&times, |times| times.whole),
+    });
+    show(&job, &medians)?;
+
+    // By the best of those that it is compared with.
+    let module = medians[0];
+    let least = |peers: Range<usize>, of: fn(&Times) -> Duration| {
+        let times = medians[peers].iter().map(of).min().unwrap_or_default();
+        ratio(times, of(&module))
+    };
+    Ok(format!(
+        "ratios shorter={:.2} faster={:.2}",
+        least(STOPPING, |times| times.stood),
+        least(PEERS, |times| times.whole)
+    ))
+}
+
+/// Prints what each way takes.
+fn show(job: &Job, medians: &[Times]) -> io::Result<()> {
+    say(&format!(
+        "A Linux guest with {MIB} MiB, of which it has touched {} MiB (the module searches these, the others \
+         all), and {} patterns. The median of {TURNS} turns, as multiples of the module's:",
+        job.searched >> 20,
+        job.patterns.len()
+    ))?;
+    say("  longest pause  all pauses  whole job")?;
+    let unit = medians[0];
+    for ((name, _), times) in WAYS.iter().zip(medians) {
+        let Times {
+            longest,
+            stood,
+            whole,
+        } = *times;
+        say(&format!(
+            "  {:>13.3}  {:>10.3}  {:>9.3}  {name}  [{}, {}, {} ms]",
+            ratio(longest, unit.longest),
+            ratio(stood, unit.stood),
+            ratio(whole, unit.whole),
+            longest.as_millis(),
+            stood.as_millis(),
+            whole.as_millis()
+        ))?;
+    }
+    say(&format!(
+        "The last row is not judged. Of what it searches up to {} KiB changed so fast that they were not \
+         covered in one instant.",
+        job.uncovered >> 10
+    ))
+}
+
+/// What is to be done in each way.
+struct Job {
+    qemu: Qemu,
+    log: KernelLog,
+    patterns: Vec<Vec<u8>>,
+    /// How many bytes the module searches, at the most.
+    searched: u64,
+    /// How many of them changed too fast, at the most.
+    uncovered: u64,
+}
+
+impl Job {
+    /// With the module, loaded for this and unloaded again.
+    fn module(&mut self, more: &str) -> io::Result<Times> {
+        let patterns: Vec<String> = self.patterns.iter().map(|bytes| hex(bytes)).collect();
+        let parameters = format!(
+            "pid={} pattern={}{more}",
+            self.qemu.pid(),
+            patterns.join(",")
+        );
+        let begin = Instant::now();
+        let lines = inspect(&parameters, &mut self.log)?;
+        rmmod()?;
+        let whole = begin.elapsed();
+        let text = lines.last().map(String::as_str).unwrap_or_default();
+        let done = Line::parse(text);
+        // Only a guest that runs in between may change.
+        let complete = match done.text("result") {
+            Some("ok") => true,
+            Some("changed") => !more.is_empty(),
+            _ => false,
+        };
+        let micros = |key| done.number(key).map(Duration::from_micros);
+        let (Some(longest), Some(stood), true) =
+            (micros("pause_us"), micros("paused_us"), complete)
+        else {
+            return fail(format!("an inspection went wrong: {text}"));
+        };
+        found(done.number("hits"), text)?;
+        let most = |most: &mut u64, key| *most = (*most).max(done.number(key).unwrap_or_default());
+        most(&mut self.searched, "scanned_bytes");
+        most(&mut self.uncovered, "uncovered_bytes");
+        Ok(Times {
+            longest,
+            stood,
+            whole,
+        })
+    }
+
+    /// With a file that QEMU writes meanwhile, and ripgrep.
+    fn dump(&mut self, command: &str) -> io::Result<Times> {
+        let begin = Instant::now();
+        self.qemu.ask_to_stop()?;
+        self.qemu.wait_until_stopped()?;
+        self.qemu.save_memory(command, FILE)?;
+        self.qemu.resume()?;
+        let stood = begin.elapsed();
+        let mut search = Command::new(RIPGREP);
+        // All of it as bytes, also where a pattern has an end of line.
+        search.args(["--text", "--multiline", "--no-config"]);
+        search.args(["--count-matches", "--no-filename"]);
+        for pattern in &self.patterns {
+            let bytes = pattern.iter().map(|byte| format!(r"\x{byte:02x}"));
+            let bytes: String = bytes.collect();
+            search.args(["-e", &format!("(?-u){bytes}")]);
+        }
+        let output = search.arg(FILE).output()?;
+        let whole = begin.elapsed();
+        fs::remove_file(FILE)?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        found(said.trim().parse().ok(), &format!("{said}{errors}"))?;
+        Ok(Times {
+            longest: stood,
+            stood,
+            whole,
+        })
+    }
+
+    /// From outside, while the guest runs.
+    fn read(&mut self) -> io::Result<Times> {
+        let begin = Instant::now();
+        let (first, len) = self.largest_mapping()?;
+        let longest = self.patterns.iter().map(Vec::len).max().unwrap_or(1);
+        let pid = i32::try_from(self.qemu.pid()).map_err(io::Error::other)?;
+        let finders: Vec<Finder<'_>> = self.patterns.iter().map(Finder::new).collect();
+        let mut count = 0;
+        // The end of each part is kept, for what crosses its border.
+        let mut part = vec![0; PART + longest - 1];
+        let mut kept = 0;
+        for base in (first..first + len).step_by(PART) {
+            let wanted = PART.min(first + len - base);
+            let remote = [RemoteIoVec { base, len: wanted }];
+            let mut local = [IoSliceMut::new(&mut part[kept..kept + wanted])];
+            let got = process_vm_readv(Pid::from_raw(pid), &mut local, &remote)?;
+            if got != wanted {
+                return fail(format!("{got} bytes of {wanted} can be read at {base:#x}"));
+            }
+            let end = kept + wanted;
+            for (finder, pattern) in finders.iter().zip(&self.patterns) {
+                // None twice: it has to end after what was kept.
+                let from = kept.saturating_sub(pattern.len() - 1);
+                count += finder.find_iter(&part[from..end]).count();
+            }
+            kept = end.min(longest - 1);
+            part.copy_within(end - kept..end, 0);
+        }
+        let whole = begin.elapsed();
+        found(u64::try_from(count).ok(), &format!("memmem: {count}"))?;
+        Ok(Times {
+            longest: Duration::ZERO,
+            stood: Duration::ZERO,
+            whole,
+        })
+    }
+
+    /// The largest stretch of the VMM's memory, which is the guest's: where, and how long.
+    fn largest_mapping(&self) -> io::Result<(usize, usize)> {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.qemu.pid()))?;
+        let mapping = |line: &str| {
+            let (range, rest) = line.split_once(' ')?;
+            let (first, end) = range.split_once('-')?;
+            let first = usize::from_str_radix(first, 16).ok()?;
+            let end = usize::from_str_radix(end, 16).ok()?;
+            rest.starts_with("rw").then_some((first, end - first))
+        };
+        let largest = maps.lines().filter_map(mapping).max_by_key(|(_, len)| *len);
+        match largest {
+            Some((first, len)) if len >= (MIB as usize) << 20 => Ok((first, len)),
+            _ => fail("the VMM's memory is not found"),
+        }
+    }
+}
+
+/// All must have found the secret, and nothing else.
+fn found(count: Option<u64>, said: &str) -> io::Result<()> {
+    if count == Some(1) {
+        Ok(())
+    } else {
+        fail(format!("the secret is there once, but: {said}"))
+    }
+}
+
+/// The guest goes on.
+fn goes_on(console: &mut Console) -> io::Result<()> {
+    console.pass_by();
+    console.wait_for("beat=").map(drop)
+}
+
+fn median(times: &[Times], of: fn(&Times) -> Duration) -> Duration {
+    let mut of: Vec<Duration> = times.iter().map(of).collect();
+    of.sort_unstable();
+    of[of.len() / 2]
+}
+
+fn ratio(time: Duration, unit: Duration) -> f64 {
+    time.as_secs_f64() / unit.as_secs_f64()
+}
+
+/// A pattern for exactly these bytes.
+fn hex(bytes: &[u8]) -> String {
+    format!("hex:{}", digits(bytes))
+}
+
+/// The bytes that hex digits stand for.
+fn bytes(digits: &str) -> Option<Vec<u8>> {
+    let pairs = digits.as_bytes().chunks(2);
+    let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    pairs.map(byte).collect()
+}
