@@ -21,6 +21,9 @@ pub const SLOWNESS_PARAMETER: &str = "slowness=";
 /// and again, for a slow emulator.
 pub const FEWER_PARAMETER: &str = "fewer=";
 
+/// The kernel parameter that says what the emulated processor can search with at best.
+pub const ENGINE_PARAMETER: &str = "best_engine=";
+
 /// What stands in the kernel log, before the case's name, when a case begins.
 pub const CASE_MARK: &str = "guest: case ";
 

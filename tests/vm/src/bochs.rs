@@ -112,7 +112,7 @@ impl Machine {
         // Without waiting for the time outside. Of registers that it does not know, which are many,
         // nothing is written down.
         format!(
-            "cpu: model=corei7_skylake_x, count=1, ips={SPEED}, reset_on_triple_fault=0, \
+            "cpu: model=corei7_icelake_u, count=1, ips={SPEED}, reset_on_triple_fault=0, \
              ignore_bad_msrs=1\n\
              clock: sync=none\n\
              memory: guest={memory}, host={memory}\n\

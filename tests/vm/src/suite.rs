@@ -15,7 +15,8 @@ use std::{
 };
 
 use guest::protocol::{
-    CaseInfo, VmNeeded, CASE_PARAMETER, FEWER_PARAMETER, SCALE_PARAMETER, SLOWNESS_PARAMETER,
+    CaseInfo, VmNeeded, CASE_PARAMETER, ENGINE_PARAMETER, FEWER_PARAMETER, SCALE_PARAMETER,
+    SLOWNESS_PARAMETER,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -103,6 +104,14 @@ impl Vendor {
         match self {
             Self::Amd => "kvm-amd",
             Self::Intel => "kvm-intel",
+        }
+    }
+
+    /// What the module can search with at best on the emulated processor.
+    fn engine(self) -> &'static str {
+        match self {
+            Self::Amd => "avx2",
+            Self::Intel => "avx512",
         }
     }
 }
@@ -268,8 +277,11 @@ impl Suite {
         let nodes = if two_nodes { "numa=fake=2" } else { "" };
         let parameters = format!(
             "mitigations=off cryptomgr.notests=1 {nodes} {} {SCALE_PARAMETER}{scale} \
-             {FEWER_PARAMETER}{} {SLOWNESS_PARAMETER}{slowness} {CASE_PARAMETER}{names}",
-            vm.parameters, vm.fewer
+             {FEWER_PARAMETER}{} {SLOWNESS_PARAMETER}{slowness} {ENGINE_PARAMETER}{} \
+             {CASE_PARAMETER}{names}",
+            vm.parameters,
+            vm.fewer,
+            vm.vendor.engine()
         );
         let kernel = self.kernel.image();
         let initramfs = self.initramfs.path(vm.vendor.module());

@@ -52,6 +52,7 @@ const CORE: &[&str] = &[
     "memory_borders",
     "memory_holes",
     "search_itext",
+    "search_ways",
     "search_threads",
     "slots_borders",
     "slots_flags",
