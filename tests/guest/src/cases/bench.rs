@@ -10,5 +10,5 @@ use super::Case;
 
 pub(super) const CASES: &[Case] = &[
     Case::new("bench_idle", idle::idle).within(600),
-    Case::new("bench_module", search::search).within(900),
+    Case::new("bench_module", search::search).within(1800),
 ];

@@ -36,7 +36,7 @@ fn measure(name: &str) -> io::Result<String> {
         fewer: 1,
         cases: vec![CaseInfo {
             name: name.replace('-', "_"),
-            seconds: 1200,
+            seconds: 2100,
             needs: Needs::NOTHING,
         }],
     };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How long a search takes, by what is searched, in which way, and by whom.
+//! How long a search takes, by what is searched, in which way, and by whom: the shortest time of many.
 
 use std::sync::Arc;
 
@@ -21,11 +21,12 @@ const PAGE_LEN: usize = 4096;
 /// Where the memory is that is searched.
 const GPA: u64 = 4 * GIB;
 
-/// How much, where nothing else is said.
-const SIZE: u64 = 192 * MIB;
+/// How much, where nothing else is said: not so much that a machine which is busy now and then has no
+/// quiet moment as long as a search takes.
+const SIZE: u64 = 64 * MIB;
 
 /// How often each is measured, unless more is asked for.
-const ROUNDS: u32 = 9;
+const ROUNDS: u32 = 21;
 
 /// What is measured: the name, and the inspection.
 type Row = (String, Inspection);
@@ -39,6 +40,9 @@ pub(super) fn search() {
 
 /// The ways to reach a page, of which the default is to be the fastest.
 fn access() -> bool {
+    /// Not faster, but for what cannot be measured.
+    const LEAST: f64 = 0.98;
+
     let mut vm = running();
     fill(&vm.add_memory(GPA, SIZE, Backing::Anonymous));
     let rows = ["linear", "vmap", "copy"].map(|access| {
@@ -52,9 +56,11 @@ fn access() -> bool {
     });
     vm.finish();
     println!("Ways to reach a page (access=), the default is {default}; time against the first:");
+    show(&rows[0].0, ratios[0], true, "");
     let mut passed = default == rows[0].0;
-    for ((name, _), ratio) in rows.iter().zip(&ratios) {
-        passed &= show(name, *ratio, ratio.median >= 0.98, "not less than 1");
+    for ((name, _), ratio) in rows.iter().zip(&ratios).skip(1) {
+        let wanted = format!("at least {LEAST}");
+        passed &= show(name, *ratio, ratio.best >= LEAST, &wanted);
     }
     passed
 }
@@ -80,7 +86,7 @@ fn threads() -> bool {
     show(
         &rows[1].0,
         ratios[1],
-        ratios[1].median <= 1.0 / WANTED,
+        ratios[1].best <= 1.0 / WANTED,
         &wanted,
     )
 }
@@ -130,9 +136,10 @@ fn kinds() -> bool {
     vm.finish();
     println!("Kinds of pages, all as many; time against the first:");
     let mut passed = true;
-    for ((name, _), ratio) in rows.iter().zip(&ratios) {
+    show(&rows[0].0, ratios[0], true, "");
+    for ((name, _), ratio) in rows.iter().zip(&ratios).skip(1) {
         let wanted = format!("at most {MOST}");
-        passed &= show(name, *ratio, ratio.median <= MOST, &wanted);
+        passed &= show(name, *ratio, ratio.best <= MOST, &wanted);
     }
     passed
 }
@@ -143,7 +150,7 @@ fn sparse() -> bool {
     const SIZES: [u64; 2] = [512 * MIB, 64 * GIB];
     const MOST: f64 = 2.0;
 
-    let mut medians = Vec::new();
+    let mut shortest = Vec::new();
     for size in SIZES {
         let mut vm = running();
         let memory = vm.add_memory(GPA, size, Backing::Anonymous);
@@ -156,20 +163,17 @@ fn sparse() -> bool {
                 memory.write(offset, &page());
             }
         }
-        let mut pauses: Vec<u64> = (0..times(ROUNDS))
-            .map(|_| {
-                let done = inspection().report().done;
-                assert!(done.scanned_bytes >= TOUCHED);
-                done.pause_us
-            })
-            .collect();
-        pauses.sort_unstable();
-        medians.push(pauses[pauses.len() / 2]);
+        let pauses = (0..times(ROUNDS) / 2).map(|_| {
+            let done = inspection().report().done;
+            assert!(done.scanned_bytes >= TOUCHED);
+            done.pause_us
+        });
+        shortest.push(pauses.min().expect("there is more than one round"));
         vm.finish();
     }
     // No pause is so long that it matters.
     #[allow(clippy::cast_precision_loss)]
-    let ratio = medians[1] as f64 / medians[0] as f64;
+    let ratio = shortest[1] as f64 / shortest[0] as f64;
     let passed = ratio <= MOST;
     println!(
         "The pause of a guest with 64 GiB against one with 512 MiB, 256 MiB of it touched:\n  \
@@ -209,48 +213,50 @@ fn inspection() -> Inspection {
     Inspection::of_self().patterns(&patterns)
 }
 
-/// Some of the ratios that were seen.
+/// What a row takes against the first.
 #[derive(Clone, Copy)]
 struct Ratio {
-    low: f64,
-    median: f64,
-    high: f64,
+    /// The shortest times of both: what makes a search longer comes from elsewhere.
+    best: f64,
+    /// In half of the rounds it is between these.
+    half: (f64, f64),
 }
 
-/// Measures all rows in turns. Gives what each takes against the first of the same turn.
+/// Measures all rows in turns, and compares each with the first.
 fn compare(rows: &[Row], time: impl Fn(&Report) -> u64) -> Vec<Ratio> {
-    let mut ratios = vec![Vec::new(); rows.len()];
+    let mut times_of = vec![Vec::new(); rows.len()];
     for _ in 0..times(ROUNDS) {
-        // No search takes so long that it matters.
-        #[allow(clippy::cast_precision_loss)]
-        let times: Vec<f64> = rows
-            .iter()
-            .map(|(_, inspection)| time(&inspection.report()).max(1) as f64)
-            .collect();
-        for (ratios, time) in ratios.iter_mut().zip(&times) {
-            ratios.push(time / times[0]);
+        for ((_, inspection), times) in rows.iter().zip(&mut times_of) {
+            // No search takes so long that it matters.
+            #[allow(clippy::cast_precision_loss)]
+            times.push(time(&inspection.report()).max(1) as f64);
         }
     }
-    let summary = |mut ratios: Vec<f64>| {
+    let first = &times_of[0];
+    let shortest = |times: &[f64]| times.iter().copied().fold(f64::MAX, f64::min);
+    let ratio = |times: &Vec<f64>| {
+        let mut ratios: Vec<f64> = times.iter().zip(first).map(|(a, b)| a / b).collect();
         ratios.sort_by(f64::total_cmp);
         let at = |part: usize| ratios[(ratios.len() - 1) * part / 4];
         Ratio {
-            low: at(1),
-            median: at(2),
-            high: at(3),
+            best: shortest(times) / shortest(first),
+            half: (at(1), at(3)),
         }
     };
-    ratios.into_iter().map(summary).collect()
+    times_of.iter().map(ratio).collect()
 }
 
 /// Prints a row.
 fn show(name: &str, ratio: Ratio, passed: bool, wanted: &str) -> bool {
-    let Ratio { low, median, high } = ratio;
+    let Ratio {
+        best,
+        half: (low, high),
+    } = ratio;
     let wanted = match wanted {
         "" => String::new(),
         wanted => format!(", wanted: {wanted}{}", verdict(passed)),
     };
-    println!("  {name:<24} {median:.3} ({low:.3} to {high:.3} in half of the rounds){wanted}");
+    println!("  {name:<24} {best:.3} ({low:.3} to {high:.3} in half of the rounds){wanted}");
     passed
 }
 
