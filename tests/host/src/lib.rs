@@ -107,7 +107,12 @@ pub fn naive_of(memory: &[u8], patterns: &[Pattern]) -> Vec<Match> {
     })
 }
 
-fn naive_by<P>(memory: &[u8], patterns: &[P], stands: impl Fn(&P, &[u8]) -> bool) -> Vec<Match> {
+/// The same for patterns of any kind: `stands` tells whether one stands where some memory begins.
+pub fn naive_by<P>(
+    memory: &[u8],
+    patterns: &[P],
+    stands: impl Fn(&P, &[u8]) -> bool,
+) -> Vec<Match> {
     let places = (0..memory.len()).flat_map(|offset| {
         let all = patterns.iter().enumerate();
         all.map(move |(pattern, wanted)| (Match { offset, pattern }, wanted))

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The search, at all levels, against one that is plainly right.
+
+#![no_main]
+
+mod guarded;
+mod recipe;
+
+use host::{
+    naive_by,
+    parse,
+    search,
+    Cut, //
+};
+use kvm_inspect_pure::scan::Match;
+use libfuzzer_sys::fuzz_target;
+
+use crate::{
+    guarded::Guarded,
+    recipe::{
+        Input,
+        Wanted, //
+    },
+};
+
+fuzz_target!(|input: Input| {
+    let Input {
+        memory,
+        borders,
+        patterns,
+        begin,
+    } = input;
+    let mut expected = naive_by(&memory, &patterns, Wanted::stands);
+    expected.retain(|found| begin.contains(&found.offset));
+
+    let specs: Vec<_> = patterns.iter().map(|pattern| &pattern.spec).collect();
+    let patterns = parse(&specs);
+    let memory = Guarded::new(&Cut {
+        bytes: &memory,
+        borders: &borders,
+    });
+    for level in kvm_inspect_pure::levels() {
+        let mut found = search(level, &memory, &patterns, begin.clone());
+        let mut next = vec![0; patterns.len()];
+        for &Match { offset, pattern } in &found {
+            assert!(next[pattern] <= offset, "{level:?}: {offset} is late");
+            next[pattern] = offset + 1;
+        }
+        found.sort_unstable();
+        let all = found.len().max(expected.len());
+        for (found, expected) in (0..all).map(|at| (found.get(at), expected.get(at))) {
+            assert_eq!(found, expected, "{level:?}");
+        }
+    }
+});
