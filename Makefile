@@ -9,6 +9,7 @@ else
 KDIR ?= /lib/modules/$(shell uname -r)/build
 native := $(CURDIR)/build/native
 MINUTES ?= 60
+SECONDS ?= 60
 
 .PHONY: all
 all: ## Builds the module for the kernel that runs, or for the headers in KDIR=
@@ -28,6 +29,10 @@ test: setup ## Runs all tests
 .PHONY: soak
 soak: setup ## Runs for MINUTES= (60) what may go wrong at any moment, again and again
 	@scripts/in-root $(MAKE) --no-print-directory soak MINUTES=$(MINUTES)
+
+.PHONY: fuzz
+fuzz: setup ## Fuzzes the search for SECONDS= (60), at all levels, against a plain one
+	@scripts/in-root $(MAKE) --no-print-directory fuzz SECONDS=$(SECONDS)
 
 .PHONY: bench-idle
 bench-idle: setup ## Measures what the loaded module costs while it waits
@@ -63,7 +68,7 @@ setup: ## Makes the build root, unless it is there
 
 .PHONY: clean
 clean: ## Removes what was built, but not the build root
-	rm -rf build/native build/module build/test-modules build/debug build/vm build/target build/log
+	rm -rf build/native build/module build/test-modules build/debug build/vm build/target build/fuzz/target build/log
 
 .PHONY: distclean
 distclean: ## Removes all that was made

@@ -49,6 +49,10 @@ test: module test-modules programs debug
 soak: module test-modules programs debug
 	@cargo run --quiet --locked --release --package vm --bin soak -- $(MINUTES)
 
+.PHONY: fuzz
+fuzz:
+	@scripts/fuzz $(SECONDS)
+
 .PHONY: bench-idle bench-module
 bench-idle bench-module: module test-modules programs
 	@cargo run --quiet --locked --release --package vm --bin measure -- $@
