@@ -34,6 +34,10 @@ soak: setup ## Runs for MINUTES= (60) what may go wrong at any moment, again and
 fuzz: setup ## Fuzzes the search for SECONDS= (60), at all levels, against a plain one
 	@scripts/in-root $(MAKE) --no-print-directory fuzz SECONDS=$(SECONDS)
 
+.PHONY: miri
+miri: ## Runs tests of the search under Miri, if the machine has that
+	@scripts/miri
+
 .PHONY: bench-idle
 bench-idle: setup ## Measures what the loaded module costs while it waits
 	@scripts/in-root $(MAKE) --no-print-directory bench-idle

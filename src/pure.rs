@@ -15,9 +15,9 @@ pub mod mode;
 pub mod range;
 pub mod scan;
 
-/// The levels that this CPU has, from the slowest to the fastest.
+/// The levels that this CPU has, from the slowest to the fastest. Miri knows no assembly.
 pub fn levels() -> impl Iterator<Item = Level> {
-    let has_avx2 = std::is_x86_feature_detected!("avx2");
+    let has_avx2 = !cfg!(miri) && std::is_x86_feature_detected!("avx2");
     let has_avx512 = has_avx2
         && std::is_x86_feature_detected!("avx512f")
         && std::is_x86_feature_detected!("avx512bw")

@@ -2,7 +2,10 @@
 
 //! What the tests share: memory to search, and a search so simple that it is plainly right.
 
-use std::ops::Range;
+use std::{
+    env,
+    ops::Range, //
+};
 
 use kvm_inspect_pure::scan::{
     Host,
@@ -47,6 +50,15 @@ impl Host for Thread {
     }
 
     fn breathe(&self) {}
+}
+
+/// How many cases of a property are tried, of `most`. Fewer where each access to memory is checked, which is
+/// slow: as many as `PROPTEST_CASES` says, and few under Miri.
+#[must_use]
+pub fn cases(most: u32) -> u32 {
+    let asked = env::var("PROPTEST_CASES").ok();
+    let asked = asked.and_then(|cases| cases.parse().ok());
+    most.min(if cfg!(miri) { 2 } else { asked.unwrap_or(most) })
 }
 
 /// A byte as a pattern has it: the two nibbles, high one first, `None` where any will do.

@@ -13,6 +13,7 @@ use std::{
 };
 
 use host::{
+    cases,
     hex,
     naive,
     naive_of,
@@ -164,7 +165,7 @@ fn borders(cuts: &[Index], len: usize) -> Vec<usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #![proptest_config(ProptestConfig::with_cases(cases(1000)))]
 
     #[test]
     fn finds_what_a_naive_search_finds(
@@ -212,7 +213,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(cases(200)))]
 
     #[test]
     fn long_patterns((memory, specs) in any_long_search(), cuts in any_cuts(), parts in vec(any::<Index>(), 0..4)) {
@@ -235,7 +236,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(cases(60)))]
 
     #[test]
     fn buckets_may_be_shared((memory, patterns) in any_search(60..=256), cuts in any_cuts()) {
@@ -248,10 +249,11 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(30))]
+    #![proptest_config(ProptestConfig::with_cases(cases(30)))]
 
     /// Larger than what is filtered at once, with pieces and matches at all its borders.
     #[test]
+    #[cfg_attr(miri, ignore = "takes too long")]
     fn large_memory(
         places in vec((0..3_usize, 0..600_usize), 1..20),
         cuts in vec((0..3_usize, 0..200_usize), 0..20),
@@ -285,6 +287,7 @@ proptest! {
 
 /// Matches at every offset around every border: of what is filtered at once, of a page, of a piece.
 #[test]
+#[cfg_attr(miri, ignore = "takes too long")]
 fn every_border() {
     let patterns = parse(&["text:Queen", "hex:5175 ?? 65", "itext:queeN"]);
     for (border, around) in [(64, 64), (4096, 70), (128 << 10, 6)] {
@@ -338,6 +341,7 @@ fn memory_shorter_than_the_pattern() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes too long")]
 fn every_offset_and_length() {
     // Each length of the memory around each place, so that every part of a word comes last once.
     for pattern_len in [1, 2, 3, 4, 7, 8, 9, 256] {
@@ -483,6 +487,7 @@ impl Memory for Shared<'_> {
 
 /// Another thread writes all the time: what is found is within bounds, and found once.
 #[test]
+#[cfg_attr(miri, ignore = "is a data race, on purpose")]
 fn memory_may_change_meanwhile() {
     let memory: Vec<AtomicU8> = (0..200_000).map(|_| AtomicU8::new(0)).collect();
     let patterns = parse(&["hex:01 01 00", "hex:00 01", "hex:01 00 ?? ?? 01 01 01"]);
@@ -578,6 +583,7 @@ impl Host for Counting {
 
 /// Whatever it costs to check, others get the CPU soon; and never while the vector registers are used.
 #[test]
+#[cfg_attr(miri, ignore = "takes too long")]
 fn breathes_often() {
     // The costliest there is: of many long patterns all but the last byte is everywhere.
     let patterns: Vec<String> = (0..=255_u8)
@@ -607,7 +613,7 @@ fn breathes_often() {
 mod digests {
     use kvm_inspect_pure::scan::digest::{digest, Key};
 
-    use super::{any, vec, Cut, Index, Level, Thread};
+    use super::{any, cases, vec, Cut, Index, Level, Thread};
     use proptest::prelude::*;
 
     fn key(seed: u64) -> Key {
@@ -640,7 +646,7 @@ mod digests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(100))]
+        #![proptest_config(ProptestConfig::with_cases(cases(100)))]
 
         #[test]
         fn sees_each_change(
