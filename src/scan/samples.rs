@@ -279,20 +279,15 @@ impl Samples {
             129..=512 => 15,
             _ => 16,
         };
-        let frequent = |multiplier: &u64| {
-            let words = (0..=u8::MAX).map(|byte| u64::from_le_bytes([byte; size_of::<u64>()]));
-            let passing = words.filter(|word| self.would_pass(*word, *multiplier));
-            // Zeros are what memory is full of.
-            passing.fold(0, |sum, word| sum + if word == 0 { 1000 } else { 1 })
-        };
-        let best = MULTIPLIERS
-            .iter()
-            .min_by_key(|multiplier| frequent(multiplier));
         // What is not looked at is moved out of the product.
         let shift = self.mask.leading_zeros();
-        self.multiplier = best.copied().unwrap_or(1) << shift;
+        let multipliers = MULTIPLIERS.map(|multiplier| multiplier << shift);
+        let best = multipliers.into_iter().min_by_key(|multiplier| {
+            self.let_pass(*multiplier);
+            self.frequent_words()
+        });
+        self.let_pass(best.unwrap_or(1));
 
-        self.passes.fill(0);
         self.heads.fill(NONE);
         // From the last one on, so that each list ascends.
         for index in (1..=self.len).rev() {
@@ -300,26 +295,36 @@ impl Samples {
                 continue;
             };
             let hash = window.value.wrapping_mul(self.multiplier);
-            if let (Some(passes), Some(head), Ok(this)) = (
-                self.passes.get_mut(top(hash, self.pass_bits)),
+            if let (Some(head), Ok(this)) = (
                 self.heads.get_mut(top(hash, HEAD_BITS)),
                 u16::try_from(index),
             ) {
-                *passes = 1;
                 window.next = *head;
                 *head = this;
             }
         }
     }
 
-    /// Whether `word` would pass with a multiplier, and is not what is looked for.
-    fn would_pass(&self, word: u64, multiplier: u64) -> bool {
-        let shift = self.mask.leading_zeros();
-        let hash = |value: u64| top((value << shift).wrapping_mul(multiplier), self.pass_bits);
-        let value = (word | self.fold) & self.mask;
-        let windows = self.windows.iter().skip(1).take(self.len);
-        let mut others = windows.filter(|window| window.value != value);
-        others.any(|window| hash(window.value) == hash(value))
+    /// Lets the windows pass, by hashes made with `multiplier`.
+    fn let_pass(&mut self, multiplier: u64) {
+        self.multiplier = multiplier;
+        self.passes.fill(0);
+        for window in self.windows.iter().skip(1).take(self.len) {
+            let hash = window.value.wrapping_mul(multiplier);
+            if let Some(passes) = self.passes.get_mut(top(hash, self.pass_bits)) {
+                *passes = 1;
+            }
+        }
+    }
+
+    /// How many frequent words pass; zeros count for many, since memory is full of them.
+    fn frequent_words(&self) -> u32 {
+        let words = (0..=u8::MAX).map(|byte| u64::from_le_bytes([byte; size_of::<u64>()]));
+        let passing = words.filter(|word| {
+            let hash = (word | self.fold).wrapping_mul(self.multiplier);
+            self.passes.get(top(hash, self.pass_bits)) == Some(&1)
+        });
+        passing.fold(0, |count, word| count + if word == 0 { 1000 } else { 1 })
     }
 
     /// Looks at the first `count` places in `piece`, which has all the words that begin there. The bits of

@@ -167,8 +167,7 @@ impl<'a> Searcher<'a> {
     }
 
     /// Calls `found` for every match that begins in `begin`, offsets in `memory`, and ends in
-    /// `memory`. Overlapping matches are all found, each once; those of one pattern ascend, those of
-    /// different patterns may be out of order by less than 128 KiB.
+    /// `memory`. Overlapping matches are all found, each once. They may be out of order, by less than 128 KiB.
     pub fn search<M: Memory + ?Sized, H: Host>(
         &self,
         memory: &M,

@@ -24,6 +24,9 @@ use crate::{
     },
 };
 
+/// By how much matches may be out of order.
+const STEP: usize = 128 << 10;
+
 fuzz_target!(|input: Input| {
     let Input {
         memory,
@@ -42,10 +45,10 @@ fuzz_target!(|input: Input| {
     });
     for level in kvm_inspect_pure::levels() {
         let mut found = search(level, &memory, &patterns, begin.clone());
-        let mut next = vec![0; patterns.len()];
-        for &Match { offset, pattern } in &found {
-            assert!(next[pattern] <= offset, "{level:?}: {offset} is late");
-            next[pattern] = offset + 1;
+        let mut farthest = 0;
+        for &Match { offset, .. } in &found {
+            assert!(offset + STEP > farthest, "{level:?}: {offset} is late");
+            farthest = farthest.max(offset);
         }
         found.sort_unstable();
         let all = found.len().max(expected.len());
