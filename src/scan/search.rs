@@ -35,9 +35,6 @@ const PIECES: usize = STEP / 4096 + 2;
 /// it may lie, and each piece may end in a block that is not whole.
 const BLOCKS: usize = (STEP + MAX_LEN) / PLACES + 1 + PIECES;
 
-/// How far ahead of what is filtered memory is fetched: about as much as is on its way at a time.
-const AHEAD: usize = 8192;
-
 /// How many words are passed by at once.
 const GROUP: usize = 8;
 
@@ -230,9 +227,10 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         }
     }
 
-    /// What is searched some time after `piece`, which is that from `at` on.
-    fn ahead<'b>(&'b self, at: usize, piece: Piece<'b>) -> Piece<'b> {
-        let ahead = at.saturating_add(AHEAD);
+    /// What is `distance` bytes after the beginning of `piece`, which is that from `at` on; `piece` where memory ends
+    /// before that.
+    fn ahead<'b>(&'b self, at: usize, distance: usize, piece: Piece<'b>) -> Piece<'b> {
+        let ahead = at.saturating_add(distance);
         if ahead < self.memory.len() {
             self.memory.piece(ahead)
         } else {

@@ -30,6 +30,9 @@ use crate::scan::{
     window, //
 };
 
+/// How far ahead of what is filtered memory is fetched: about as much as is on its way at a time.
+const AHEAD: usize = 8192;
+
 /// How a step was filtered.
 #[derive(Clone, Copy)]
 struct Filtered {
@@ -123,7 +126,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         words: &mut [u64],
     ) -> usize {
         let Searcher { tables, level, .. } = self.searcher;
-        let ahead = self.ahead(at, piece);
+        let ahead = self.ahead(at, AHEAD, piece);
         // What a window has beyond the piece is not known here: such places all pass.
         let whole = piece.len().saturating_sub(tables.size.saturating_sub(1));
         let known = places.min(whole);

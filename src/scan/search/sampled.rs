@@ -22,6 +22,9 @@ use crate::scan::{
     }, //
 };
 
+/// How far ahead of the places that are looked at memory is fetched.
+const AHEAD: usize = 4096;
+
 /// If of so many places one passes, those are many.
 const MANY: usize = 8;
 
@@ -65,7 +68,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
                 at = at.saturating_add(stride);
                 continue;
             }
-            samples.look(*level, piece, self.ahead(at, piece), count, used);
+            samples.look(*level, piece, self.ahead(at, AHEAD, piece), count, used);
             if can_give_up && at == begin.start && passed(used) > count / MANY {
                 return false;
             }
