@@ -123,7 +123,7 @@ fn any_long_search() -> impl Strategy<Value = (Vec<u8>, Vec<String>)> {
     any_text().prop_flat_map(|memory| {
         let source = memory.clone();
         let taken = (any::<Index>(), 8..60_usize, 0..6_u8, any::<Index>());
-        let pattern = taken.prop_map(move |(start, len, kind, open)| {
+        let pattern = taken.prop_map(move |(start, len, kind, open_at)| {
             let start = start.index(source.len() + 1);
             let end = source.len().min(start + len);
             let mut bytes = [&source[start..end], b"tail"].concat();
@@ -137,12 +137,12 @@ fn any_long_search() -> impl Strategy<Value = (Vec<u8>, Vec<String>)> {
                 }
                 _ => (),
             }
-            let mut digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            let mut spec = hex(&open(&bytes, &[0]));
             if kind == 2 {
-                let at = open.index(digits.len());
-                digits.replace_range(at..=at, "?");
+                let at = "hex:".len() + open_at.index(2 * bytes.len());
+                spec.replace_range(at..=at, "?");
             }
-            format!("hex:{digits}")
+            spec
         });
         (Just(memory), vec(pattern, 1..80))
     })
