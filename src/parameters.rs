@@ -77,7 +77,7 @@ pub(crate) struct Wanted {
     /// What searches.
     pub(crate) level: Level,
     /// The patterns, prepared for it.
-    tables: KBox<Tables>,
+    tables: KVBox<Tables>,
 }
 
 impl Wanted {
@@ -152,7 +152,8 @@ impl Parameters {
 fn wanted(raw: &RawParameters) -> Result<Wanted> {
     let patterns = patterns()?;
     let level = level()?;
-    let mut tables = KBox::init(pin_init::init_zeroed::<Tables>(), GFP_KERNEL)?;
+    // Some hundreds of KiB.
+    let mut tables = KVBox::init(pin_init::init_zeroed::<Tables>(), GFP_KERNEL)?;
     // SAFETY: `level` gives none that the CPU does not have.
     let _ = unsafe { Searcher::new(&mut tables, &patterns, level) };
     Ok(Wanted {
