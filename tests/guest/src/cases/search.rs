@@ -29,7 +29,7 @@ use crate::{
 pub(super) const CASES: &[Case] = &[
     Case::new("search_itext", itext),
     Case::new("search_ways", ways).within(400),
-    Case::new("search_threads", threads),
+    Case::new("search_threads", threads).within(200),
     Case::new("search_killed", killed).within(400),
     Case::new("search_lowest_hits", lowest_hits),
     Case::new("search_sparse", sparse).within(200),
@@ -62,6 +62,20 @@ fn engines() -> Vec<&'static str> {
         }
     }
     engines
+}
+
+/// What stands very often where [`fill_with_matches`] was.
+pub(super) const MATCH: [u8; 16] = [0x5a; 16];
+
+/// Makes the search of memory slow, whatever searches: the first `len` bytes of each `step`th page are full
+/// of matches. How many there are.
+pub(super) fn fill_with_matches(memory: &Mapping, step: usize, len: usize) -> u64 {
+    let pages = (0..memory.len() / PAGE).step_by(step);
+    let bytes = vec![MATCH[0]; len];
+    for page in pages.clone() {
+        memory.write(page * PAGE, &bytes);
+    }
+    (pages.count() * (len - MATCH.len() + 1)) as u64
 }
 
 /// Letters of either case, and nothing else that differs from them by one bit.
@@ -179,7 +193,7 @@ fn threads() {
     let size = 32 * MIB;
     vm.add_memory(MIB, size, Backing::Anonymous).touch_all();
     let secret = secret(201, 16);
-    let places: Vec<u64> = (MIB..MIB + size - 16).step_by(50_021).collect();
+    let places: Vec<u64> = (MIB..MIB + size - 16).step_by(200_003).collect();
     for &place in &places {
         vm.write(place, &secret);
     }
@@ -215,8 +229,6 @@ fn threads() {
 fn killed() {
     /// The vCPUs whose threads can be killed alone.
     const ALONE: Range<usize> = 1..3;
-    /// How much of a page is full of matches, which makes the search slow.
-    const FULL: usize = 128;
     const SHOWN: u64 = 100;
 
     let mut vm = Vm::bootable();
@@ -228,11 +240,7 @@ fn killed() {
     // Each second page is not there: a chunk consists of many windows, and may be left between them.
     let size = 32 * MIB / u64::from(slowness());
     let memory = vm.add_memory(MIB, size, Backing::Anonymous);
-    let pages = (0..size / PAGE).step_by(2);
-    for page in pages.clone() {
-        memory.write(page * PAGE, &[0x5a; FULL]);
-    }
-    let hits = (pages.count() * (FULL - 15)) as u64;
+    let hits = fill_with_matches(&memory, 2, 128);
     let shown: Vec<u64> = (MIB..MIB + SHOWN).collect();
     let check = |vm: &Vm, report: &Report| {
         // What is left out shows, and what is searched twice.
@@ -245,7 +253,7 @@ fn killed() {
     };
 
     let inspection = Inspection::of_self()
-        .patterns(&[hex(&[0x5a; 16])])
+        .patterns(&[hex(&MATCH)])
         .set("max_hits", SHOWN)
         .set("engine", "portable")
         .set("threads", 4);
