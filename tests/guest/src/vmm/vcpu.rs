@@ -5,7 +5,7 @@
 use std::{
     ffi::{c_int, c_void},
     ops::{ControlFlow, Range},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::thread::JoinHandleExt},
     ptr,
     sync::{
         atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst},
@@ -412,7 +412,11 @@ impl Vcpu {
     /// Sends a signal to its thread; says whether that was possible.
     pub(crate) fn send_signal(&self, signal: c_int) -> bool {
         match &self.thread {
-            Thread::Running(thread) => thread.kill(signal).is_ok(),
+            // `Killable::kill` takes an error for success: `pthread_kill` returns its number.
+            // SAFETY: The thread is not joined, so that its handle is valid.
+            Thread::Running(thread) => unsafe {
+                libc::pthread_kill(thread.as_pthread_t(), signal) == 0
+            },
             _ => panic!("vCPU {} does not run", self.id),
         }
     }
