@@ -60,11 +60,12 @@ impl<M: Memory + ?Sized> Step<'_, M> {
             let used = words.get_mut(..count.div_ceil(PLACES)).unwrap_or_default();
             if used.is_empty() {
                 // The word here lies in several pieces.
-                samples.for_each_candidate(
+                looks += samples.for_each_candidate(
                     self.word_at(at),
                     |_| None,
                     |pattern, window| self.decide(pattern, at, window, begin, found),
                 );
+                breathe(&mut looks, host);
                 at = at.saturating_add(stride);
                 continue;
             }
@@ -109,10 +110,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
                         self.decide(pattern, at.saturating_add(place), window, begin, found);
                     },
                 );
-                if *looks >= CLOSE_LOOKS {
-                    *looks = 0;
-                    host.breathe();
-                }
+                breathe(looks, host);
             }
         }
     }
@@ -140,6 +138,14 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         let mut bytes = [0; size_of::<u64>()];
         self.memory.copy(at, &mut bytes);
         u64::from_le_bytes(bytes)
+    }
+}
+
+/// Lets others have the CPU after so many looks.
+fn breathe<H: Host>(looks: &mut u32, host: &H) {
+    if *looks >= CLOSE_LOOKS {
+        *looks = 0;
+        host.breathe();
     }
 }
 
