@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The cases. Each has a VM of its own, ends with a panic if something is wrong, and would fail if
+//! The cases. Each runs in a process of its own in a VM, ends with a panic if something is wrong, and would fail if
 //! the module did nothing.
 
 mod bench;

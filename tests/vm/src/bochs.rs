@@ -68,7 +68,7 @@ impl Machine {
             end: END_LIMIT,
         };
         let messages = &mut File::create(log.join("messages.log"))?;
-        let mut runs = listen(child, &limits, messages, &mut |_| ())?;
+        let mut runs = listen(child, &limits, messages, &mut |_| (), &|| ())?;
         fs::remove_file(cd)?;
         split_console(&read_console(&log.join("console.log"))?, &mut runs);
         Ok(runs)

@@ -5,7 +5,8 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
-    io,
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     slice,
@@ -42,7 +43,7 @@ impl Machine {
     /// Runs the VM until it is off or time is up: once the case has begun, that is `limit`.
     ///
     /// The kernel log, the case's messages, QEMU's own and its command line go into files in the
-    /// folder `log`.
+    /// folder `log`; so does where the processors are if time is up.
     ///
     /// # Errors
     ///
@@ -85,7 +86,7 @@ impl Machine {
     ) -> io::Result<Vec<Run>> {
         fs::create_dir_all(log)?;
         let console = log.join("console.log");
-        let arguments = self.arguments(&console);
+        let arguments = self.arguments(log, &console);
         fs::write(log.join("command"), quoted(&arguments))?;
         let child = Command::new("qemu-system-x86_64")
             .args(&arguments)
@@ -100,12 +101,20 @@ impl Machine {
             end: END_LIMIT * self.slowness,
         };
         let messages = &mut File::create(log.join("messages.log"))?;
-        let mut runs = listen(child, &limits, messages, tell)?;
+        let examine = || {
+            // Without it nothing is known of why it hangs; nothing else depends on it.
+            let said = ask_monitor(&log.join("monitor"));
+            let _ = fs::write(
+                log.join("hang.log"),
+                said.unwrap_or_else(|error| error.to_string()),
+            );
+        };
+        let mut runs = listen(child, &limits, messages, tell, &examine)?;
         split_console(&read_console(&console)?, &mut runs);
         Ok(runs)
     }
 
-    fn arguments(&self, console: &Path) -> Vec<OsString> {
+    fn arguments(&self, log: &Path, console: &Path) -> Vec<OsString> {
         // Above all, what the kernel has to say is to be complete: on the first port, with every
         // level, and to the end. After an Oops nothing else is of interest.
         let parameters = format!(
@@ -115,6 +124,9 @@ impl Machine {
         );
         let mut port = OsString::from("file:");
         port.push(console);
+        let mut monitor = OsString::from("unix:");
+        monitor.push(log.join("monitor"));
+        monitor.push(",server=on,wait=off");
         let mut arguments: Vec<OsString> = "-machine pc -accel tcg,thread=multi -cpu max \
             -no-user-config -nodefaults -display none -no-reboot \
             -chardev stdio,id=messages,signal=off"
@@ -129,11 +141,31 @@ impl Machine {
             ("-append", parameters.into()),
             ("-serial", port),
             ("-serial", "chardev:messages".into()),
+            ("-monitor", monitor),
         ] {
             arguments.extend([option.into(), value]);
         }
         arguments
     }
+}
+
+/// Asks QEMU twice where the processors are, a second apart.
+fn ask_monitor(socket: &Path) -> io::Result<String> {
+    const WAIT: Duration = Duration::from_secs(1);
+
+    let mut monitor = UnixStream::connect(socket)?;
+    monitor.set_read_timeout(Some(WAIT))?;
+    monitor.set_write_timeout(Some(WAIT))?;
+    let mut said = Vec::new();
+    for _ in 0..2 {
+        monitor.write_all(b"info registers -a\n")?;
+        // It says no more when there was nothing for so long.
+        let mut part = [0; 4096];
+        while let Ok(len @ 1..) = monitor.read(&mut part) {
+            said.extend_from_slice(&part[..len]);
+        }
+    }
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 /// The command line as a shell takes it.

@@ -69,7 +69,7 @@ pub(crate) struct Limits<'a> {
 }
 
 /// Listens to a VM, whose messages are the emulator's standard output, until it is off or time is
-/// up. Keeps what it says in `log`, and tells it.
+/// up. Keeps what it says in `log`, and tells it. Calls `examine` before it ends one that hangs.
 ///
 /// Gives the cases that began, without the kernel log; the only one has not begun if none did.
 pub(crate) fn listen(
@@ -77,6 +77,7 @@ pub(crate) fn listen(
     limits: &Limits<'_>,
     log: &mut File,
     tell: &mut dyn FnMut(&Message),
+    examine: &dyn Fn(),
 ) -> io::Result<Vec<Run>> {
     let stdout = child
         .stdout
@@ -118,6 +119,7 @@ pub(crate) fn listen(
                 break;
             }
             Err(RecvTimeoutError::Timeout) => {
+                examine();
                 run.end = End::TimedOut;
                 break;
             }

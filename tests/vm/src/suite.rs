@@ -5,6 +5,7 @@
 //! A VM runs its cases one after the other, since booting may take longer than they do.
 
 use std::{
+    cmp::Reverse,
     collections::VecDeque,
     io,
     path::{Path, PathBuf},
@@ -81,6 +82,17 @@ pub struct Suite {
 /// The guest's program is not there, or has none.
 pub fn all_cases() -> io::Result<Vec<CaseInfo>> {
     cases()
+}
+
+/// What each VM is to run: up to `most` cases, but only one that needs a VM of its own. Those that may
+/// take longest come first, so that at the end all processors have something to do.
+#[must_use]
+pub fn groups(cases: impl Iterator<Item = CaseInfo>, most: usize) -> Vec<Vec<CaseInfo>> {
+    let (alone, cases): (Vec<_>, Vec<_>) = cases.partition(|case| case.needs.vm != VmNeeded::Any);
+    let alone = alone.into_iter().map(|case| vec![case]);
+    let mut groups: Vec<_> = cases.chunks(most).map(<[_]>::to_vec).chain(alone).collect();
+    groups.sort_by_key(|cases| Reverse(cases.iter().map(|case| case.seconds).sum::<u64>()));
+    groups
 }
 
 /// Runs a target's tests, which `vms` makes from all cases that there are; for its `main`.

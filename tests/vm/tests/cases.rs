@@ -1,29 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The cases on the stock kernel, each in a VM of its own.
+//! The cases on the stock kernel. A boot takes longer than most cases, so that a VM runs many.
 //!
 //! `cargo test -p vm --test cases -- NAME` runs those with NAME in their names.
 
 use std::process::ExitCode;
 
-use guest::protocol::CaseInfo;
 use vm::{
     bed::Bed,
-    suite::{run, Vendor, Vm},
+    suite::{groups, run, Vendor, Vm},
 };
 
+/// How many cases a VM runs at most.
+const CASES: usize = 8;
+
 fn main() -> ExitCode {
-    let vm = |case: CaseInfo| Vm {
-        name: case.name.clone(),
-        prefix: String::new(),
-        vendor: Vendor::Amd,
-        parameters: "",
-        slowness: 1,
-        fewer: 1,
-        cases: vec![case],
-    };
     run("cases", Bed::stock(), |cases| {
         let cases = cases.into_iter().filter(|case| case.needs.fit(false));
-        cases.map(vm).collect()
+        let groups = groups(cases, CASES).into_iter().enumerate();
+        let vms = groups.map(|(index, cases)| Vm {
+            name: format!("vm{index}"),
+            prefix: String::new(),
+            vendor: Vendor::Amd,
+            parameters: "",
+            slowness: 1,
+            fewer: 1,
+            cases,
+        });
+        vms.collect()
     })
 }

@@ -6,19 +6,18 @@
 
 use std::process::ExitCode;
 
-use guest::protocol::{CaseInfo, VmNeeded};
 use vm::{
     bed::Bed,
-    suite::{run, Vendor, Vm},
+    suite::{groups, run, Vendor, Vm},
 };
 
 /// How many cases a VM runs at most. Memory that is leaked is noticed at its end.
-const CASES: usize = 8;
+const CASES: usize = 12;
 
 fn main() -> ExitCode {
     run("debug", Bed::debug(), |cases| {
         let cases = cases.into_iter().filter(|case| case.needs.fit(true));
-        let groups = groups(cases.collect()).into_iter().enumerate();
+        let groups = groups(cases, CASES).into_iter().enumerate();
         let vms = groups.map(|(index, cases)| Vm {
             name: format!("vm{index}"),
             prefix: String::new(),
@@ -30,17 +29,4 @@ fn main() -> ExitCode {
         });
         vms.collect()
     })
-}
-
-/// What each VM runs.
-fn groups(cases: Vec<CaseInfo>) -> Vec<Vec<CaseInfo>> {
-    let (alone, cases): (Vec<_>, Vec<_>) = cases
-        .into_iter()
-        .partition(|case| case.needs.vm != VmNeeded::Any);
-    let alone = alone.into_iter().map(|case| vec![case]);
-    cases
-        .chunks(CASES)
-        .map(<[_]>::to_vec)
-        .chain(alone)
-        .collect()
 }
