@@ -15,6 +15,7 @@
 
 mod coverage;
 mod hits;
+mod pace;
 mod plan;
 mod search;
 mod window;
@@ -98,8 +99,6 @@ impl Findings {
 pub(crate) struct Left {
     /// The index of the memslot.
     pub(crate) slot: usize,
-    /// The number of the page in it.
-    page: u64,
     /// The guest-physical address.
     pub(crate) gpa: u64,
 }

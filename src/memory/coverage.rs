@@ -16,8 +16,8 @@ use kernel::{
 
 use crate::kvm::Memslot;
 
-/// The least size of a chunk, as a power of two of pages: 256 KiB. To hand one out costs little against searching it, and that
-/// takes less than any pause that can be asked for.
+/// The least size of a chunk, as a power of two of pages: 256 KiB. To hand one out costs little
+/// against searching it.
 pub(super) const CHUNK_SHIFT: u32 = 6;
 
 /// What one chunk costs: digest, hits, and two bits.
@@ -38,7 +38,7 @@ pub(super) struct Coverage {
     hits: KVVec<u32>,
     /// It is not any more what was searched.
     changed: BitmapVec,
-    /// It was searched in the last pause.
+    /// All of it was searched in the last pause.
     fresh: BitmapVec,
 }
 
@@ -109,14 +109,16 @@ impl Coverage {
         (slot, within << self.chunk_shift)
     }
 
-    /// Notes that a chunk has been searched.
-    pub(super) fn set_searched(&mut self, number: usize, digest: u64, hits: u32) {
+    /// Notes that a chunk has been searched, `at_once` if all of it in this pause.
+    pub(super) fn set_searched(&mut self, number: usize, digest: u64, hits: u32, at_once: bool) {
         if let (Some(known), Some(count)) =
             (self.digests.get_mut(number), self.hits.get_mut(number))
         {
             *known = digest;
             *count = hits;
-            self.fresh.set_bit(number);
+            if at_once {
+                self.fresh.set_bit(number);
+            }
             self.changed.clear_bit(number);
         }
     }

@@ -3,7 +3,8 @@
 //! The search of one VM's memory, by several threads at once: the inspecting one, and those of the
 //! vCPUs, which stand and have nothing else to do.
 //!
-//! Memory is handed out in chunks. A thread that is killed hands back what it has not searched.
+//! Memory is handed out in chunks. A thread that is killed, or has no time left in the pause, hands
+//! back what it has not searched.
 //!
 //! Lock order: [`Search::state`], in which page tables are read, and nothing else is taken.
 
@@ -36,6 +37,10 @@ use super::{
     hits::{
         Hit,
         Hits, //
+    },
+    pace::{
+        Pace,
+        Pause, //
     },
     plan::Plan,
     window::{
@@ -171,7 +176,8 @@ pub(crate) struct Search {
 /// What is done, and what is left to do.
 struct State {
     ahead: Ahead,
-    /// What killed threads have left. There is room for one of each thread.
+    /// What threads have left that were killed, or had no time for it. It goes before all else, so
+    /// that there are never more than threads, for each of which there is room.
     returned: KVec<Chunk>,
     /// What the inspecting thread needs to search, while it does not.
     own: Option<Worker>,
@@ -185,9 +191,9 @@ struct State {
     threads: (u32, u32),
     /// How many chunks were handed out in this pause.
     handed_out: u64,
-    pause: Option<Pause>,
-    /// How long a chunk may take.
-    chunk_time: Delta,
+    /// The number of this pause, the first of which is 1.
+    pause: u32,
+    pace: Pace,
     /// How long threads have searched, as seen by the inspecting one.
     time: Delta,
     findings: Findings,
@@ -206,13 +212,6 @@ enum Ahead {
     Changed { chunk: usize },
 }
 
-/// A pause, and how long it may take.
-#[derive(Clone, Copy)]
-struct Pause {
-    since: Instant<Monotonic>,
-    most: Delta,
-}
-
 /// Some pages of a slot, which one thread searches.
 struct Chunk {
     slot: usize,
@@ -220,21 +219,27 @@ struct Chunk {
     end: u64,
     /// It was searched before.
     again: bool,
+    /// The number of the pause in which this search of it began.
+    begun_in: u32,
     /// What has been found out about it so far.
     digest: Digest,
+    /// The page up to which its memory is part of that.
+    digested: u64,
     hits: u32,
     present: u64,
     absent: u64,
 }
 
 impl Chunk {
-    fn new(slot: usize, first: u64, end: u64, again: bool) -> Self {
+    fn new(slot: usize, first: u64, end: u64, again: bool, begun_in: u32) -> Self {
         Self {
             slot,
             first,
             end,
             again,
+            begun_in,
             digest: Digest::default(),
+            digested: first,
             hits: 0,
             present: 0,
             absent: 0,
@@ -297,8 +302,8 @@ impl Search {
             stands: false,
             threads: (0, 0),
             handed_out: 0,
-            pause: None,
-            chunk_time: Delta::ZERO,
+            pause: 0,
+            pace: Pace::new(),
             time: Delta::ZERO,
             findings: Findings::new(hits, map.slots().len())?,
             coverage,
@@ -352,9 +357,8 @@ impl Search {
     /// Begins a pause, which may take `most` from `since` on.
     pub(crate) fn begin_pause(&self, since: Instant<Monotonic>, most: Option<Delta>) {
         let mut state = self.state.lock();
-        state.pause = most.map(|most| Pause { since, most });
-        // What once took long, for whatever reason, shall not keep chunks from being tried for ever.
-        state.chunk_time = Delta::from_nanos(state.chunk_time.as_nanos() / 2);
+        state.pause = state.pause.saturating_add(1);
+        state.pace.begin(most.map(|most| Pause { since, most }));
         state.threads.0 = 0;
         state.handed_out = 0;
         state.stands = true;
@@ -393,7 +397,7 @@ impl Search {
                 stop();
             }
             let stopped = self.stopped.load(Relaxed);
-            if state.returned.is_empty() || stopped {
+            if state.returned.is_empty() || stopped || state.pace.is_over() {
                 state.own = Some(worker);
                 state.stands = false;
                 state.time += begun.elapsed();
@@ -421,12 +425,12 @@ impl Search {
         };
         state.findings.left = left.and_then(|(slot, page)| {
             let gpa = self.map.slots().get(slot)?.gpa_at(page);
-            Some(Left { slot, page, gpa })
+            Some(Left { slot, gpa })
         });
         let changed = |chunk| state.coverage.as_ref()?.next_changed(chunk);
         let is_complete = match state.ahead {
             Ahead::All { .. } => left.is_none(),
-            Ahead::Changed { chunk } => changed(chunk).is_none(),
+            Ahead::Changed { chunk } => state.returned.is_empty() && changed(chunk).is_none(),
         };
         if stopped {
             Err(Interrupted::Stopped { page: 0 })
@@ -449,13 +453,12 @@ impl Search {
         has_worked: &mut bool,
     ) {
         let stop = || stop() || self.stopped.load(Relaxed);
-        while let Some(mut chunk) = self.next_chunk(memory, &stop) {
-            let begun = Instant::<Monotonic>::now();
-            let result = self.search_chunk(worker, memory, &mut chunk, &stop);
+        while let Some((mut chunk, mut pace)) = self.next_chunk(memory, &stop) {
+            let result = self.search_chunk(worker, memory, &mut chunk, &mut pace, &stop);
             let mut state = self.state.lock();
             state.threads.0 += u32::from(!*has_worked);
             *has_worked = true;
-            state.chunk_time = state.chunk_time.max(begun.elapsed());
+            state.pace = pace;
             match result {
                 Ok(()) => state.finish(&chunk, self.chunk_pages),
                 Err(Interrupted::Stopped { page }) => {
@@ -472,14 +475,21 @@ impl Search {
     }
 
     /// The next chunk to be searched, unless there is none, or no time for it.
-    fn next_chunk(&self, memory: &UserMemory<'_>, stop: &dyn Fn() -> bool) -> Option<Chunk> {
+    fn next_chunk(
+        &self,
+        memory: &UserMemory<'_>,
+        stop: &dyn Fn() -> bool,
+    ) -> Option<(Chunk, Pace)> {
         if stop() {
             return None;
         }
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        if state.pace.is_over() {
+            return None;
+        }
         let mut chunk = state.returned.pop();
-        if chunk.is_none() && !state.time_is_up() {
+        if chunk.is_none() {
             chunk = match state.ahead {
                 Ahead::All { slot, page } => {
                     let (chunk, ahead) = self.next_of_all(memory, slot, page, state, stop);
@@ -488,9 +498,9 @@ impl Search {
                 }
                 Ahead::Changed { chunk } => self.next_changed(chunk, state),
             };
-            state.handed_out += u64::from(chunk.is_some());
         }
-        chunk
+        state.handed_out += u64::from(chunk.is_some());
+        chunk.map(|chunk| (chunk, state.pace))
     }
 
     /// The next chunk from page `page` of slot `slot` on with something to be searched, and what
@@ -519,7 +529,7 @@ impl Search {
             if absent > 0 {
                 state.findings.absent_pages += absent;
                 page += absent;
-                if stop() || state.time_is_up() {
+                if stop() || state.pace.is_over() {
                     break;
                 }
                 // There may be very much that is not there.
@@ -528,7 +538,7 @@ impl Search {
             }
             let end = (page | (self.chunk_pages - 1)).saturating_add(1);
             let end = end.min(memslot.pages);
-            let chunk = Chunk::new(slot, page, end, false);
+            let chunk = Chunk::new(slot, page, end, false, state.pause);
             return (Some(chunk), Ahead::All { slot, page: end });
         }
         (None, Ahead::All { slot, page })
@@ -547,15 +557,16 @@ impl Search {
         let hits = &mut state.findings.hits;
         hits.forget(slot, memslot.gpa_at(first), last);
         state.ahead = Ahead::Changed { chunk: chunk + 1 };
-        Some(Chunk::new(slot, first, end, true))
+        Some(Chunk::new(slot, first, end, true, state.pause))
     }
 
-    /// Searches what is left of a chunk.
+    /// Searches what is left of a chunk, or as much of it as there is time for.
     fn search_chunk(
         &self,
         worker: &mut Worker,
         memory: &UserMemory<'_>,
         chunk: &mut Chunk,
+        pace: &mut Pace,
         stop: &dyn Fn() -> bool,
     ) -> Result<(), Interrupted> {
         let slots = self.map.slots();
@@ -582,15 +593,17 @@ impl Search {
                     }
                     Met::Window(window, pages) => {
                         let view = pages.view()?;
-                        chunk.present += window.pages();
                         if let Some(key) = &self.key {
-                            // Before it is searched: what changes after this will be noticed.
-                            chunk
-                                .digest
-                                .add(window.page, self.digest(key, &view, window));
+                            // Before it is searched: what changes after this will be noticed. The
+                            // rest of one that was searched in part was looked at then.
+                            if window.page >= chunk.digested {
+                                chunk
+                                    .digest
+                                    .add(window.page, self.digest(key, &view, window));
+                                chunk.digested = window.page.saturating_add(window.pages());
+                            }
                         }
-                        self.search_window(chunk, &view, window, scratch);
-                        Ok(())
+                        self.search_window(chunk, &view, window, scratch, pace)
                     }
                 })
             })
@@ -602,19 +615,33 @@ impl Search {
         view: &View<'_>,
         window: &Window,
         scratch: &mut Scratch,
-    ) {
-        let wanted = &*self.wanted;
-        let searcher = wanted.searcher();
-        let mut begin = window.own.clone();
+        pace: &mut Pace,
+    ) -> Result<(), Interrupted> {
+        let searcher = self.wanted.searcher();
+        let mut begin = window.own.start;
         if window.follows_seen {
             let more = searcher.longest().saturating_sub(1);
-            begin.start = begin.start.saturating_sub(more);
+            begin = begin.saturating_sub(more);
         }
         // Hits from here on are not kept any more.
         let mut bound = None;
-        searcher.search(view, begin, scratch, &fpu::Thread, |found| {
-            self.found(chunk, view, window, found, &mut bound);
-        });
+        let (mut page, end) = (window.page, window.page.saturating_add(window.pages()));
+        while page < end {
+            let begun = Instant::<Monotonic>::now();
+            let part = (end - page).min(pace.pages());
+            page += part;
+            let last = window.own.end - usize::try_from((end - page) * PAGE)?;
+            searcher.search(view, begin..last, scratch, &fpu::Thread, |found| {
+                self.found(chunk, view, window, found, &mut bound);
+            });
+            begin = last;
+            chunk.present += part;
+            pace.searched(part, begun.elapsed());
+            if page < chunk.end && pace.is_over() {
+                return Err(Interrupted::Stopped { page });
+            }
+        }
+        Ok(())
     }
 
     /// Counts a match, and keeps it if it is one of the lowest.
@@ -763,32 +790,45 @@ impl Search {
             neighbours: Neighbours::None,
             stop,
         };
-        let left = self.state.lock().findings.left;
-        let slots = self.map.slots();
-        let (slot_left, page_left) = left.map_or((slots.len(), 0), |left| (left.slot, left.page));
-        for (index, slot) in slots.iter().enumerate() {
+        let (returned, ahead) = {
+            let mut state = self.state.lock();
+            (state.give_up_returned(), state.ahead)
+        };
+        for (index, slot) in self.map.slots().iter().enumerate() {
             let (mut present, mut absent, mut private) = (0, 0, 0);
             let pages = &mut worker.pages;
+            let mut visit = |first, end| {
+                windows.visit(slot, first, end, pages, |met| {
+                    match met {
+                        Met::Absent(count) => absent += count,
+                        Met::Window(window, _) => present += window.pages(),
+                    }
+                    process::yield_cpu();
+                    Ok(())
+                })
+            };
+            let searched_to = match ahead {
+                Ahead::All { slot: next, page } if index == next => page,
+                Ahead::All { slot: next, .. } if index > next => 0,
+                _ => slot.pages,
+            };
             let result =
                 self.map
                     .for_each_stretch(&self.wanted, slot, 0, slot.pages, |plan, first, end| {
-                        let first = match plan {
-                            Plan::Search if index < slot_left => end,
-                            Plan::Search if index == slot_left => end.min(first.max(page_left)),
+                        match plan {
+                            Plan::Search => {
+                                let chunks = returned.iter().filter(|chunk| chunk.slot == index);
+                                for chunk in chunks.filter(|chunk| !chunk.again) {
+                                    visit(first.max(chunk.first), end.min(chunk.end))?;
+                                }
+                                visit(first.max(searched_to), end)
+                            }
                             Plan::Private => {
                                 private += end - first;
-                                end
+                                Ok(())
                             }
-                            _ => first,
-                        };
-                        windows.visit(slot, first, end, pages, |met| {
-                            match met {
-                                Met::Absent(count) => absent += count,
-                                Met::Window(window, _) => present += window.pages(),
-                            }
-                            process::yield_cpu();
-                            Ok(())
-                        })
+                            _ => visit(first, end),
+                        }
                     });
             let mut state = self.state.lock();
             let findings = &mut state.findings;
@@ -864,14 +904,25 @@ pub(crate) struct Figures {
 }
 
 impl State {
-    /// Whether the pause should not be prolonged by another chunk.
-    fn time_is_up(&self) -> bool {
-        self.pause
-            .is_some_and(|pause| pause.since.elapsed() + self.chunk_time > pause.most)
-    }
-
     /// Notes what was found out about a chunk that is searched to its end.
     fn finish(&mut self, chunk: &Chunk, chunk_pages: u64) {
+        self.add(chunk);
+        if let Some(coverage) = &mut self.coverage {
+            let first = chunk.end.saturating_sub(1) & !(chunk_pages - 1);
+            let number = coverage.number(chunk.slot, first);
+            let at_once = chunk.begun_in == self.pause;
+            coverage.set_searched(number, chunk.digest.0, chunk.hits, at_once);
+        }
+    }
+
+    /// Takes what was handed back and will not be searched to its end, of which it notes what was.
+    fn give_up_returned(&mut self) -> KVec<Chunk> {
+        let returned = core::mem::take(&mut self.returned);
+        returned.iter().for_each(|chunk| self.add(chunk));
+        returned
+    }
+
+    fn add(&mut self, chunk: &Chunk) {
         let findings = &mut self.findings;
         let bytes = chunk.present.saturating_mul(PAGE);
         if chunk.again {
@@ -882,11 +933,6 @@ impl State {
             findings.add_present(chunk.slot, chunk.present);
         }
         findings.hit_count = findings.hit_count.saturating_add(u64::from(chunk.hits));
-        if let Some(coverage) = &mut self.coverage {
-            let first = chunk.end.saturating_sub(1) & !(chunk_pages - 1);
-            let number = coverage.number(chunk.slot, first);
-            coverage.set_searched(number, chunk.digest.0, chunk.hits);
-        }
     }
 }
 

@@ -88,7 +88,7 @@ impl Windows<'_> {
         first: u64,
         end: u64,
         held: &mut HeldPages,
-        mut visit: impl FnMut(Met<'_>) -> Result,
+        mut visit: impl FnMut(Met<'_>) -> Result<(), Interrupted>,
     ) -> Result<(), Interrupted> {
         let mut page = first;
         // Whether the page before is part of the stretch, and there.

@@ -23,6 +23,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("limits_no_pattern", no_pattern),
     Case::new("limits_interval", interval),
     Case::new("limits_max_pause", max_pause).within(200),
+    Case::new("limits_max_pause_dense", max_pause_dense).within(200),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -278,5 +279,42 @@ fn max_pause() {
     let report = inspection.set("max_pause_ms", 60_000).report();
     assert_eq!((&report.hits, report.done.hits), (&whole.hits, hits));
     assert_eq!(report.done.pauses, 1);
+    vm.finish();
+}
+
+/// A pause ends in the middle of what is handed out at once, if that takes longer: each byte is a match.
+fn max_pause_dense() {
+    const CHUNKS: u64 = 2;
+
+    let mut vm = Vm::bootable();
+    for _ in 0..2 {
+        vm.add_vcpu(Mode::Long, Work::Halt);
+    }
+    vm.start();
+    let size = CHUNKS * (256 << 10);
+    vm.add_memory(MIB, size, Backing::Anonymous)
+        .fill_all(MATCH[0]);
+    let hits = size + 1 - MATCH.len() as u64;
+    let inspection = Inspection::of_self().patterns(&[hex(&MATCH)]);
+    for threads in [1, 3] {
+        let inspection = inspection.clone().set("threads", threads);
+        let alone = inspection.clone().set("threads", 1).report();
+        assert_eq!(alone.done.hits, hits);
+        let chunk_us = alone.done.scan_us / CHUNKS;
+        let in_pauses = inspection.set("max_pause_ms", (chunk_us / 4000).max(1));
+        // A machine that is busy with something else prolongs any pause, but not in each try.
+        let mut tries = (0..5).map(|_| in_pauses.report());
+        let report = tries.find(|report| report.done.pause_us < chunk_us * 2 / 3);
+        let report = report.expect("there is no pause that is shorter than a chunk takes");
+        let done = &report.done;
+        assert!(done.pauses > 3, "{done:?}");
+        assert_eq!((&report.hits, done.hits), (&alone.hits, hits));
+        assert_eq!(
+            (done.scanned_bytes, done.rescanned_bytes),
+            (LOW_MEMORY + size, 0),
+            "what was cut is searched once"
+        );
+        vm.assert_slots(&report);
+    }
     vm.finish();
 }
