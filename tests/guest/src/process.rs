@@ -136,9 +136,25 @@ pub(crate) fn wait_until(what: &str, condition: impl FnMut() -> bool) {
 pub(crate) fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let (begin, limit) = (Instant::now(), limit * slowness());
     while !condition() {
-        assert!(begin.elapsed() < limit, "waited in vain: {what}");
+        if begin.elapsed() > limit {
+            tell_what_runs();
+            panic!("waited in vain: {what}");
+        }
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Says what each thread of this process does, and has the kernel say what runs on each processor.
+fn tell_what_runs() {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten();
+    for task in tasks.flatten() {
+        let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        println!("{} {}", read("stat").trim(), read("syscall").trim());
+        println!("{}", read("stack").trim());
+    }
+    // Not to be had on each kernel; it is no more than a help.
+    let _ = fs::write("/proc/sysrq-trigger", "l");
+    thread::sleep(Duration::from_secs(1));
 }
 
 /// How often something has happened, by the kernel's own account.
