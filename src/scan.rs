@@ -17,6 +17,7 @@
 //! panic takes the machine down, so nothing here may panic, whatever the patterns and the memory hold.
 
 pub mod digest;
+mod exact;
 mod filter;
 mod level;
 mod memory;

@@ -21,7 +21,7 @@ use patterns::SETS;
 use peers::Peer;
 
 /// How often each searches in each row; the best time counts, since others only ever take some.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 9;
 
 /// How long one search of a slow one may take: it gets less memory then.
 const LONG: Duration = Duration::from_millis(400);

@@ -28,8 +28,11 @@ use super::{
 /// How many places are filtered at once: so long the vector registers are used.
 const STEP: usize = 128 << 10;
 
-/// The most pieces that are filtered at once: as many pages, and two that are not whole.
-const PIECES: usize = STEP / 4096 + 2;
+/// How much is filtered at once if it lies in one piece. Where nothing passes nothing is looked at again.
+const RUN: usize = 16 << 10;
+
+/// The most pieces that are filtered at once: as many pages, and two that are not whole, and what is cut.
+const PIECES: usize = STEP / 4096 + 2 + STEP / RUN;
 
 /// The most blocks in a step: some are searched beyond it, where the windows of matches that begin in
 /// it may lie, and each piece may end in a block that is not whole.
@@ -208,8 +211,12 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         let Tables {
             samples,
             has_others,
+            filter_first,
             ..
         } = self.searcher.tables;
+        if *filter_first {
+            return self.search_with_filter(scratch, host, found);
+        }
         let end = if *has_others {
             self.search_with_filter(scratch, host, found)
         } else {

@@ -7,12 +7,21 @@
 //! window a table leads from the value of that byte to the buckets with a pattern that takes it. A
 //! place passes if the entries of its bytes have a bit in common.
 //!
+//! Few patterns can have windows of which the bytes in each place are told apart by their low halves. A
+//! table then leads from that to the one byte that is meant, and a place passes if its bytes are those:
+//! that takes the least time.
+//!
 //! What passes is looked up by a hash of the four bytes there.
 //!
 //! Patterns that are long enough can be looked for in another way ([`samples`](super::samples)), which is faster
 //! but for few of them in wide vectors.
 
 use super::{
+    exact::{
+        Bytes,
+        Exact,
+        MOST_PATTERNS, //
+    },
     level::Level,
     pattern::Pattern,
     samples::Samples,
@@ -45,10 +54,10 @@ pub struct Tables {
     pub(super) samples: Samples,
     /// For all others, with the rarest windows first. If there are none, for all patterns, if they are few.
     pub(super) choices: [Choice; 2],
-    /// The number of bytes that the filter looks at, 0 if there is nothing for it.
-    pub(super) size: usize,
     /// There are patterns that few places are not enough for.
     pub(super) has_others: bool,
+    /// The filter comes first, for all patterns, and few places are looked at where too much passes it.
+    pub(super) filter_first: bool,
     /// The length of the longest pattern.
     pub(super) longest: usize,
     tails: [Tail; MAX_PATTERNS],
@@ -65,6 +74,12 @@ pub(super) struct Choice {
     pub(super) halves: [[[u8; 16]; 2]; MOST],
     /// For each value of a byte its `classes`, that of the first byte of a window lowest.
     steps: [u32; 256],
+    /// The same for bytes that their low halves tell apart: for each of these the byte. Only if `is_exact`.
+    pub(super) bytes: [Bytes; MOST],
+    /// `bytes` is all that is needed.
+    pub(super) is_exact: bool,
+    /// The number of bytes that the filter looks at, 0 if there is nothing for it.
+    pub(super) size: usize,
     /// The greatest offset of a window in its pattern.
     pub(super) farthest: usize,
     /// For each hash the first pattern that it leads to.
@@ -90,13 +105,27 @@ struct Window {
     pattern: usize,
 }
 
-/// Up to how many patterns, at a level, the filter is faster than looking at few places; and up to how
-/// many it is where of these too many pass.
+/// Up to how many patterns, at a level, the filter is always faster than looking at few places; and up
+/// to how many it is where of these too many pass.
 const fn few(level: Level) -> (usize, usize) {
     match level {
         Level::Portable => (0, 0),
-        Level::Avx2 => (0, 8),
+        Level::Avx2 => (0, BUCKETS),
         Level::Avx512 => (64, MAX_PATTERNS),
+    }
+}
+
+/// Whether so few patterns, each of which has a bucket of its own, are best looked for by the filter first,
+/// unless what it looks for is met too often. It then looks at two bytes of each.
+const fn is_filter_first(level: Level, patterns: usize) -> bool {
+    matches!(level, Level::Avx2) && patterns <= MOST_PATTERNS
+}
+
+/// How many bytes of each of so many patterns are enough if they are told apart by their low halves.
+const fn exact_size(patterns: usize) -> usize {
+    match patterns {
+        ..=2 => 2,
+        _ => 3,
     }
 }
 
@@ -108,8 +137,8 @@ impl Tables {
         Self {
             samples: Samples::new(),
             choices: [const { Choice::new() }; 2],
-            size: 0,
             has_others: false,
+            filter_first: false,
             longest: 0,
             tails: [Tail::NONE; MAX_PATTERNS],
         }
@@ -131,13 +160,30 @@ impl Tables {
         let all = patterns.iter().enumerate();
         let others = all.clone().filter(|(index, _)| !samples.has(*index));
         self.has_others = others.clone().next().is_some();
-        self.size = if self.has_others {
-            prepare_choices(choices, &others)
+        self.filter_first = !self.has_others && is_filter_first(level, patterns.len());
+        let filtered = if self.has_others {
+            others.clone().count()
         } else if patterns.len() <= not_many {
-            prepare_choices(choices, &all)
+            patterns.len()
         } else {
             0
         };
+        let size = match filtered {
+            0 => 0,
+            _ if self.filter_first => 2,
+            1..=BUCKETS => 3,
+            _ => 4,
+        };
+        for (number, choice) in choices.iter_mut().enumerate() {
+            choice.is_exact = false;
+            choice.size = size;
+            if self.has_others {
+                choice.prepare(others.clone(), number);
+            } else if size > 0 && !(self.filter_first && choice.prepare_exact(all.clone(), number))
+            {
+                choice.prepare(all.clone(), number);
+            }
+        }
     }
 
     /// Whether a pattern is looked for by the filter.
@@ -152,22 +198,6 @@ impl Tables {
     }
 }
 
-/// Prepares both choices for `patterns`, each with its index. Gives the number of bytes to look at.
-fn prepare_choices<'a>(
-    choices: &mut [Choice; 2],
-    patterns: &(impl Iterator<Item = (usize, &'a Pattern)> + Clone),
-) -> usize {
-    let size = match patterns.clone().count() {
-        0 => 0,
-        1..=8 => 3,
-        _ => 4,
-    };
-    for (number, choice) in choices.iter_mut().enumerate() {
-        choice.prepare(patterns.clone(), size, number);
-    }
-    size
-}
-
 impl Default for Tables {
     fn default() -> Self {
         Self::new()
@@ -179,6 +209,9 @@ impl Choice {
         Self {
             classes: [[0; 256]; MOST],
             halves: [[[0; 16]; 2]; MOST],
+            bytes: [[0; 16]; MOST],
+            is_exact: false,
+            size: 0,
             steps: [0; 256],
             farthest: 0,
             heads: [NONE; 1 << HASH_BITS],
@@ -200,9 +233,9 @@ impl Choice {
     fn prepare<'a>(
         &mut self,
         patterns: impl Iterator<Item = (usize, &'a Pattern)> + Clone,
-        size: usize,
         number: usize,
     ) {
+        let size = self.size;
         self.count(patterns.clone().map(|(_, pattern)| pattern));
         self.hashed = u32::MAX;
         self.farthest = 0;
@@ -222,6 +255,34 @@ impl Choice {
         let count = patterns.count();
         self.lead(count);
         self.classify(count, size, number);
+    }
+
+    /// Prepares it for few `patterns`, each with its index, if the bytes of their windows can be told apart by
+    /// their low halves. Says whether that is so: otherwise it is as it was.
+    fn prepare_exact<'a>(
+        &mut self,
+        patterns: impl Iterator<Item = (usize, &'a Pattern)> + Clone,
+        number: usize,
+    ) -> bool {
+        let count = patterns.clone().count();
+        let size = exact_size(count);
+        let all = patterns.clone().map(|(_, pattern)| pattern);
+        let Some(exact) = Exact::of(all, size, number == 1) else {
+            return false;
+        };
+        self.bytes = exact.bytes;
+        self.is_exact = true;
+        self.size = size;
+        self.hashed = u32::MAX;
+        self.farthest = 0;
+        let windows = self.windows.iter_mut().zip(patterns.zip(exact.places));
+        for (window, ((index, pattern), at)) in windows {
+            *window = Window::of(pattern, at);
+            window.pattern = index;
+            self.farthest = self.farthest.max(at);
+        }
+        self.lead(count);
+        true
     }
 
     /// Counts in `heads` how many patterns have what leads to each hash, wherever they have it.

@@ -2,7 +2,8 @@
 
 //! The filter with AVX2, twice 32 places at once.
 //!
-//! `vpshufb` looks up bytes in a table of 16: one for their low halves, one for the high ones.
+//! `vpshufb` looks up bytes in a table of 16: one for their low halves, one for the high ones. Where low halves
+//! tell apart what is looked for one table is enough, from which comes the byte that it should be.
 
 use core::arch::asm;
 
@@ -46,6 +47,79 @@ macro_rules! places {
     };
 }
 
+/// Compares the 32 bytes at an offset from the current place with what a table has for their low halves.
+/// Leaves in `$to` whether they are equal. Of a byte from 0x80 on `vpshufb` makes 0, which it is not.
+macro_rules! compare {
+    ($to:literal, $offset:literal, $table:literal) => {
+        concat!(
+            "vmovdqu ymm0, [{at} + ",
+            $offset,
+            "]\n",
+            "vpshufb ymm1, ymm",
+            $table,
+            ", ymm0\n",
+            "vpcmpeqb ymm",
+            $to,
+            ", ymm0, ymm1\n",
+        )
+    };
+}
+
+/// Leaves in a register the places of 32 bytes, of which `$first` and `$more` are the comparisons, which leave
+/// their results in `ymm2` and `ymm3`.
+macro_rules! equal_places {
+    ($places:literal, $first:expr, $($more:expr),+) => {
+        concat!(
+            $first,
+            $($more, "vpand ymm2, ymm2, ymm3\n",)+
+            "vpmovmskb {", $places, ":e}, ymm2\n",
+        )
+    };
+}
+
+/// The loop over all blocks with comparisons, which `$look` does.
+macro_rules! compare_all {
+    ($choice:expr, $piece:expr, $ahead:expr, $words:expr, $look:expr) => {{
+        let count: usize;
+        // SAFETY: By the caller's contract the CPU has the instructions, there are the bytes that are
+        // read; `words` is written from its beginning to its end; the tables have 64 bytes together. What is
+        // fetched ahead need not be there. Nothing else is touched.
+        unsafe {
+            asm!(
+                "vbroadcasti128 ymm8, [{low}]",
+                "vbroadcasti128 ymm9, [{low} + 16]",
+                "vbroadcasti128 ymm10, [{low} + 32]",
+                "2:",
+                "prefetchnta [{ahead}]",
+                $look,
+                "shl {high}, 32",
+                "or {low}, {high}",
+                "mov [{words}], {low}",
+                // One more if it is not 0.
+                "cmp {low}, 1",
+                "sbb {count}, -1",
+                "add {at}, 64",
+                "add {ahead}, 64",
+                "add {words}, 8",
+                "cmp {words}, {end}",
+                "jb 2b",
+                "vzeroupper",
+                low = inout(reg) $choice.bytes.as_ptr() => _,
+                high = out(reg) _,
+                at = inout(reg) $piece.as_ptr() => _,
+                ahead = inout(reg) $ahead.as_ptr() => _,
+                words = inout(reg) $words.as_mut_ptr() => _,
+                end = in(reg) $words.as_mut_ptr().wrapping_add($words.len()),
+                count = inout(reg) 0_usize => count,
+                out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _,
+                out("ymm8") _, out("ymm9") _, out("ymm10") _,
+                options(nostack),
+            );
+        }
+        count
+    }};
+}
+
 /// The loop over all blocks, the places of whose halves `$look` finds, inverted.
 macro_rules! filter {
     ($choice:expr, $piece:expr, $ahead:expr, $words:expr, $look:expr) => {{
@@ -68,7 +142,7 @@ macro_rules! filter {
                 "vpbroadcastd ymm7, xmm7",
                 "vpxor xmm6, xmm6, xmm6",
                 "2:",
-                "prefetcht0 [{ahead}]",
+                "prefetchnta [{ahead}]",
                 $look,
                 "shl {high}, 32",
                 "or {low}, {high}",
@@ -104,16 +178,45 @@ macro_rules! filter {
 ///
 /// # Safety
 ///
-/// The CPU has AVX2, whose registers may be used. `piece` has 64 bytes for each word, and
-/// `size - 1` more. `words` is not empty.
+/// The CPU has AVX2, whose registers may be used. `piece` has 64 bytes for each word, and one less than
+/// the size of windows more. `words` is not empty.
 pub(super) unsafe fn blocks(
     choice: &Choice,
-    size: usize,
     piece: Piece<'_>,
     ahead: Piece<'_>,
     words: &mut [u64],
 ) -> usize {
-    match size {
+    match choice.size {
+        2 if choice.is_exact => compare_all!(
+            choice,
+            piece,
+            ahead,
+            words,
+            concat!(
+                equal_places!("low", compare!(2, 0, 8), compare!(3, 1, 9)),
+                equal_places!("high", compare!(2, 32, 8), compare!(3, 33, 9)),
+            )
+        ),
+        _ if choice.is_exact => compare_all!(
+            choice,
+            piece,
+            ahead,
+            words,
+            concat!(
+                equal_places!(
+                    "low",
+                    compare!(2, 0, 8),
+                    compare!(3, 1, 9),
+                    compare!(3, 2, 10)
+                ),
+                equal_places!(
+                    "high",
+                    compare!(2, 32, 8),
+                    compare!(3, 33, 9),
+                    compare!(3, 34, 10)
+                ),
+            )
+        ),
         2 => filter!(
             choice,
             piece,

@@ -13,7 +13,8 @@ use super::{
     Searcher,
     Step,
     CLOSE_LOOKS,
-    GROUP, //
+    GROUP,
+    RUN, //
 };
 use crate::scan::{
     filter::{
@@ -30,8 +31,14 @@ use crate::scan::{
     window, //
 };
 
-/// How far ahead of what is filtered memory is fetched: about as much as is on its way at a time.
-const AHEAD: usize = 8192;
+/// How far ahead of what is filtered memory is fetched.
+const AHEAD: usize = 1536;
+
+/// If in one of so many blocks a place passes, those are many.
+const MANY: usize = 2;
+
+/// The same where only two bytes are looked at, and there is another way.
+const MANY_PAIRS: usize = 8;
 
 /// How a step was filtered.
 #[derive(Clone, Copy)]
@@ -50,22 +57,38 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         host: &H,
         found: &mut impl FnMut(Match),
     ) -> usize {
-        let [first, second] = &self.searcher.tables.choices;
+        let tables = self.searcher.tables;
+        let [first, second] = &tables.choices;
         let [first_list, second_list] = &mut scratch.lists;
-        let (mut choice, mut list) = (first, first_list);
+        let (mut choice, mut list, mut other_list) = (first, first_list, second_list);
         let mut filtered = host.vector(|| self.filter(first, list));
-        // In each second block: perhaps the other windows are met less often.
-        if filtered.count > filtered.end.saturating_sub(self.begin.start) / PLACES / 2 {
-            let other = host.vector(|| self.filter(second, second_list));
+        let blocks = filtered.end.saturating_sub(self.begin.start) / PLACES;
+        let share = if tables.filter_first {
+            MANY_PAIRS
+        } else {
+            MANY
+        };
+        let many = blocks / share;
+        if filtered.count > many {
+            // Perhaps the other windows are met less often.
+            let other = host.vector(|| self.filter(second, other_list));
             if other.count < filtered.count && other.end == filtered.end {
-                (choice, list, filtered) = (second, second_list, other);
+                (choice, filtered) = (second, other);
+                (list, other_list) = (other_list, list);
             }
         }
         let begin = self.begin.start..filtered.end;
         if begin.is_empty() {
-            let tables = self.searcher.tables;
             self.look_at(begin.start, |pattern| tables.is_filtered(pattern), found);
             return begin.start.saturating_add(1);
+        }
+        if tables.filter_first && filtered.count > many {
+            if let Some(stride) = tables.samples.stride() {
+                let words = &mut other_list.words;
+                if self.search_some_places(&begin, stride, words, host, found) {
+                    return begin.end;
+                }
+            }
         }
         if filtered.count > 0 {
             self.look_closely(choice, list, &begin, host, found);
@@ -85,7 +108,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
                 break;
             }
             let piece = self.memory.piece(at);
-            let places = piece.len().min(end.saturating_sub(at));
+            let places = piece.len().min(end.saturating_sub(at)).min(RUN);
             let words = places.div_ceil(PLACES);
             let next = first.saturating_add(words);
             let Some(words) = list.words.get_mut(first..next) else {
@@ -125,14 +148,14 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         places: usize,
         words: &mut [u64],
     ) -> usize {
-        let Searcher { tables, level, .. } = self.searcher;
+        let Searcher { level, .. } = self.searcher;
         let ahead = self.ahead(at, AHEAD, piece);
         // What a window has beyond the piece is not known here: such places all pass.
-        let whole = piece.len().saturating_sub(tables.size.saturating_sub(1));
+        let whole = piece.len().saturating_sub(choice.size.saturating_sub(1));
         let known = places.min(whole);
         let full = known / PLACES;
         let (words, rest) = words.split_at_mut_checked(full).unwrap_or_default();
-        let mut count = filter::blocks(*level, choice, tables.size, piece, ahead, words);
+        let mut count = filter::blocks(*level, choice, piece, ahead, words);
 
         let mut first = full.saturating_mul(PLACES);
         for word in rest {
@@ -153,7 +176,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
     /// The word of the block that begins at `first`, and is not whole: `whole` is the number of places
     /// of which something is known.
     fn filter_rest(&self, choice: &Choice, piece: Piece<'_>, whole: usize, first: usize) -> u64 {
-        let Searcher { tables, level, .. } = self.searcher;
+        let Searcher { level, .. } = self.searcher;
         // From the last 64 places that are known.
         let back = whole.saturating_sub(PLACES).min(first);
         let skip = first.saturating_sub(back);
@@ -162,7 +185,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         }
         let mut word = [0];
         let piece = piece.after(back);
-        filter::blocks(*level, choice, tables.size, piece, piece, &mut word);
+        filter::blocks(*level, choice, piece, piece, &mut word);
         word[0] >> skip
     }
 
@@ -182,7 +205,8 @@ impl<M: Memory + ?Sized> Step<'_, M> {
             let words = words.get(..run.len).unwrap_or_default();
             // Most of them are 0: several at once are passed by.
             let groups = (0..).step_by(PLACES * GROUP).zip(words.chunks(GROUP));
-            for (first, group) in groups.filter(|(_, group)| group.iter().any(|word| *word != 0)) {
+            let is_any = |group: &[u64]| group.iter().fold(0, |any, word| any | word) != 0;
+            for (first, group) in groups.filter(|(_, group)| is_any(group)) {
                 for (first, word) in (first..).step_by(PLACES).zip(group) {
                     let mut left = *word;
                     while let Some(bit) = lowest(left) {

@@ -44,7 +44,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
     ) -> bool {
         let Searcher { tables, level, .. } = self.searcher;
         let samples = &tables.samples;
-        let can_give_up = !tables.has_others && tables.size > 0;
+        let can_give_up = !tables.has_others && tables.choices[0].size > 0;
         let stride = stride.get();
         let end = begin.end.saturating_add(samples.farthest());
         let end = end.min(self.memory.len());

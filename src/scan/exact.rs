@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Windows of few patterns whose bytes, in each place, are told apart by their low halves.
+//!
+//! A table then leads from the low half of a byte to the one byte that is meant, and a place passes the
+//! filter if all its bytes are those. That takes less time than to look for either half, but what has the
+//! first byte of one window and the second one of another passes, too.
+
+use super::{
+    pattern::Pattern,
+    window::{
+        self,
+        MOST, //
+    },
+};
+
+/// The most patterns.
+pub(super) const MOST_PATTERNS: usize = 8;
+
+/// For each low half of a byte the byte that is meant, or one that has another low half.
+pub(super) type Bytes = [u8; 16];
+
+/// What no byte is.
+const NONE: Bytes = [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14];
+
+/// Such windows.
+#[derive(Clone, Copy)]
+pub(super) struct Exact {
+    /// The bytes in each place of a window.
+    pub(super) bytes: [Bytes; MOST],
+    /// Where the window of each pattern begins in it.
+    pub(super) places: [usize; MOST_PATTERNS],
+    /// How much of memory is thought to be what each place has, in parts of [`window::TOTAL`].
+    shares: [u64; MOST],
+}
+
+impl Exact {
+    /// The rarest ones of `size` bytes that can be found, if there are any. `second`: those of the second
+    /// choice, as [`window::choose`] has them; otherwise others.
+    pub(super) fn of<'a>(
+        patterns: impl Iterator<Item = &'a Pattern> + Clone,
+        size: usize,
+        second: bool,
+    ) -> Option<Self> {
+        let count = patterns.clone().count();
+        let patterns = patterns.enumerate().cycle();
+        // Which ones are left depends on who takes theirs first.
+        let orders = (0..count).map(|first| patterns.clone().skip(first).take(count));
+        let found = orders.filter_map(|mut order| {
+            let none = Self {
+                bytes: [NONE; MOST],
+                places: [0; MOST_PATTERNS],
+                shares: [0; MOST],
+            };
+            order.try_fold(none, |all, (index, pattern)| {
+                all.with(index, pattern, size, second)
+            })
+        });
+        found.min_by_key(|found| found.product(size))
+    }
+
+    /// With the window of one more pattern that makes the fewest places more pass.
+    fn with(self, index: usize, pattern: &Pattern, size: usize, second: bool) -> Option<Self> {
+        let [_, at_second] = window::choose(pattern, size, |_| 1);
+        let places = 0..=pattern.len().checked_sub(size)?;
+        let places = places.filter(|at| (*at == at_second) == second);
+        let all = places.filter_map(|at| self.with_window(index, pattern, at, size));
+        all.min_by_key(|with| with.product(size))
+    }
+
+    fn with_window(self, index: usize, pattern: &Pattern, at: usize, size: usize) -> Option<Self> {
+        let mut with = self;
+        *with.places.get_mut(index)? = at;
+        let tables = with.bytes.iter_mut().zip(&mut with.shares).take(size);
+        for (at, (bytes, share)) in (at..).zip(tables) {
+            // Bytes from 0x80 on are not looked up (`vpshufb`).
+            let (value @ 0..0x80, u8::MAX) = pattern.byte(at)? else {
+                return None;
+            };
+            let low = usize::from(value & 0xf);
+            let known = bytes.get_mut(low)?;
+            if *known == *NONE.get(low)? {
+                *known = value;
+                *share = share.saturating_add(window::frequency(value));
+            } else if *known != value {
+                return None;
+            }
+        }
+        Some(with)
+    }
+
+    fn product(&self, size: usize) -> u64 {
+        let shares = self.shares.iter().take(size);
+        shares.fold(1, |product: u64, share| product.saturating_mul(*share))
+    }
+}
