@@ -21,6 +21,7 @@ use crate::scan::{
         self,
         PLACES, //
     },
+    level::Level,
     memory::{
         Host,
         Memory,
@@ -31,8 +32,14 @@ use crate::scan::{
     window, //
 };
 
-/// How far ahead of what is filtered memory is fetched.
-const AHEAD: usize = 1536;
+/// How far ahead of what is filtered memory is fetched, as measured.
+const fn distance(level: Level) -> usize {
+    match level {
+        Level::Portable | Level::Avx2 => 1536,
+        // About as much as is on its way at a time.
+        Level::Avx512 => 8192,
+    }
+}
 
 /// If in one of so many blocks a place passes, those are many.
 const MANY: usize = 2;
@@ -149,7 +156,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         words: &mut [u64],
     ) -> usize {
         let Searcher { level, .. } = self.searcher;
-        let ahead = self.ahead(at, AHEAD, piece);
+        let ahead = self.ahead(at, distance(*level), piece);
         // What a window has beyond the piece is not known here: such places all pass.
         let whole = piece.len().saturating_sub(choice.size.saturating_sub(1));
         let known = places.min(whole);
