@@ -3,9 +3,11 @@
 //! The first process of a test VM.
 
 use std::{
+    collections::VecDeque,
     ffi::CString,
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     panic,
     path::Path,
     process::{Child, Command, Stdio},
@@ -196,8 +198,41 @@ fn run_case(case: &Case, is_last: bool, port: &mut File) -> io::Result<bool> {
     for line in problem.iter().map(String::as_str).chain(text.lines()) {
         tell(Message::Text(line.to_owned()))?;
     }
+    if problem.is_some() {
+        for line in last_of_log()? {
+            tell(Message::Text(format!("log: {line}")))?;
+        }
+    }
     tell(Message::End)?;
     Ok(problem.is_none())
+}
+
+/// The last lines of the kernel log, of which the console has the warnings only.
+fn last_of_log() -> io::Result<Vec<String>> {
+    const LINES: usize = 60;
+    /// The longest record (`CONSOLE_EXT_LOG_MAX` in `kernel/printk/internal.h`).
+    const RECORD: usize = 8192;
+
+    let mut log = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/kmsg")?;
+    let (mut lines, mut record) = (VecDeque::new(), [0; RECORD]);
+    loop {
+        let text = match log.read(&mut record) {
+            Ok(len) => String::from_utf8_lossy(&record[..len]).into_owned(),
+            // What was overwritten meanwhile is passed by.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        };
+        let text = text.split_once(';').map_or("", |(_, text)| text);
+        lines.push_back(text.lines().next().unwrap_or_default().to_owned());
+        if lines.len() > LINES {
+            lines.pop_front();
+        }
+    }
+    Ok(lines.into())
 }
 
 /// Collects what comes from a pipe, line by line.

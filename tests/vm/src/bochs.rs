@@ -76,11 +76,11 @@ impl Machine {
 
     /// Makes the CD: GRUB, the kernel, the initramfs.
     fn make_cd(&self, cd: &Path, log: &Path) -> io::Result<()> {
-        // As in QEMU the log is to be complete. A reboot is a triple fault, at which Bochs ends. The
+        // As in QEMU. A reboot is a triple fault, at which Bochs ends. The
         // kernel cannot find out how fast the processor is.
         let menu = log.join("grub.cfg");
         let parameters = format!(
-            "console=ttyS0,115200 ignore_loglevel log_buf_len=4M oops=panic panic=-1 \
+            "console=ttyS0,115200 loglevel=5 log_buf_len=4M oops=panic panic=-1 \
              reboot=t tsc_early_khz={} nokaslr rdinit=/init {}",
             SPEED / 1000,
             self.parameters

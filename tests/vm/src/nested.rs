@@ -71,6 +71,7 @@ impl Scenario<'_> {
             memory: self.memory,
             // With two, software SVM loses guests with two vCPUs now and then.
             processors: 1,
+            in_parallel: false,
             slowness: 1,
         };
         let mut why = String::new();

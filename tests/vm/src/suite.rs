@@ -59,6 +59,8 @@ pub struct Vm {
     pub vendor: Vendor,
     /// What is added to the kernel's command line.
     pub parameters: &'static str,
+    /// Whether its processors run at the same time, and not in turns: see [`qemu::Machine`].
+    pub in_parallel: bool,
     /// How many times as long as usual everything may take.
     pub slowness: u32,
     /// How many times less often than usual cases do again and again what they do.
@@ -314,6 +316,7 @@ impl Suite {
                     parameters,
                     memory: 1024,
                     processors: 2,
+                    in_parallel: vm.in_parallel,
                     slowness,
                 };
                 machine.run_all(log, &limits)

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             prefix: String::new(),
             vendor: Vendor::Amd,
             parameters: "",
+            in_parallel: false,
             slowness: 4,
             fewer: 5,
             cases,

@@ -97,6 +97,7 @@ fn main() -> ExitCode {
             prefix: format!("{name}::"),
             vendor: *vendor,
             parameters,
+            in_parallel: false,
             // Bochs gets no more than its share of a busy machine.
             slowness: 3,
             fewer: 10,

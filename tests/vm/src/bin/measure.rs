@@ -32,6 +32,7 @@ fn measure(name: &str) -> io::Result<String> {
         prefix: String::new(),
         vendor: Vendor::Amd,
         parameters: "",
+        in_parallel: true,
         slowness: 1,
         fewer: 1,
         cases: vec![CaseInfo {

@@ -108,6 +108,7 @@ impl Soak {
             prefix: String::new(),
             vendor: Vendor::Amd,
             parameters: "",
+            in_parallel: true,
             slowness: slow,
             fewer: slow,
             cases: cases.clone(),
