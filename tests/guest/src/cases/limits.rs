@@ -17,9 +17,9 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("limits_range", range),
-    Case::new("limits_max_hits", max_hits),
-    Case::new("limits_context", context),
+    Case::new("limits_range", range).with_stock(),
+    Case::new("limits_max_hits", max_hits).with_stock(),
+    Case::new("limits_context", context).with_stock(),
     Case::new("limits_no_pattern", no_pattern),
     Case::new("limits_interval", interval),
     Case::new("limits_max_pause", max_pause).within(200),

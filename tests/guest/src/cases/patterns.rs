@@ -11,8 +11,8 @@ use crate::{
 
 pub(super) const CASES: &[Case] = &[
     Case::new("patterns_many", many),
-    Case::new("patterns_wildcards", wildcards),
-    Case::new("patterns_text", text),
+    Case::new("patterns_wildcards", wildcards).with_stock(),
+    Case::new("patterns_text", text).with_stock(),
 ];
 
 const MIB: u64 = 1 << 20;

@@ -22,8 +22,8 @@ use crate::{
 
 pub(super) const CASES: &[Case] = &[
     Case::new("refuse_patterns", patterns),
-    Case::new("refuse_ranges", ranges),
-    Case::new("refuse_numbers", numbers),
+    Case::new("refuse_ranges", ranges).with_stock(),
+    Case::new("refuse_numbers", numbers).with_stock(),
     Case::new("refuse_processes", processes),
     Case::new("refuse_without_kvm", without_kvm).without_kvm(),
     Case::new("refuse_probe_taken", probe_taken),
