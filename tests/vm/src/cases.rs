@@ -86,12 +86,33 @@ impl Initramfs {
             let name = format!("/modules/{}.ko", module_name(&path.to_string_lossy()));
             archive.file(&name, read_module(&path)?);
         }
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let to = path.with_extension("ko");
         for path in tests.iter().chain([module]) {
             let name = format!("/modules/{}.ko", module_name(&path.to_string_lossy()));
-            archive.file(&name, fs::read(path)?);
+            archive.file(&name, stripped(path, &to)?);
         }
         archive.write(&path)?;
         stamp.set()
+    }
+}
+
+/// A module without what it has for debuggers, by way of the file `to`: that is most of it, and would be read
+/// at each load.
+fn stripped(module: &Path, to: &Path) -> io::Result<Vec<u8>> {
+    let output = Command::new("strip")
+        .arg("--strip-debug")
+        .arg("-o")
+        .args([to, module])
+        .output()
+        .map_err(|error| io::Error::other(format!("strip: {error}")))?;
+    if output.status.success() {
+        fs::read(to)
+    } else {
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        Err(io::Error::other(message))
     }
 }
 
