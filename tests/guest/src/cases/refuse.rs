@@ -21,13 +21,13 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("refuse_patterns", patterns),
+    Case::new("refuse_patterns", patterns).with_stock(),
     Case::new("refuse_ranges", ranges).with_stock(),
     Case::new("refuse_numbers", numbers).with_stock(),
-    Case::new("refuse_processes", processes),
+    Case::new("refuse_processes", processes).with_stock(),
     Case::new("refuse_without_kvm", without_kvm).without_kvm(),
     Case::new("refuse_probe_taken", probe_taken),
-    Case::new("refuse_probes_off", probes_off),
+    Case::new("refuse_probes_off", probes_off).with_stock(),
     Case::new("refuse_protected", protected),
     Case::new("refuse_late_vcpu", late_vcpu),
     Case::new("refuse_lockdown", lockdown).alone(),

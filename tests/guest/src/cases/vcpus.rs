@@ -31,7 +31,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("vcpus_mixed", mixed),
     Case::new("vcpus_stopped_vmm", stopped_vmm),
     Case::new("vcpus_held_out", held_out),
-    Case::new("vcpus_told", told),
+    Case::new("vcpus_told", told).with_stock(),
 ];
 
 pub(super) const ROLES: &[Role] = &[Role {
