@@ -15,7 +15,7 @@ use super::{
 };
 
 /// The most patterns.
-pub(super) const MOST_PATTERNS: usize = 8;
+pub(super) const MOST_PATTERNS: usize = 2;
 
 /// For each low half of a byte the byte that is meant, or one that has another low half.
 pub(super) type Bytes = [u8; 16];

@@ -115,19 +115,14 @@ const fn few(level: Level) -> (usize, usize) {
     }
 }
 
-/// Whether so few patterns, each of which has a bucket of its own, are best looked for by the filter first,
-/// unless what it looks for is met too often. It then looks at two bytes of each.
+/// Whether so few patterns are best looked for by the filter first, unless what it looks for is met too often.
+/// It then looks at [`PAIR`] bytes of each.
 const fn is_filter_first(level: Level, patterns: usize) -> bool {
     matches!(level, Level::Avx2) && patterns <= MOST_PATTERNS
 }
 
-/// How many bytes of each of so many patterns are enough if they are told apart by their low halves.
-const fn exact_size(patterns: usize) -> usize {
-    match patterns {
-        ..=2 => 2,
-        _ => 3,
-    }
-}
+/// See [`is_filter_first`].
+const PAIR: usize = 2;
 
 impl Tables {
     /// Those of no pattern, where stacks are large.
@@ -170,7 +165,7 @@ impl Tables {
         };
         let size = match filtered {
             0 => 0,
-            _ if self.filter_first => 2,
+            _ if self.filter_first => PAIR,
             1..=BUCKETS => 3,
             _ => 4,
         };
@@ -265,14 +260,13 @@ impl Choice {
         number: usize,
     ) -> bool {
         let count = patterns.clone().count();
-        let size = exact_size(count);
         let all = patterns.clone().map(|(_, pattern)| pattern);
-        let Some(exact) = Exact::of(all, size, number == 1) else {
+        let Some(exact) = Exact::of(all, PAIR, number == 1) else {
             return false;
         };
         self.bytes = exact.bytes;
         self.is_exact = true;
-        self.size = size;
+        self.size = PAIR;
         self.hashed = u32::MAX;
         self.farthest = 0;
         let windows = self.windows.iter_mut().zip(patterns.zip(exact.places));

@@ -82,13 +82,12 @@ macro_rules! compare_all {
     ($choice:expr, $piece:expr, $ahead:expr, $words:expr, $look:expr) => {{
         let count: usize;
         // SAFETY: By the caller's contract the CPU has the instructions, there are the bytes that are
-        // read; `words` is written from its beginning to its end; the tables have 64 bytes together. What is
+        // read; `words` is written from its beginning to its end; the tables have 32 bytes together. What is
         // fetched ahead need not be there. Nothing else is touched.
         unsafe {
             asm!(
                 "vbroadcasti128 ymm8, [{low}]",
                 "vbroadcasti128 ymm9, [{low} + 16]",
-                "vbroadcasti128 ymm10, [{low} + 32]",
                 "2:",
                 "prefetchnta [{ahead}]",
                 $look,
@@ -112,7 +111,7 @@ macro_rules! compare_all {
                 end = in(reg) $words.as_mut_ptr().wrapping_add($words.len()),
                 count = inout(reg) 0_usize => count,
                 out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _,
-                out("ymm8") _, out("ymm9") _, out("ymm10") _,
+                out("ymm8") _, out("ymm9") _,
                 options(nostack),
             );
         }
@@ -187,7 +186,7 @@ pub(super) unsafe fn blocks(
     words: &mut [u64],
 ) -> usize {
     match choice.size {
-        2 if choice.is_exact => compare_all!(
+        _ if choice.is_exact => compare_all!(
             choice,
             piece,
             ahead,
@@ -195,26 +194,6 @@ pub(super) unsafe fn blocks(
             concat!(
                 equal_places!("low", compare!(2, 0, 8), compare!(3, 1, 9)),
                 equal_places!("high", compare!(2, 32, 8), compare!(3, 33, 9)),
-            )
-        ),
-        _ if choice.is_exact => compare_all!(
-            choice,
-            piece,
-            ahead,
-            words,
-            concat!(
-                equal_places!(
-                    "low",
-                    compare!(2, 0, 8),
-                    compare!(3, 1, 9),
-                    compare!(3, 2, 10)
-                ),
-                equal_places!(
-                    "high",
-                    compare!(2, 32, 8),
-                    compare!(3, 33, 9),
-                    compare!(3, 34, 10)
-                ),
             )
         ),
         2 => filter!(
