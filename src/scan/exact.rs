@@ -8,14 +8,14 @@
 
 use super::{
     pattern::Pattern,
-    window::{
-        self,
-        MOST, //
-    },
+    window, //
 };
 
 /// The most patterns.
 pub(super) const MOST_PATTERNS: usize = 2;
+
+/// The number of bytes in a window.
+pub(super) const SIZE: usize = 2;
 
 /// For each low half of a byte the byte that is meant, or one that has another low half.
 pub(super) type Bytes = [u8; 16];
@@ -27,19 +27,18 @@ const NONE: Bytes = [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14];
 #[derive(Clone, Copy)]
 pub(super) struct Exact {
     /// The bytes in each place of a window.
-    pub(super) bytes: [Bytes; MOST],
+    pub(super) bytes: [Bytes; SIZE],
     /// Where the window of each pattern begins in it.
     pub(super) places: [usize; MOST_PATTERNS],
     /// How much of memory is thought to be what each place has, in parts of [`window::TOTAL`].
-    shares: [u64; MOST],
+    shares: [u64; SIZE],
 }
 
 impl Exact {
-    /// The rarest ones of `size` bytes that can be found, if there are any. `second`: those of the second
+    /// The rarest ones that can be found, if there are any. `second`: those of the second
     /// choice, as [`window::choose`] has them; otherwise others.
     pub(super) fn of<'a>(
         patterns: impl Iterator<Item = &'a Pattern> + Clone,
-        size: usize,
         second: bool,
     ) -> Option<Self> {
         let count = patterns.clone().count();
@@ -48,30 +47,30 @@ impl Exact {
         let orders = (0..count).map(|first| patterns.clone().skip(first).take(count));
         let found = orders.filter_map(|mut order| {
             let none = Self {
-                bytes: [NONE; MOST],
+                bytes: [NONE; SIZE],
                 places: [0; MOST_PATTERNS],
-                shares: [0; MOST],
+                shares: [0; SIZE],
             };
             order.try_fold(none, |all, (index, pattern)| {
-                all.with(index, pattern, size, second)
+                all.with(index, pattern, second)
             })
         });
-        found.min_by_key(|found| found.product(size))
+        found.min_by_key(Self::product)
     }
 
     /// With the window of one more pattern that makes the fewest places more pass.
-    fn with(self, index: usize, pattern: &Pattern, size: usize, second: bool) -> Option<Self> {
-        let [_, at_second] = window::choose(pattern, size, |_| 1);
-        let places = 0..=pattern.len().checked_sub(size)?;
+    fn with(self, index: usize, pattern: &Pattern, second: bool) -> Option<Self> {
+        let [_, at_second] = window::choose(pattern, SIZE, |_| 1);
+        let places = 0..=pattern.len().checked_sub(SIZE)?;
         let places = places.filter(|at| (*at == at_second) == second);
-        let all = places.filter_map(|at| self.with_window(index, pattern, at, size));
-        all.min_by_key(|with| with.product(size))
+        let all = places.filter_map(|at| self.with_window(index, pattern, at));
+        all.min_by_key(Self::product)
     }
 
-    fn with_window(self, index: usize, pattern: &Pattern, at: usize, size: usize) -> Option<Self> {
+    fn with_window(self, index: usize, pattern: &Pattern, at: usize) -> Option<Self> {
         let mut with = self;
         *with.places.get_mut(index)? = at;
-        let tables = with.bytes.iter_mut().zip(&mut with.shares).take(size);
+        let tables = with.bytes.iter_mut().zip(&mut with.shares);
         for (at, (bytes, share)) in (at..).zip(tables) {
             // Bytes from 0x80 on are not looked up (`vpshufb`).
             let (value @ 0..0x80, u8::MAX) = pattern.byte(at)? else {
@@ -89,8 +88,8 @@ impl Exact {
         Some(with)
     }
 
-    fn product(&self, size: usize) -> u64 {
-        let shares = self.shares.iter().take(size);
+    fn product(&self) -> u64 {
+        let shares = self.shares.iter();
         shares.fold(1, |product: u64, share| product.saturating_mul(*share))
     }
 }

@@ -18,9 +18,8 @@
 
 use super::{
     exact::{
-        Bytes,
-        Exact,
-        MOST_PATTERNS, //
+        self,
+        Exact, //
     },
     level::Level,
     pattern::Pattern,
@@ -75,7 +74,7 @@ pub(super) struct Choice {
     /// For each value of a byte its `classes`, that of the first byte of a window lowest.
     steps: [u32; 256],
     /// The same for bytes that their low halves tell apart: for each of these the byte. Only if `is_exact`.
-    pub(super) bytes: [Bytes; MOST],
+    pub(super) bytes: [exact::Bytes; exact::SIZE],
     /// `bytes` is all that is needed.
     pub(super) is_exact: bool,
     /// The number of bytes that the filter looks at, 0 if there is nothing for it.
@@ -116,13 +115,9 @@ const fn few(level: Level) -> (usize, usize) {
 }
 
 /// Whether so few patterns are best looked for by the filter first, unless what it looks for is met too often.
-/// It then looks at [`PAIR`] bytes of each.
 const fn is_filter_first(level: Level, patterns: usize) -> bool {
-    matches!(level, Level::Avx2) && patterns <= MOST_PATTERNS
+    matches!(level, Level::Avx2) && patterns <= exact::MOST_PATTERNS
 }
-
-/// See [`is_filter_first`].
-const PAIR: usize = 2;
 
 impl Tables {
     /// Those of no pattern, where stacks are large.
@@ -165,7 +160,7 @@ impl Tables {
         };
         let size = match filtered {
             0 => 0,
-            _ if self.filter_first => PAIR,
+            _ if self.filter_first => exact::SIZE,
             1..=BUCKETS => 3,
             _ => 4,
         };
@@ -204,7 +199,7 @@ impl Choice {
         Self {
             classes: [[0; 256]; MOST],
             halves: [[[0; 16]; 2]; MOST],
-            bytes: [[0; 16]; MOST],
+            bytes: [[0; 16]; exact::SIZE],
             is_exact: false,
             size: 0,
             steps: [0; 256],
@@ -261,12 +256,11 @@ impl Choice {
     ) -> bool {
         let count = patterns.clone().count();
         let all = patterns.clone().map(|(_, pattern)| pattern);
-        let Some(exact) = Exact::of(all, PAIR, number == 1) else {
+        let Some(exact) = Exact::of(all, number == 1) else {
             return false;
         };
         self.bytes = exact.bytes;
         self.is_exact = true;
-        self.size = PAIR;
         self.hashed = u32::MAX;
         self.farthest = 0;
         let windows = self.windows.iter_mut().zip(patterns.zip(exact.places));

@@ -65,34 +65,64 @@ macro_rules! compare {
     };
 }
 
-/// Leaves in a register the places of 32 bytes, of which `$first` and `$more` are the comparisons, which leave
-/// their results in `ymm2` and `ymm3`.
+/// Leaves in a register the places of 32 bytes, of whose windows `$first` and `$second` compare the bytes, with
+/// results in `ymm2` and `ymm3`.
 macro_rules! equal_places {
-    ($places:literal, $first:expr, $($more:expr),+) => {
+    ($places:literal, $first:expr, $second:expr) => {
         concat!(
             $first,
-            $($more, "vpand ymm2, ymm2, ymm3\n",)+
-            "vpmovmskb {", $places, ":e}, ymm2\n",
+            $second,
+            "vpand ymm2, ymm2, ymm3\n",
+            "vpmovmskb {",
+            $places,
+            ":e}, ymm2\n",
         )
     };
 }
 
-/// The loop over all blocks with comparisons, which `$look` does.
-macro_rules! compare_all {
-    ($choice:expr, $piece:expr, $ahead:expr, $words:expr, $look:expr) => {{
+/// Loads two tables that say which byte is meant.
+macro_rules! load_bytes {
+    () => {
+        "vbroadcasti128 ymm8, [{low}]
+        vbroadcasti128 ymm9, [{low} + 16]"
+    };
+}
+
+/// Loads all tables of halves, and what else is needed to look them up.
+macro_rules! load_halves {
+    () => {
+        "vbroadcasti128 ymm8, [{low}]
+        vbroadcasti128 ymm9, [{low} + 16]
+        vbroadcasti128 ymm10, [{low} + 32]
+        vbroadcasti128 ymm11, [{low} + 48]
+        vbroadcasti128 ymm12, [{low} + 64]
+        vbroadcasti128 ymm13, [{low} + 80]
+        vbroadcasti128 ymm14, [{low} + 96]
+        vbroadcasti128 ymm15, [{low} + 112]
+        mov {low:e}, 0x0f0f0f0f
+        vmovd xmm7, {low:e}
+        vpbroadcastd ymm7, xmm7
+        vpxor xmm6, xmm6, xmm6"
+    };
+}
+
+/// The loop over all blocks. `$load` loads the tables, `$look` finds the places of both halves of a block, and
+/// `$last` makes the word of all of what it has found.
+macro_rules! filter {
+    ($tables:expr, $load:expr, $piece:expr, $ahead:expr, $words:expr, $look:expr, $last:literal) => {{
         let count: usize;
         // SAFETY: By the caller's contract the CPU has the instructions, there are the bytes that are
-        // read; `words` is written from its beginning to its end; the tables have 32 bytes together. What is
-        // fetched ahead need not be there. Nothing else is touched.
+        // read; `words` is written from its beginning to its end; there are the tables that are loaded, 32 bytes
+        // or 128. What is fetched ahead need not be there. Nothing else is touched.
         unsafe {
             asm!(
-                "vbroadcasti128 ymm8, [{low}]",
-                "vbroadcasti128 ymm9, [{low} + 16]",
+                $load,
                 "2:",
                 "prefetchnta [{ahead}]",
                 $look,
                 "shl {high}, 32",
                 "or {low}, {high}",
+                $last,
                 "mov [{words}], {low}",
                 // One more if it is not 0.
                 "cmp {low}, 1",
@@ -103,7 +133,7 @@ macro_rules! compare_all {
                 "cmp {words}, {end}",
                 "jb 2b",
                 "vzeroupper",
-                low = inout(reg) $choice.bytes.as_ptr() => _,
+                low = inout(reg) $tables.as_ptr() => _,
                 high = out(reg) _,
                 at = inout(reg) $piece.as_ptr() => _,
                 ahead = inout(reg) $ahead.as_ptr() => _,
@@ -111,59 +141,7 @@ macro_rules! compare_all {
                 end = in(reg) $words.as_mut_ptr().wrapping_add($words.len()),
                 count = inout(reg) 0_usize => count,
                 out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _,
-                out("ymm8") _, out("ymm9") _,
-                options(nostack),
-            );
-        }
-        count
-    }};
-}
-
-/// The loop over all blocks, the places of whose halves `$look` finds, inverted.
-macro_rules! filter {
-    ($choice:expr, $piece:expr, $ahead:expr, $words:expr, $look:expr) => {{
-        let count: usize;
-        // SAFETY: By the caller's contract the CPU has the instructions, there are the bytes that are
-        // read; `words` is written from its beginning to its end; the tables have 128 bytes together. What is
-        // fetched ahead need not be there. Nothing else is touched.
-        unsafe {
-            asm!(
-                "vbroadcasti128 ymm8, [{low}]",
-                "vbroadcasti128 ymm9, [{low} + 16]",
-                "vbroadcasti128 ymm10, [{low} + 32]",
-                "vbroadcasti128 ymm11, [{low} + 48]",
-                "vbroadcasti128 ymm12, [{low} + 64]",
-                "vbroadcasti128 ymm13, [{low} + 80]",
-                "vbroadcasti128 ymm14, [{low} + 96]",
-                "vbroadcasti128 ymm15, [{low} + 112]",
-                "mov {low:e}, 0x0f0f0f0f",
-                "vmovd xmm7, {low:e}",
-                "vpbroadcastd ymm7, xmm7",
-                "vpxor xmm6, xmm6, xmm6",
-                "2:",
-                "prefetchnta [{ahead}]",
-                $look,
-                "shl {high}, 32",
-                "or {low}, {high}",
-                "not {low}",
-                "mov [{words}], {low}",
-                // One more if it is not 0.
-                "cmp {low}, 1",
-                "sbb {count}, -1",
-                "add {at}, 64",
-                "add {ahead}, 64",
-                "add {words}, 8",
-                "cmp {words}, {end}",
-                "jb 2b",
-                "vzeroupper",
-                low = inout(reg) $choice.halves.as_ptr() => _,
-                high = out(reg) _,
-                at = inout(reg) $piece.as_ptr() => _,
-                ahead = inout(reg) $ahead.as_ptr() => _,
-                words = inout(reg) $words.as_mut_ptr() => _,
-                end = in(reg) $words.as_mut_ptr().wrapping_add($words.len()),
-                count = inout(reg) 0_usize => count,
-                out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm6") _, out("ymm7") _,
+                out("ymm6") _, out("ymm7") _,
                 out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
                 out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
                 options(nostack),
@@ -171,6 +149,21 @@ macro_rules! filter {
         }
         count
     }};
+}
+
+/// The loop with lookups of halves, of which `$look` finds the places inverted.
+macro_rules! filter_halves {
+    ($choice:expr, $piece:expr, $ahead:expr, $words:expr, $look:expr) => {
+        filter!(
+            $choice.halves,
+            load_halves!(),
+            $piece,
+            $ahead,
+            $words,
+            $look,
+            "not {low}"
+        )
+    };
 }
 
 /// As [`super::blocks`].
@@ -186,17 +179,19 @@ pub(super) unsafe fn blocks(
     words: &mut [u64],
 ) -> usize {
     match choice.size {
-        _ if choice.is_exact => compare_all!(
-            choice,
+        _ if choice.is_exact => filter!(
+            choice.bytes,
+            load_bytes!(),
             piece,
             ahead,
             words,
             concat!(
                 equal_places!("low", compare!(2, 0, 8), compare!(3, 1, 9)),
                 equal_places!("high", compare!(2, 32, 8), compare!(3, 33, 9)),
-            )
+            ),
+            ""
         ),
-        2 => filter!(
+        2 => filter_halves!(
             choice,
             piece,
             ahead,
@@ -206,7 +201,7 @@ pub(super) unsafe fn blocks(
                 places!("high", look_up!(32, 8, 9), look_up!(33, 10, 11)),
             )
         ),
-        3 => filter!(
+        3 => filter_halves!(
             choice,
             piece,
             ahead,
@@ -226,7 +221,7 @@ pub(super) unsafe fn blocks(
                 ),
             )
         ),
-        _ => filter!(
+        _ => filter_halves!(
             choice,
             piece,
             ahead,
