@@ -7,7 +7,6 @@ use std::{
     ffi::CString,
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Write},
-    os::unix::fs::OpenOptionsExt,
     panic,
     path::Path,
     process::{Child, Command, Stdio},
@@ -18,6 +17,7 @@ use std::{
 
 use guest::{
     command_line::parameter,
+    kernel_log::KernelLog,
     protocol::{
         Message, CASE_MARK, CASE_PARAMETER, FEWER_PARAMETER, SCALE_PARAMETER, SLOWNESS_PARAMETER,
     },
@@ -164,6 +164,7 @@ fn run_cases(cases: &[Case], mut port: File) -> io::Result<()> {
 fn run_case(case: &Case, is_last: bool, port: &mut File) -> io::Result<bool> {
     let mut tell = |message: Message| writeln!(port, "{message}");
     fs::write("/dev/kmsg", format!("{CASE_MARK}{}", case.name))?;
+    let mut said = Said::from_now();
     tell(Message::Start(case.name.to_owned()))?;
 
     let mut child = Command::new("/proc/self/exe")
@@ -180,7 +181,7 @@ fn run_case(case: &Case, is_last: bool, port: &mut File) -> io::Result<bool> {
         collect(stderr, &text);
     }
     let limit = case.limit * scale() * slowness();
-    let mut problem = wait(&mut child, limit)?.err();
+    let mut problem = wait(&mut child, limit, &mut said)?.err();
 
     // What the case left behind, so that the pipes are closed and nothing disturbs the shutdown.
     let _ = kill_all();
@@ -198,41 +199,51 @@ fn run_case(case: &Case, is_last: bool, port: &mut File) -> io::Result<bool> {
     for line in problem.iter().map(String::as_str).chain(text.lines()) {
         tell(Message::Text(line.to_owned()))?;
     }
-    if problem.is_some() {
-        for line in last_of_log()? {
-            tell(Message::Text(format!("log: {line}")))?;
-        }
+    said.read();
+    for line in said.others {
+        tell(Message::Log(line))?;
+    }
+    for line in said.last.iter().filter(|_| problem.is_some()) {
+        tell(Message::Text(format!("log: {line}")))?;
     }
     tell(Message::End)?;
     Ok(problem.is_none())
 }
 
-/// The last lines of the kernel log, of which the console has the warnings only.
-fn last_of_log() -> io::Result<Vec<String>> {
-    const LINES: usize = 60;
-    /// The longest record (`CONSOLE_EXT_LOG_MAX` in `kernel/printk/internal.h`).
-    const RECORD: usize = 8192;
+/// What the kernel says while a case runs, of which the console has the warnings only: with all that the
+/// module says the port would take most of the time.
+struct Said {
+    log: KernelLog,
+    /// All but what the module says.
+    others: Vec<String>,
+    /// The last lines.
+    last: VecDeque<String>,
+}
 
-    let mut log = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/kmsg")?;
-    let (mut lines, mut record) = (VecDeque::new(), [0; RECORD]);
-    loop {
-        let text = match log.read(&mut record) {
-            Ok(len) => String::from_utf8_lossy(&record[..len]).into_owned(),
-            // What was overwritten meanwhile is passed by.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => continue,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
-        };
-        let text = text.split_once(';').map_or("", |(_, text)| text);
-        lines.push_back(text.lines().next().unwrap_or_default().to_owned());
-        if lines.len() > LINES {
-            lines.pop_front();
+impl Said {
+    /// For who wants to know why a case has failed.
+    const LAST: usize = 60;
+
+    fn from_now() -> Self {
+        Self {
+            log: KernelLog::from_now(),
+            others: Vec::new(),
+            last: VecDeque::new(),
         }
     }
-    Ok(lines.into())
+
+    /// Reads on. To be called before much can be overwritten.
+    fn read(&mut self) {
+        for line in self.log.lines() {
+            if !line.starts_with("kvm_inspect: ") {
+                self.others.push(line.clone());
+            }
+            if self.last.len() == Self::LAST {
+                self.last.pop_front();
+            }
+            self.last.push_back(line);
+        }
+    }
 }
 
 /// Collects what comes from a pipe, line by line.
@@ -248,9 +259,10 @@ fn collect(pipe: impl Read + Send + 'static, text: &Arc<Mutex<String>>) {
 }
 
 /// Waits for the case to end; the inner error says what was wrong with that end.
-fn wait(child: &mut Child, limit: Duration) -> io::Result<Result<(), String>> {
+fn wait(child: &mut Child, limit: Duration, said: &mut Said) -> io::Result<Result<(), String>> {
     let begin = Instant::now();
     loop {
+        said.read();
         if let Some(status) = child.try_wait()? {
             return Ok(if status.success() {
                 Ok(())

@@ -46,6 +46,8 @@ pub enum Message {
     Fail,
     /// A line of what the case said.
     Text(String),
+    /// A line of the kernel log, which the console may not have.
+    Log(String),
     /// Nothing else will come of the case.
     End,
 }
@@ -56,6 +58,9 @@ impl Message {
     pub fn parse(line: &str) -> Option<Self> {
         if let Some(text) = line.strip_prefix("| ") {
             return Some(Self::Text(text.to_owned()));
+        }
+        if let Some(text) = line.strip_prefix("# ") {
+            return Some(Self::Log(text.to_owned()));
         }
         match line {
             // Its space may have been trimmed.
@@ -77,6 +82,7 @@ impl fmt::Display for Message {
             Self::Pass => f.write_str("@pass"),
             Self::Fail => f.write_str("@fail"),
             Self::Text(text) => write!(f, "| {text}"),
+            Self::Log(text) => write!(f, "# {text}"),
             Self::End => f.write_str("@end"),
         }
     }

@@ -240,12 +240,11 @@ mod tests {
     fn run(console: &str, started: bool, passed: Option<bool>, end: End) -> Run {
         Run {
             console: console.to_owned(),
-            had_modules: false,
-            fails_allocations: false,
             started,
             passed,
             text: vec!["what the case said".to_owned()],
             end,
+            ..Run::new()
         }
     }
 

@@ -65,7 +65,7 @@ impl Scenario<'_> {
             kernel: kernel.image(),
             initramfs,
             parameters: format!(
-                "mitigations=off cryptomgr.notests=1 scenario={} {}",
+                "ignore_loglevel mitigations=off cryptomgr.notests=1 scenario={} {}",
                 self.name, self.parameters
             ),
             memory: self.memory,

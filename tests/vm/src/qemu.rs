@@ -118,10 +118,10 @@ impl Machine {
     }
 
     fn arguments(&self, log: &Path, console: &Path) -> Vec<OsString> {
-        // All warnings, to the end. The port is slow: with all that the module prints most of the time would
-        // be the port's. After an Oops nothing else is of interest.
+        // What the kernel has to say is to be complete, to the end. After an Oops nothing else is of
+        // interest.
         let parameters = format!(
-            "console=ttyS0,115200 loglevel=5 log_buf_len=4M oops=panic panic=-1 \
+            "console=ttyS0,115200 log_buf_len=4M oops=panic panic=-1 \
              rdinit=/init {}",
             self.parameters
         );

@@ -28,6 +28,8 @@ pub struct Run {
     pub passed: Option<bool>,
     /// What the case said.
     pub text: Vec<String>,
+    /// What the kernel said besides, as the first process has read it.
+    pub(crate) log: Vec<String>,
     /// How it ended.
     pub end: End,
 }
@@ -53,6 +55,7 @@ impl Run {
             started: false,
             passed: None,
             text: Vec::new(),
+            log: Vec::new(),
             end: End::Lost,
         }
     }
@@ -106,6 +109,7 @@ pub(crate) fn listen(
                     Some(Message::Pass) => run.passed = Some(true),
                     Some(Message::Fail) => run.passed = Some(false),
                     Some(Message::Text(text)) => run.text.push(text),
+                    Some(Message::Log(line)) => run.log.push(line),
                     Some(Message::End) => {
                         run.end = End::Complete;
                         deadline = Instant::now() + limits.end;
@@ -129,7 +133,8 @@ pub(crate) fn listen(
     Ok(runs)
 }
 
-/// Gives each run its part of the kernel log: from its beginning, the first one from the boot on.
+/// Gives each run its part of the kernel log: from its beginning, the first one from the boot on. At the end
+/// stands what was not on the console.
 pub(crate) fn split_console(console: &str, runs: &mut [Run]) {
     let mut begins: Vec<usize> = console.match_indices(CASE_MARK).map(|at| at.0).collect();
     // To the beginnings of the lines.
@@ -143,6 +148,13 @@ pub(crate) fn split_console(console: &str, runs: &mut [Run]) {
         };
         let end = begins.get(index + 1).copied().unwrap_or(console.len());
         console[begin..end].clone_into(&mut run.console);
+        // What the console has, which has the warnings only, is not said twice.
+        for line in &run.log {
+            if !console[begin..end].contains(line.as_str()) {
+                run.console.push_str(line);
+                run.console.push('\n');
+            }
+        }
         run.had_modules = index > 0;
     }
 }
@@ -191,10 +203,11 @@ mod tests {
             "[ 1.0] boot\n[ 2.0] {CASE_MARK}a\n[ 3.0] of a\n[ 4.0] {CASE_MARK}b\n[ 5.0] of b\n"
         );
         let mut runs = [Run::new(), Run::new(), Run::new()];
+        runs[0].log = vec!["of a".to_owned(), "not on the console".to_owned()];
         split_console(&console, &mut runs);
         assert_eq!(
             runs[0].console,
-            format!("[ 1.0] boot\n[ 2.0] {CASE_MARK}a\n[ 3.0] of a\n")
+            format!("[ 1.0] boot\n[ 2.0] {CASE_MARK}a\n[ 3.0] of a\nnot on the console\n")
         );
         assert_eq!(
             runs[1].console,

@@ -289,8 +289,9 @@ impl Suite {
             .collect();
         let two_nodes = cases.iter().any(|case| case.needs.vm == VmNeeded::TwoNodes);
         let nodes = if two_nodes { "numa=fake=2" } else { "" };
+        // The first process reads all of the kernel log, and tells what is not on the console.
         let parameters = format!(
-            "mitigations=off cryptomgr.notests=1 {nodes} {} {SCALE_PARAMETER}{scale} \
+            "loglevel=5 mitigations=off cryptomgr.notests=1 {nodes} {} {SCALE_PARAMETER}{scale} \
              {FEWER_PARAMETER}{} {SLOWNESS_PARAMETER}{slowness} {ENGINE_PARAMETER}{} \
              {CASE_PARAMETER}{names}",
             vm.parameters,
