@@ -30,7 +30,10 @@ use rustix::{
     termios::{tcgetattr, tcsetattr, OptionalActions},
 };
 
-use crate::cases::{self, Case};
+use crate::{
+    cases::{self, Case},
+    process::PAGE,
+};
 
 /// The modules that KVM consists of, in the order of loading, one path a line.
 const KVM_MODULES: &str = "/modules/kvm";
@@ -102,6 +105,11 @@ pub(crate) fn fewer() -> u32 {
 /// How many times as long as usual everything may take.
 pub(crate) fn slowness() -> u32 {
     number(SLOWNESS_PARAMETER)
+}
+
+/// How many bytes of memory to search instead of `usual`, for that to take about as long: whole pages.
+pub(crate) fn less_memory(usual: u64) -> u64 {
+    (usual / u64::from(slowness())).next_multiple_of(PAGE)
 }
 
 fn number(name: &str) -> u32 {

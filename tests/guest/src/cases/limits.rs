@@ -9,7 +9,7 @@ use super::{
     secret, Case,
 };
 use crate::{
-    init::slowness,
+    init::{less_memory, slowness},
     inspect::{hex, Inspection},
     process::{wait_until, PAGE},
     report::{Report, State},
@@ -227,7 +227,7 @@ fn interval() {
 /// No pause is longer than was asked for, however much there is to search; what does not fit into one
 /// is searched in the next ones, between which the guest runs.
 fn max_pause() {
-    let size = 64 * MIB / u64::from(slowness());
+    let size = less_memory(64 * MIB);
     let most_ms = 50 * u64::from(slowness());
     // What the emulator may take to get to a thread that is due.
     let slack_ms = 3 * most_ms;

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::{secret, some, times, Case, Random};
 use crate::{
-    init::slowness,
+    init::{less_memory, slowness},
     inspect::{hex, Inspection},
     process::{cpu_time, process_state, wait_within, PAGE},
     report::Report,
@@ -199,7 +199,7 @@ fn threads() {
         vm.add_vcpu(Mode::Long, work);
     }
     vm.start();
-    let size = 16 * MIB / u64::from(slowness());
+    let size = less_memory(16 * MIB);
     vm.add_memory(MIB, size, Backing::Anonymous).touch_all();
     let secret = secret(201, 16);
     let places: Vec<u64> = (MIB..MIB + size - 16).step_by(200_003).collect();
@@ -257,7 +257,7 @@ fn killed() {
     vm.start();
     vm.vcpus()[ALONE].iter_mut().for_each(Vcpu::stop);
     // Each second page is not there: a chunk consists of many windows, and may be left between them.
-    let size = 32 * MIB / u64::from(slowness());
+    let size = less_memory(32 * MIB);
     let memory = vm.add_memory(MIB, size, Backing::Anonymous);
     let hits = fill_with_matches(&memory, 2, 128);
     let shown: Vec<u64> = (MIB..MIB + SHOWN).collect();
