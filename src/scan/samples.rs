@@ -43,7 +43,8 @@ const fn distance(patterns: usize) -> usize {
     }
 }
 
-const MAX_WINDOWS: usize = MAX_PATTERNS * FARTHEST;
+/// The room for windows, of which the first one is none. A power of two, so that any number is soon an index.
+const ROOM: usize = 1 << 12;
 
 /// The number of bits of the hash that leads to patterns.
 const HEAD_BITS: u32 = 13;
@@ -97,8 +98,8 @@ pub(super) struct Samples {
     passes: [u8; 1 << PASS_BITS],
     /// For each hash the first window that it leads to.
     heads: [u16; 1 << HEAD_BITS],
-    /// The first one is none.
-    windows: [Window; 1 + MAX_WINDOWS],
+    /// The first one is none, and nothing may be where that is looked for.
+    windows: [Window; ROOM],
     /// The number of windows.
     len: usize,
 }
@@ -121,6 +122,16 @@ struct Window {
 }
 
 impl Window {
+    /// That of no pattern.
+    const NONE: Self = Self {
+        value: 0,
+        tail: Tail::NOWHERE,
+        to_tail: 0,
+        pattern: 0,
+        at: 0,
+        next: NONE,
+    };
+
     /// Whether the pattern may stand where `value` is found in the place of the window.
     #[inline]
     fn may_be(&self, value: u64, read: impl Fn(isize) -> Option<u64>) -> bool {
@@ -142,16 +153,7 @@ impl Samples {
             has: [false; MAX_PATTERNS],
             passes: [0; 1 << PASS_BITS],
             heads: [NONE; 1 << HEAD_BITS],
-            windows: [const {
-                Window {
-                    value: 0,
-                    tail: Tail::NONE,
-                    to_tail: 0,
-                    pattern: 0,
-                    at: 0,
-                    next: NONE,
-                }
-            }; 1 + MAX_WINDOWS],
+            windows: [const { Window::NONE }; ROOM],
             len: 0,
         }
     }
@@ -161,14 +163,17 @@ impl Samples {
         self.forget();
         let lengths = patterns.iter().map(longest_stretch);
         let lengths = lengths.filter(|len| *len >= SHORTEST);
-        let distance = distance(lengths.clone().count());
+        let count = lengths.clone().count();
+        let distance = distance(count);
         let Some(shortest) = lengths.min() else {
             return;
         };
         let (least, most) = SIZES;
         let size = shortest.saturating_sub(distance.saturating_sub(1));
         let size = size.clamp(least, most);
-        let stride = shortest.saturating_sub(size - 1).min(FARTHEST);
+        // For each pattern there is room for so many windows.
+        let farthest = (ROOM - 1).checked_div(count).unwrap_or(0).min(FARTHEST);
+        let stride = shortest.saturating_sub(size - 1).min(farthest);
         self.mask = (0..size).fold(0, |mask, _| (mask << u8::BITS) | u64::from(u8::MAX));
         self.count_alike(patterns);
         for (index, pattern) in patterns.iter().enumerate().take(MAX_PATTERNS) {
@@ -204,6 +209,8 @@ impl Samples {
     fn forget(&mut self) {
         (self.stride, self.farthest, self.len, self.fold) = (0, 0, 0, 0);
         self.has = [false; MAX_PATTERNS];
+        // It may have been made as zeros.
+        self.windows[0] = Window::NONE;
     }
 
     /// Counts in `heads` how many patterns have what leads to each hash, wherever they have it.
@@ -274,11 +281,7 @@ impl Samples {
         for window in self.windows.iter_mut().skip(1).take(self.len) {
             window.value = (window.value | self.fold) & self.mask;
         }
-        self.pass_bits = match self.len {
-            0..=128 => 14,
-            129..=512 => 15,
-            _ => 16,
-        };
+        self.pass_bits = if self.len <= 512 { 15 } else { PASS_BITS };
         // What is not looked at is moved out of the product.
         let shift = self.mask.leading_zeros();
         let multipliers = MULTIPLIERS.map(|multiplier| multiplier << shift);
@@ -339,8 +342,6 @@ impl Samples {
         words: &mut [u64],
     ) {
         let look = match (self.pass_bits, self.fold) {
-            (14, 0) => Self::look_at_each::<14, false>,
-            (14, _) => Self::look_at_each::<14, true>,
             (15, 0) => Self::look_at_each::<15, false>,
             (15, _) => Self::look_at_each::<15, true>,
             (_, 0) => Self::look_at_each::<PASS_BITS, false>,
@@ -429,15 +430,17 @@ impl Samples {
     fn may_have_candidate(&self, word: u64, read: impl Fn(isize) -> Option<u64>) -> bool {
         let word = word | self.fold;
         let value = word & self.mask;
+        // Mostly there is one, and the next is none: that is not asked for at first.
         let mut next = self.head(word);
         for _ in 0..FEW {
-            let Some(window) = self.window(next) else {
-                return false;
-            };
+            let window = self.window(next);
             if window.may_be(value, &read) {
                 return true;
             }
             next = window.next;
+            if next == NONE {
+                return false;
+            }
         }
         true
     }
@@ -451,9 +454,8 @@ impl Samples {
     }
 
     #[inline]
-    fn window(&self, index: u16) -> Option<&Window> {
-        let window = self.windows.get(usize::from(index));
-        window.filter(|_| index != NONE)
+    fn window(&self, index: u16) -> &Window {
+        &self.windows[usize::from(index) % ROOM]
     }
 
     /// Calls `candidate` for each pattern that may stand where `word` is found at a place, and where the
@@ -469,7 +471,8 @@ impl Samples {
         let word = word | self.fold;
         let mut next = self.head(word);
         let mut count = 0_u32;
-        while let Some(window) = self.window(next) {
+        while next != NONE {
+            let window = self.window(next);
             next = window.next;
             count = count.wrapping_add(1);
             if window.may_be(word & self.mask, &read) {

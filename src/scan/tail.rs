@@ -18,6 +18,9 @@ impl Tail {
     /// That of no pattern.
     pub(super) const NONE: Self = Self { value: 0, mask: 0 };
 
+    /// One that no memory has.
+    pub(super) const NOWHERE: Self = Self { value: 1, mask: 0 };
+
     /// That of `pattern`.
     pub(super) fn of(pattern: &Pattern) -> Self {
         let (mut value, mut mask) = ([0; SIZE], [0; SIZE]);

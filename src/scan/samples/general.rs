@@ -45,9 +45,8 @@ macro_rules! look {
                 "2:",
                 "mov {group:e}, {groups:e}",
                 "3:",
-                // Not so near as the first cache, which can wait for less at a time.
-                "prefetcht1 [{at} + {ahead}]",
-                "prefetcht1 [{at} + {ahead} + 64]",
+                "prefetcht0 [{at} + {ahead}]",
+                "prefetcht0 [{at} + {ahead} + 64]",
                 look_at!($fold, "{at}"),
                 look_at!($fold, "{at} + {stride}"),
                 look_at!($fold, "{at} + 2 * {stride}"),

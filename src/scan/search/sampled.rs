@@ -23,10 +23,13 @@ use crate::scan::{
 };
 
 /// How far ahead of the places that are looked at memory is fetched.
-const AHEAD: usize = 4096;
+const AHEAD: usize = 3072;
 
 /// If of so many places one passes, those are many.
 const MANY: usize = 8;
+
+/// After how many words of places that is decided.
+const FIRST: usize = 16;
 
 impl<M: Memory + ?Sized> Step<'_, M> {
     /// Searches for matches that begin in `begin`, by looking at places that are `stride` bytes apart. Needs some
@@ -48,7 +51,9 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         let stride = stride.get();
         let end = begin.end.saturating_add(samples.farthest());
         let end = end.min(self.memory.len());
-        let most = words.len().saturating_mul(PLACES);
+        let all = words.len().saturating_mul(PLACES);
+        // At first only as many as it takes to see whether to give up.
+        let mut most = if can_give_up { all.min(FIRST * PLACES) } else { all };
         let mut looks = 0;
         let mut at = begin.start;
         while at < end {
@@ -75,6 +80,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
             }
             self.look_closely_at_some(begin, stride, at, piece, used, &mut looks, host, found);
             at = at.saturating_add(count.saturating_mul(stride));
+            most = all;
         }
         true
     }

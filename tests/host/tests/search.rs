@@ -368,6 +368,33 @@ fn the_same_pattern_twice() {
     assert_eq!(found, expected);
 }
 
+/// As many as there may be, each so long that the places that are looked at are as far apart as they ever are.
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn many_long_patterns() {
+    const LEN: usize = 48;
+    let mut word = 1_u64;
+    let mut byte = || {
+        word = word.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        word.to_be_bytes()[0]
+    };
+    let patterns: Vec<Vec<u8>> = (0..256)
+        .map(|_| (0..LEN).map(|_| byte()).collect())
+        .collect();
+    let (mut memory, mut expected) = (Vec::new(), Vec::new());
+    // Each of them at each distance from such a place.
+    for _ in 0..=16 {
+        for (pattern, bytes) in patterns.iter().enumerate() {
+            let offset = memory.len();
+            expected.push(Match { offset, pattern });
+            memory.extend(bytes);
+        }
+        memory.push(0);
+    }
+    let specs: Vec<_> = patterns.iter().map(|bytes| hex(&open(bytes, &[0]))).collect();
+    assert_eq!(search_all(&memory[..], &parse(&specs)), expected);
+}
+
 #[test]
 fn open_bytes_need_room_on_both_sides() {
     assert_eq!(offsets(b"xaxaxa", "hex:?? 61 ??"), [0, 2]);
