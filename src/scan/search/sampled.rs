@@ -53,7 +53,11 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         let end = end.min(self.memory.len());
         let all = words.len().saturating_mul(PLACES);
         // At first only as many as it takes to see whether to give up.
-        let mut most = if can_give_up { all.min(FIRST * PLACES) } else { all };
+        let mut most = if can_give_up {
+            all.min(FIRST * PLACES)
+        } else {
+            all
+        };
         let mut looks = 0;
         let mut at = begin.start;
         while at < end {

@@ -391,7 +391,10 @@ fn many_long_patterns() {
         }
         memory.push(0);
     }
-    let specs: Vec<_> = patterns.iter().map(|bytes| hex(&open(bytes, &[0]))).collect();
+    let specs: Vec<_> = patterns
+        .iter()
+        .map(|bytes| hex(&open(bytes, &[0])))
+        .collect();
     assert_eq!(search_all(&memory[..], &parse(&specs)), expected);
 }
 

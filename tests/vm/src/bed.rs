@@ -12,6 +12,8 @@ pub struct Bed {
     pub name: &'static str,
     /// The folder of the kernel.
     pub kernel: PathBuf,
+    /// What is added to the kernel's command line.
+    pub parameters: &'static str,
     /// The module under test.
     pub module: PathBuf,
     /// The folder of the modules that only the tests need.
@@ -22,19 +24,22 @@ impl Bed {
     /// The stock kernel.
     #[must_use]
     pub fn stock() -> Self {
-        Self::of("stock", &paths::build())
+        Self::of("stock", &paths::build(), "")
     }
 
     /// The kernel that catches mistakes.
     #[must_use]
     pub fn debug() -> Self {
-        Self::of("debug", &paths::build().join("debug"))
+        // While it identifies a processor the kernel does not know that its tables have five levels
+        // (`identify_cpu` in `arch/x86/kernel/cpu/common.c`). KASAN reports what an interrupt then accesses.
+        Self::of("debug", &paths::build().join("debug"), "no5lvl")
     }
 
-    fn of(name: &'static str, folder: &Path) -> Self {
+    fn of(name: &'static str, folder: &Path, parameters: &'static str) -> Self {
         Self {
             name,
             kernel: folder.join("kernel"),
+            parameters,
             module: folder.join("module/kvm_inspect.ko"),
             test_modules: folder.join("test-modules"),
         }

@@ -74,6 +74,8 @@ pub struct Suite {
     /// Its name.
     target: &'static str,
     kernel: Kernel,
+    /// What the kernel's command line has in all VMs.
+    parameters: &'static str,
     initramfs: Initramfs,
 }
 
@@ -149,6 +151,7 @@ impl Suite {
         let this = Self {
             target,
             kernel: Kernel::open(&bed.kernel)?,
+            parameters: bed.parameters,
             initramfs: Initramfs::of(bed),
         };
         for vendor in [Vendor::Amd, Vendor::Intel] {
@@ -291,9 +294,10 @@ impl Suite {
         let nodes = if two_nodes { "numa=fake=2" } else { "" };
         // The first process reads all of the kernel log, and tells what is not on the console.
         let parameters = format!(
-            "loglevel=5 mitigations=off cryptomgr.notests=1 {nodes} {} {SCALE_PARAMETER}{scale} \
+            "loglevel=5 mitigations=off cryptomgr.notests=1 {nodes} {} {} {SCALE_PARAMETER}{scale} \
              {FEWER_PARAMETER}{} {SLOWNESS_PARAMETER}{slowness} {ENGINE_PARAMETER}{} \
              {CASE_PARAMETER}{names}",
+            self.parameters,
             vm.parameters,
             vm.fewer,
             vm.vendor.engine()

@@ -91,7 +91,7 @@ impl FailNth {
 
 fn guest() -> Vm {
     let mut vm = Vm::bootable();
-    for work in [Work::Count, Work::PortIo, Work::Halt] {
+    for work in [Work::Count, Work::Halt] {
         vm.add_vcpu(Mode::Long, work);
     }
     vm.start();

@@ -19,11 +19,13 @@ pub(super) const CASES: &[Case] = &[
     Case::new("invisible_immediate_exit", || {
         frozen_often(Manner::ImmediateExit);
     })
-    .within(400),
+    .within(400)
+    .with_stock(),
     Case::new("invisible_signal_mask", || {
         frozen_often(Manner::SignalMask);
     })
-    .within(400),
+    .within(400)
+    .with_stock(),
     Case::new("invisible_rearmed", rearmed).within(200),
 ];
 

@@ -19,13 +19,15 @@ pub(super) const CASES: &[Case] = &[
     Case::new("registers_real", || parked(&[Mode::Real])).with_stock(),
     Case::new("registers_protected", || {
         parked(&[Mode::Protected, Mode::ProtectedPaging, Mode::ProtectedPae]);
-    }),
+    })
+    .with_stock(),
     Case::new("registers_long", || {
         parked(&[Mode::Long, Mode::Compatibility, Mode::LongUser]);
-    }),
+    })
+    .with_stock(),
     Case::new("registers_la57", || parked(&[Mode::LongLa57])).with_stock(),
     Case::new("registers_outside", outside),
-    Case::new("registers_after_exit", after_exit),
+    Case::new("registers_after_exit", after_exit).with_stock(),
     Case::new("registers_port_io", port_io),
 ];
 

@@ -494,7 +494,7 @@ fn pauses_moving() {
     let patterns = [hex(&secret)];
     let mut random = Random::new();
     let (mut at_low, mut at_high, mut uncovered) = (0, 0, 0);
-    for _ in 0..times(15) {
+    for _ in 0..times(8) {
         memory.write(low, &[0x5a; 24]);
         memory.write(high, &secret);
         let mover = {

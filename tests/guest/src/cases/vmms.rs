@@ -75,7 +75,7 @@ fn check(report: &Report) {
 fn killed() {
     let mut random = Random::new();
     let (mut kills, mut freezes, mut in_the_middle) = (0, 0, 0);
-    for _ in 0..times(25) {
+    for _ in 0..times(12) {
         let (vmm, _) = start();
         let mut loaded = inspection(vmm.pid()).set("interval_ms", 1).load();
         random.pause(Duration::from_millis(40));
@@ -106,7 +106,7 @@ fn unloaded() {
     let mut random = Random::new();
     let (mut vmm, _) = start();
     let (mut unloads, mut freezes) = (0, 0);
-    for _ in 0..times(25) {
+    for _ in 0..times(12) {
         let loaded = inspection(vmm.pid()).set("interval_ms", 1).load();
         random.pause(Duration::from_millis(20));
         for report in loaded.unload() {
