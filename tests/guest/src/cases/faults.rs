@@ -20,13 +20,13 @@ use crate::{
 pub(super) const CASES: &[Case] = &[
     Case::new("faults_load", load)
         .failing_allocations()
-        .within(300),
+        .within(150),
     Case::new("faults_rounds", rounds)
         .failing_allocations()
-        .within(300),
+        .within(150),
     Case::new("faults_vcpus", vcpus)
         .failing_allocations()
-        .within(200),
+        .within(120),
 ];
 
 /// Lets every kind of allocation fail, once a thread is told to have one fail.

@@ -14,19 +14,19 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("invisible_plain", || frozen_often(Manner::Plain)).within(400),
-    Case::new("invisible_sync_regs", || frozen_often(Manner::SyncRegs)).within(400),
+    Case::new("invisible_plain", || frozen_often(Manner::Plain)).within(200),
+    Case::new("invisible_sync_regs", || frozen_often(Manner::SyncRegs)).within(200),
     Case::new("invisible_immediate_exit", || {
         frozen_often(Manner::ImmediateExit);
     })
-    .within(400)
+    .within(200)
     .with_stock(),
     Case::new("invisible_signal_mask", || {
         frozen_often(Manner::SignalMask);
     })
-    .within(400)
+    .within(200)
     .with_stock(),
-    Case::new("invisible_rearmed", rearmed).within(200),
+    Case::new("invisible_rearmed", rearmed).within(120),
 ];
 
 /// Loaded and unloaded, and with long pauses between inspections, for which the probe is taken away:

@@ -21,11 +21,11 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("life_load_unload", load_unload).within(400),
-    Case::new("life_unload_busy", unload_busy).within(200),
-    Case::new("life_unload_while_scanning", unload_while_scanning).within(200),
-    Case::new("life_insmod_killed", insmod_killed).within(200),
-    Case::new("life_vmm_killed", vmm_killed).within(200),
+    Case::new("life_load_unload", load_unload).within(200),
+    Case::new("life_unload_busy", unload_busy).within(120),
+    Case::new("life_unload_while_scanning", unload_while_scanning).within(120),
+    Case::new("life_insmod_killed", insmod_killed).within(120),
+    Case::new("life_vmm_killed", vmm_killed).within(120),
     Case::new("life_vmm_ends", vmm_ends),
     Case::new("life_other_tracers", other_tracers),
 ];

@@ -22,8 +22,8 @@ pub(super) const CASES: &[Case] = &[
     Case::new("limits_context", context).with_stock(),
     Case::new("limits_no_pattern", no_pattern),
     Case::new("limits_interval", interval),
-    Case::new("limits_max_pause", max_pause).within(200),
-    Case::new("limits_max_pause_dense", max_pause_dense).within(200),
+    Case::new("limits_max_pause", max_pause).within(120),
+    Case::new("limits_max_pause_dense", max_pause_dense).within(120),
 ];
 
 const MIB: u64 = 1 << 20;

@@ -16,15 +16,15 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("meanwhile_slots_change", slots_change).within(200),
-    Case::new("meanwhile_memory_ballooned", ballooned).within(200),
-    Case::new("meanwhile_memory_unmapped", unmapped).within(200),
-    Case::new("meanwhile_memory_punched", punched).within(200),
-    Case::new("meanwhile_memory_swapped", swapped).within(200),
+    Case::new("meanwhile_slots_change", slots_change).within(120),
+    Case::new("meanwhile_memory_ballooned", ballooned).within(120),
+    Case::new("meanwhile_memory_unmapped", unmapped).within(120),
+    Case::new("meanwhile_memory_punched", punched).within(120),
+    Case::new("meanwhile_memory_swapped", swapped).within(120),
     Case::new("meanwhile_memory_migrated", migrated)
-        .within(200)
+        .within(120)
         .with_two_nodes(),
-    Case::new("meanwhile_memory_huge", huge).within(200),
+    Case::new("meanwhile_memory_huge", huge).within(120),
 ];
 
 const MIB: u64 = 1 << 20;

@@ -28,22 +28,22 @@ use crate::{
 
 pub(super) const CASES: &[Case] = &[
     Case::new("search_itext", itext).with_stock(),
-    Case::new("search_ways", ways).within(400).with_stock(),
-    Case::new("search_threads", threads).within(200),
-    Case::new("search_killed", killed).within(400),
+    Case::new("search_ways", ways).within(200).with_stock(),
+    Case::new("search_threads", threads).within(120),
+    Case::new("search_killed", killed).within(200),
     Case::new("search_lowest_hits", lowest_hits).with_stock(),
-    Case::new("search_sparse", sparse).within(200).with_stock(),
+    Case::new("search_sparse", sparse).within(120).with_stock(),
     Case::new("search_own_memory", own_memory)
-        .within(200)
+        .within(120)
         .with_stock(),
     Case::new("search_pauses_still", pauses_still)
-        .within(200)
+        .within(120)
         .with_stock(),
     Case::new("search_pauses_moving", pauses_moving)
-        .within(400)
+        .within(200)
         .with_stock(),
     Case::new("search_pauses_writing", pauses_writing)
-        .within(200)
+        .within(120)
         .with_stock(),
     Case::new("search_refused", refused),
 ];

@@ -23,11 +23,11 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("threads_signals", signals).within(200),
-    Case::new("threads_stopped", stopped).within(200),
-    Case::new("threads_traced", traced).within(200),
-    Case::new("threads_change", change).within(200),
-    Case::new("threads_vcpus_added", vcpus_added).within(200),
+    Case::new("threads_signals", signals).within(120),
+    Case::new("threads_stopped", stopped).within(120),
+    Case::new("threads_traced", traced).within(120),
+    Case::new("threads_change", change).within(120),
+    Case::new("threads_vcpus_added", vcpus_added).within(120),
 ];
 
 pub(super) const ROLES: &[Role] = &[Role {

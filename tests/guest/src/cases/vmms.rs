@@ -20,10 +20,10 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("vmms_killed", killed).within(400),
-    Case::new("vmms_unloaded", unloaded).within(300),
+    Case::new("vmms_killed", killed).within(200),
+    Case::new("vmms_unloaded", unloaded).within(150),
     Case::new("vmms_file_held", file_held),
-    Case::new("vmms_come_and_go", come_and_go).within(200),
+    Case::new("vmms_come_and_go", come_and_go).within(120),
     Case::new("vmms_kvm_stays", kvm_stays),
 ];
 
