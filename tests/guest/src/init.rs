@@ -7,7 +7,7 @@ use std::{
     ffi::CString,
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Write},
-    panic,
+    mem, panic,
     path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -107,9 +107,10 @@ pub(crate) fn slowness() -> u32 {
     number(SLOWNESS_PARAMETER)
 }
 
-/// How many bytes of memory to search instead of `usual`, for that to take about as long: whole pages.
+/// How many bytes of memory to search instead of `usual`, for that to take about as long: an even number of
+/// pages.
 pub(crate) fn less_memory(usual: u64) -> u64 {
-    (usual / u64::from(slowness())).next_multiple_of(PAGE)
+    (usual / u64::from(slowness())).next_multiple_of(2 * PAGE)
 }
 
 fn number(name: &str) -> u32 {
@@ -159,9 +160,10 @@ fn result_port() -> io::Result<File> {
 
 /// Runs the cases one after the other, until one fails: what it leaves behind is of no use to the next.
 fn run_cases(cases: &[Case], mut port: File) -> io::Result<()> {
+    let mut said = Said::from_now();
     for (index, case) in cases.iter().enumerate() {
         let is_last = index + 1 == cases.len();
-        if !run_case(case, is_last, &mut port)? {
+        if !run_case(case, is_last, &mut said, &mut port)? {
             break;
         }
     }
@@ -169,10 +171,9 @@ fn run_cases(cases: &[Case], mut port: File) -> io::Result<()> {
 }
 
 /// Runs a case as a child, watches over it, and reports. Whether it passed.
-fn run_case(case: &Case, is_last: bool, port: &mut File) -> io::Result<bool> {
+fn run_case(case: &Case, is_last: bool, said: &mut Said, port: &mut File) -> io::Result<bool> {
     let mut tell = |message: Message| writeln!(port, "{message}");
     fs::write("/dev/kmsg", format!("{CASE_MARK}{}", case.name))?;
-    let mut said = Said::from_now();
     tell(Message::Start(case.name.to_owned()))?;
 
     let mut child = Command::new("/proc/self/exe")
@@ -189,7 +190,8 @@ fn run_case(case: &Case, is_last: bool, port: &mut File) -> io::Result<bool> {
         collect(stderr, &text);
     }
     let limit = case.limit * scale() * slowness();
-    let mut problem = wait(&mut child, limit, &mut said)?.err();
+    let mut problem = wait(&mut child, limit, said)?.err();
+    let others = mem::take(&mut said.others);
 
     // What the case left behind, so that the pipes are closed and nothing disturbs the shutdown.
     let _ = kill_all();
@@ -207,8 +209,10 @@ fn run_case(case: &Case, is_last: bool, port: &mut File) -> io::Result<bool> {
     for line in problem.iter().map(String::as_str).chain(text.lines()) {
         tell(Message::Text(line.to_owned()))?;
     }
+    // What was asked for since is told, but not judged: leaks that are none in the end, who waits for what.
     said.read();
-    for line in said.others {
+    said.others.clear();
+    for line in others {
         tell(Message::Log(line))?;
     }
     for line in said.last.iter().filter(|_| problem.is_some()) {
@@ -218,8 +222,8 @@ fn run_case(case: &Case, is_last: bool, port: &mut File) -> io::Result<bool> {
     Ok(problem.is_none())
 }
 
-/// What the kernel says while a case runs, of which the console has the warnings only: with all that the
-/// module says the port would take most of the time.
+/// What the kernel says from the first case on, of which the console has the warnings only: with all that
+/// the module says the port would take most of the time.
 struct Said {
     log: KernelLog,
     /// All but what the module says.
@@ -270,8 +274,10 @@ fn collect(pipe: impl Read + Send + 'static, text: &Arc<Mutex<String>>) {
 fn wait(child: &mut Child, limit: Duration, said: &mut Said) -> io::Result<Result<(), String>> {
     let begin = Instant::now();
     loop {
+        let status = child.try_wait()?;
+        // All that it has caused, if it is over.
         said.read();
-        if let Some(status) = child.try_wait()? {
+        if let Some(status) = status {
             return Ok(if status.success() {
                 Ok(())
             } else {

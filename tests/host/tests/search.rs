@@ -368,7 +368,7 @@ fn the_same_pattern_twice() {
     assert_eq!(found, expected);
 }
 
-/// As many as there may be, each so long that the places that are looked at are as far apart as they ever are.
+/// As many as there may be, each so long that the places that are looked at are as far apart as there is room for.
 #[test]
 #[cfg_attr(miri, ignore = "takes too long")]
 fn many_long_patterns() {
@@ -382,8 +382,8 @@ fn many_long_patterns() {
         .map(|_| (0..LEN).map(|_| byte()).collect())
         .collect();
     let (mut memory, mut expected) = (Vec::new(), Vec::new());
-    // Each of them at each distance from such a place.
-    for _ in 0..=16 {
+    // Often enough for each of them to stand at each distance from such a place.
+    for _ in 0..=30 {
         for (pattern, bytes) in patterns.iter().enumerate() {
             let offset = memory.len();
             expected.push(Match { offset, pattern });
@@ -396,6 +396,29 @@ fn many_long_patterns() {
         .map(|bytes| hex(&open(bytes, &[0])))
         .collect();
     assert_eq!(search_all(&memory[..], &parse(&specs)), expected);
+}
+
+/// At the border of the 1024 places that are looked at first, to see whether many of them pass; by how far they
+/// may be apart.
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn a_second_look() {
+    let specs = [
+        "text:0123456789abcdef",
+        "text:ABCDEFGHIJKLMNOP",
+        "text:qrstuvwxyz-+*/=?",
+    ];
+    let patterns = parse(&specs);
+    let borders = (7..=16).map(|distance| 1024 * distance);
+    for offset in borders.flat_map(|border| border - 32..border + 32_usize) {
+        let pattern = offset % patterns.len();
+        let mut memory = vec![b' '; offset + 100];
+        memory[offset..][..16].copy_from_slice(&specs[pattern].as_bytes()["text:".len()..]);
+        assert_eq!(
+            search_all(&memory[..], &patterns),
+            [Match { offset, pattern }]
+        );
+    }
 }
 
 #[test]

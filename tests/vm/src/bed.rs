@@ -31,7 +31,8 @@ impl Bed {
     #[must_use]
     pub fn debug() -> Self {
         // While it identifies a processor the kernel does not know that its tables have five levels
-        // (`identify_cpu` in `arch/x86/kernel/cpu/common.c`). KASAN reports what an interrupt then accesses.
+        // (`identify_cpu` in `arch/x86/kernel/cpu/common.c`), and KASAN reports what an interrupt then accesses.
+        // So no guest here has such tables.
         Self::of("debug", &paths::build().join("debug"), "no5lvl")
     }
 

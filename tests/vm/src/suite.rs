@@ -292,7 +292,8 @@ impl Suite {
             .collect();
         let two_nodes = cases.iter().any(|case| case.needs.vm == VmNeeded::TwoNodes);
         let nodes = if two_nodes { "numa=fake=2" } else { "" };
-        // The first process reads all of the kernel log, and tells what is not on the console.
+        // What the console does not have the first process reads, and tells with the case, but for the
+        // module's own lines.
         let parameters = format!(
             "loglevel=5 mitigations=off cryptomgr.notests=1 {nodes} {} {} {SCALE_PARAMETER}{scale} \
              {FEWER_PARAMETER}{} {SLOWNESS_PARAMETER}{slowness} {ENGINE_PARAMETER}{} \

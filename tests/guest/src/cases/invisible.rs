@@ -73,7 +73,7 @@ fn frozen_often(manner: Manner) {
     vm.start();
     loaded.reports();
     let wanted = times(250);
-    let limit = Duration::from_secs(200) * scale();
+    let limit = Duration::from_secs(150) * scale();
     let (mut freezes, mut all_parked, mut sent) = (0, 0, 0);
     wait_within(limit, "enough freezes", || {
         for report in loaded.reports() {
