@@ -25,7 +25,7 @@ fn main() -> ExitCode {
             vendor: Vendor::Amd,
             parameters: "",
             in_parallel: true,
-            slowness: 4,
+            slowness: 2,
             fewer: 5,
             cases,
         });
