@@ -29,8 +29,12 @@ pub(super) const CASES: &[Case] = &[
     Case::new("memory_memfd", || backing(Backing::Memfd)),
     Case::new("memory_hugetlb", || backing(Backing::HugeTlb)),
     Case::new("memory_untouched", untouched),
-    Case::new("memory_untouched_two_nodes", untouched).with_two_nodes(),
-    Case::new("memory_numa_hints", || numa_hints(Backing::Anonymous)).with_two_nodes(),
+    Case::new("memory_untouched_two_nodes", untouched)
+        .with_two_nodes()
+        .with_stock(),
+    Case::new("memory_numa_hints", || numa_hints(Backing::Anonymous))
+        .with_two_nodes()
+        .with_stock(),
     Case::new("memory_numa_hints_huge", || {
         numa_hints(Backing::TransparentHuge);
     })

@@ -25,7 +25,9 @@ pub(super) const CASES: &[Case] = &[
     Case::new("refuse_ranges", ranges).with_stock(),
     Case::new("refuse_numbers", numbers).with_stock(),
     Case::new("refuse_processes", processes).with_stock(),
-    Case::new("refuse_without_kvm", without_kvm).without_kvm(),
+    Case::new("refuse_without_kvm", without_kvm)
+        .without_kvm()
+        .with_stock(),
     Case::new("refuse_probe_taken", probe_taken),
     Case::new("refuse_probes_off", probes_off).with_stock(),
     Case::new("refuse_protected", protected),

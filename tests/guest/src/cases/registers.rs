@@ -28,7 +28,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("registers_la57", || parked(&[Mode::LongLa57])).with_stock(),
     Case::new("registers_outside", outside),
     Case::new("registers_after_exit", after_exit).with_stock(),
-    Case::new("registers_port_io", port_io),
+    Case::new("registers_port_io", port_io).with_stock(),
 ];
 
 /// Two vCPUs in each mode that load every register: one halts then, one spins. Both modes of

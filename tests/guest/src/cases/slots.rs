@@ -15,7 +15,7 @@ use crate::{
 pub(super) const CASES: &[Case] = &[
     Case::new("slots_borders", borders),
     Case::new("slots_flags", flags),
-    Case::new("slots_many", many),
+    Case::new("slots_many", many).with_stock(),
     Case::new("slots_smm", smm),
     Case::new("slots_none", none),
     Case::new("slots_private", private).with_debug(),

@@ -20,7 +20,7 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("vcpus_one_two_eight", one_two_eight),
+    Case::new("vcpus_one_two_eight", one_two_eight).with_stock(),
     Case::new("vcpus_spin", || alike(Work::Spin, State::Parked)),
     Case::new("vcpus_halt", || alike(Work::Halt, State::Parked)),
     Case::new("vcpus_port_io", || alike(Work::PortIo, State::Parked)),
