@@ -43,7 +43,7 @@ const fn distance(patterns: usize) -> usize {
     }
 }
 
-/// The room for windows, of which the first one is none. A power of two, so that any number is soon an index.
+/// The room for windows, with that of no pattern. A power of two, so that any number is soon made an index.
 const ROOM: usize = 1 << 12;
 
 /// The number of bits of the hash that leads to patterns.
@@ -98,7 +98,7 @@ pub(super) struct Samples {
     passes: [u8; 1 << PASS_BITS],
     /// For each hash the first window that it leads to.
     heads: [u16; 1 << HEAD_BITS],
-    /// The first one is none, and nothing may be where that is looked for.
+    /// The first one is that of no pattern, which stands nowhere.
     windows: [Window; ROOM],
     /// The number of windows.
     len: usize,
@@ -430,7 +430,7 @@ impl Samples {
     fn may_have_candidate(&self, word: u64, read: impl Fn(isize) -> Option<u64>) -> bool {
         let word = word | self.fold;
         let value = word & self.mask;
-        // Mostly there is one, and the next is none: that is not asked for at first.
+        // Where there is none it is that of no pattern: not to ask for that first makes the loop faster.
         let mut next = self.head(word);
         for _ in 0..FEW {
             let window = self.window(next);

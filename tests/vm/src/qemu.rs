@@ -118,8 +118,9 @@ impl Machine {
     }
 
     fn arguments(&self, log: &Path, console: &Path) -> Vec<OsString> {
-        // After an Oops nothing else is of interest. The watchdog of clocks waits for another processor, and without a good clock for ever: if that
-        // waits for this one to stop, too, the boot hangs (`watchdog_wait_seq` in `kernel/time/clocksource.c`).
+        // After an Oops nothing else is of interest. The watchdog of clocks waits for another processor, without
+        // a good clock for ever; if that waits for this one in `stop_machine`, the boot hangs
+        // (`watchdog_wait_seq` in `kernel/time/clocksource.c`).
         let parameters = format!(
             "console=ttyS0,115200 tsc=nowatchdog log_buf_len=4M oops=panic panic=-1 \
              rdinit=/init {}",

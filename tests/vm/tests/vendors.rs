@@ -61,7 +61,7 @@ const CORE: &[&str] = &[
     "refuse_late_vcpu",
     "life_unload_busy",
     "life_vmm_killed",
-    "life_load_unload",
+    "life_load_unload_100",
     "invisible_plain",
     "invisible_sync_regs",
     "threads_change",

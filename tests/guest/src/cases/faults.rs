@@ -89,9 +89,9 @@ impl FailNth {
     }
 }
 
-fn guest() -> Vm {
+fn guest(works: &[Work]) -> Vm {
     let mut vm = Vm::bootable();
-    for work in [Work::Count, Work::Halt] {
+    for &work in works {
         vm.add_vcpu(Mode::Long, work);
     }
     vm.start();
@@ -109,7 +109,7 @@ fn inspection() -> Inspection {
 fn load() {
     const BORDER: u32 = 15;
     allow_faults();
-    let mut vm = guest();
+    let mut vm = guest(&[Work::Count, Work::Halt]);
     let own = std::process::id().try_into().expect("a process number");
     let thread = FailNth::of(own, gettid().as_raw_nonzero().get());
     let allocations = |inspection: &Inspection| {
@@ -160,7 +160,7 @@ fn load() {
 /// In the module's own thread, from the second inspection on.
 fn rounds() {
     allow_faults();
-    let mut vm = guest();
+    let mut vm = guest(&[Work::Count, Work::Halt]);
     let load = || {
         let mut loaded = inspection().set("interval_ms", 150).load();
         assert_eq!(loaded.reports().len(), 1);
@@ -225,7 +225,7 @@ fn rounds() {
 /// In the threads of vCPUs, which stand and read their registers.
 fn vcpus() {
     allow_faults();
-    let mut vm = guest();
+    let mut vm = guest(&[Work::Count, Work::PortIo, Work::Halt]);
     let own = std::process::id().try_into().expect("a process number");
     let inspection = Inspection::of_self().set("interval_ms", 50);
     let mut loaded = inspection.load();

@@ -21,7 +21,7 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("life_load_unload", load_unload).within(200),
+    Case::new("life_load_unload_100", load_unload_100).within(400),
     Case::new("life_unload_busy", unload_busy).within(120),
     Case::new("life_unload_while_scanning", unload_while_scanning).within(120),
     Case::new("life_insmod_killed", insmod_killed).within(120),
@@ -46,9 +46,9 @@ const MIB: u64 = 1 << 20;
 /// So much memory takes a while to search.
 const LARGE: u64 = 64 * MIB;
 
-/// Loaded and unloaded 40 times under a guest that counts, one that halts and one that does port
+/// Loaded and unloaded 100 times under a guest that counts, one that halts and one that does port
 /// I/O: their VMM checks what they do to the last step.
-fn load_unload() {
+fn load_unload_100() {
     let mut vm = Vm::bootable();
     for work in [Work::Count, Work::PortIo, Work::Halt] {
         vm.add_vcpu(Mode::Long, work);
@@ -57,7 +57,7 @@ fn load_unload() {
     let secret = secret(100, 16);
     vm.write(0x400, &secret);
     let begin = Instant::now();
-    let count = times(40);
+    let count = times(100);
     for _ in 0..count {
         let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
         assert_eq!(report.states(), [State::Parked; 3]);

@@ -110,7 +110,7 @@ fn unloaded() {
     let (mut vmm, _) = start();
     let (mut unloads, mut freezes) = (0, 0);
     let count = times(12);
-    // The first report of each is of no inspection that it could be in the middle of.
+    // Each has a report of its load. Another one says that inspections go on, of which unloading ends one.
     while unloads < count || (freezes == unloads && unloads < 60) {
         let loaded = inspection(vmm.pid()).set("interval_ms", 1).load();
         random.pause(Duration::from_millis(60));
