@@ -17,3 +17,4 @@ pub mod qemu;
 pub mod run;
 pub mod stamp;
 pub mod suite;
+mod tsc;

@@ -15,7 +15,10 @@ use std::{
 
 use guest::protocol::Message;
 
-use crate::run::{listen, read_console, split_console, Limits, Run};
+use crate::{
+    run::{listen, read_console, split_console, Limits, Run},
+    tsc,
+};
 
 /// How long a VM may take until its first process begins the case.
 const BOOT_LIMIT: Duration = Duration::from_secs(45);
@@ -121,11 +124,16 @@ impl Machine {
         // After an Oops nothing else is of interest. The watchdog of clocks waits for another processor, without
         // a good clock for ever; if that waits for this one in `stop_machine`, the boot hangs
         // (`watchdog_wait_seq` in `kernel/time/clocksource.c`).
-        let parameters = format!(
+        let mut parameters = format!(
             "console=ttyS0,115200 tsc=nowatchdog log_buf_len=4M oops=panic panic=-1 \
              rdinit=/init {}",
             self.parameters
         );
+        // On a busy machine the kernel errs when it measures this itself, and then its clock is
+        // several times as fast as ours.
+        if let Some(khz) = tsc::khz() {
+            parameters.push_str(&format!(" tsc_early_khz={khz}"));
+        }
         let mut port = OsString::from("file:");
         port.push(console);
         let mut monitor = OsString::from("unix:");
