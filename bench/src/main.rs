@@ -116,16 +116,9 @@ impl Row {
         let wrong = wrong.map(|(peer, _)| peer.name).collect();
 
         // The better of two sums is the limit.
-        let sum = |fetch| seconds(|| peers::sum(memory, has_avx512, fetch));
-        let sums = [(); 3].map(|()| (sum(false), sum(true)));
-        let fetch = sums
-            .map(|(_, with)| with)
-            .into_iter()
-            .fold(f64::MAX, f64::min)
-            < sums
-                .map(|(without, _)| without)
-                .into_iter()
-                .fold(f64::MAX, f64::min);
+        let sum = |part: &[u8], fetch| seconds(|| peers::sum(part, has_avx512, fetch));
+        let best = |fetch| (0..3).map(|_| sum(memory, fetch)).fold(f64::MAX, f64::min);
+        let fetch = best(true) < best(false);
 
         // Others use this machine, too. So each is compared with the limit of the same moment, and half of the
         // rounds are better than what counts.
@@ -134,7 +127,7 @@ impl Row {
         for _ in 0..ROUNDS {
             for ((peer, size), shares) in peers.iter_mut().zip(&sizes).zip(&mut shares) {
                 let part = &memory[..*size];
-                let limit = seconds(|| peers::sum(part, has_avx512, fetch));
+                let limit = sum(part, fetch);
                 limits.push(bytes(part) / limit);
                 shares.push(limit / seconds(|| (peer.search)(part)));
             }

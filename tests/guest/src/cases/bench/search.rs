@@ -108,7 +108,9 @@ fn count_with(threads: u32) -> u64 {
     let handed_out = AtomicU32::new(0);
     let count = || {
         while handed_out.fetch_add(1, Relaxed) < PARTS {
-            (0..NUMBERS).for_each(|number| drop(black_box(number)));
+            for number in 0..NUMBERS {
+                black_box(number);
+            }
         }
     };
     let begun = Instant::now();
@@ -285,8 +287,11 @@ fn compare(rows: &[Row], time: impl Fn(&Report) -> u64) -> Vec<Ratio> {
         .iter()
         .map(|(_, inspection)| move || time(&inspection.report()))
         .collect();
-    let measured: Vec<&dyn Fn() -> u64> = measures.iter().map(|measure| measure as _).collect();
-    let times_of = in_turns(&measured);
+    let all: Vec<&dyn Fn() -> u64> = measures
+        .iter()
+        .map(|measure| -> &dyn Fn() -> u64 { measure })
+        .collect();
+    let times_of = in_turns(&all);
     let first = &times_of[0];
     times_of
         .iter()
