@@ -81,15 +81,17 @@ fn threads() -> bool {
 
     let mut vm = running();
     fill(&vm.add_memory(GPA, LONG, Backing::Anonymous));
-    let [one, two] = [1, 2].map(|threads| {
-        let inspection = inspection().set("threads", threads);
-        move || {
-            let done = inspection.report().done;
-            assert!(done.scanned_bytes >= LONG);
-            done.scan_us
-        }
+    let search_with = |threads| {
+        let done = inspection().set("threads", threads).report().done;
+        assert!(done.scanned_bytes >= LONG);
+        done.scan_us
+    };
+    let times = in_turns(4, |number| match number {
+        0 => search_with(1),
+        1 => search_with(2),
+        2 => count_with(1),
+        _ => count_with(2),
     });
-    let times = in_turns(&[&one, &two, &|| count_with(1), &|| count_with(2)]);
     vm.finish();
     println!("The threads that search, on two processors; time against one:");
     let wanted = format!("at most {:.3}, {WANTED} times faster", 1.0 / WANTED);
@@ -266,15 +268,15 @@ impl Ratio {
     }
 }
 
-/// Measures all in turns, of which each begins with another one; gives the times of each.
-fn in_turns(measured: &[&dyn Fn() -> u64]) -> Vec<Vec<f64>> {
-    let mut times_of = vec![Vec::new(); measured.len()];
+/// Measures `count` things in turns, of which each begins with another one; gives the times of each.
+fn in_turns(count: usize, measure: impl Fn(usize) -> u64) -> Vec<Vec<f64>> {
+    let mut times_of = vec![Vec::new(); count];
     for round in 0..times(ROUNDS) as usize {
-        for turn in 0..measured.len() {
-            let index = (round + turn) % measured.len();
+        for turn in 0..count {
+            let number = (round + turn) % count;
             // Nothing takes so long that it matters.
             #[allow(clippy::cast_precision_loss)]
-            times_of[index].push(measured[index]().max(1) as f64);
+            times_of[number].push(measure(number).max(1) as f64);
         }
     }
     times_of
@@ -282,21 +284,9 @@ fn in_turns(measured: &[&dyn Fn() -> u64]) -> Vec<Vec<f64>> {
 
 /// Measures all rows in turns, and compares each with the first.
 fn compare(rows: &[Row], time: impl Fn(&Report) -> u64) -> Vec<Ratio> {
-    let time = &time;
-    let measures: Vec<_> = rows
-        .iter()
-        .map(|(_, inspection)| move || time(&inspection.report()))
-        .collect();
-    let all: Vec<&dyn Fn() -> u64> = measures
-        .iter()
-        .map(|measure| -> &dyn Fn() -> u64 { measure })
-        .collect();
-    let times_of = in_turns(&all);
-    let first = &times_of[0];
-    times_of
-        .iter()
-        .map(|times| Ratio::new(times, first))
-        .collect()
+    let times_of = in_turns(rows.len(), |row| time(&rows[row].1.report()));
+    let against_first = |times: &Vec<f64>| Ratio::new(times, &times_of[0]);
+    times_of.iter().map(against_first).collect()
 }
 
 /// Prints a row.
