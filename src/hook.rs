@@ -7,7 +7,7 @@
 //! on the thread stands there instead.
 //!
 //! Lock order: [`WATCHES`], then [`Watch::seats`]. Both are spin locks; nothing else is taken
-//! under them but the run-queue locks of a wake-up.
+//! under them but the run-queue locks of a wake-up. Nothing is taken under [`SETTLING`].
 
 use kernel::{
     bindings,
@@ -53,6 +53,10 @@ use crate::{
         VmId, //
     },
     process,
+    rcu::{
+        synchronize_rcu_tasks,
+        TasksGracePeriod, //
+    },
     restart::Restart,
     stand::Stand,
     sys, //
@@ -74,12 +78,18 @@ static VMMS: [Atomic<usize>; MAX_VMS] = [const { Atomic::new(0) }; MAX_VMS];
 /// How many of [`WATCHED`] have ever been in use, so that the handler looks at no more.
 static WATCHED_LEN: Atomic<usize> = Atomic::new(0);
 
-/// The threads that are inside [`taken_over`].
-static INSIDE: Atomic<i64> = Atomic::new(0);
+/// How often a thread has come into [`taken_over`], and how often one has left it.
+static ENTERED: Atomic<i64> = Atomic::new(0);
+static LEFT: Atomic<i64> = Atomic::new(0);
 
 global_lock! {
     // SAFETY: Initialized in `Threads::new`, before anything else uses it.
     unsafe(uninit) static WATCHES: SpinLock<KVec<Arc<Watch>>> = KVec::new();
+}
+
+global_lock! {
+    // SAFETY: Initialized in `Threads::new`, before anything else uses it.
+    unsafe(uninit) static SETTLING: SpinLock<Option<Settling>> = None;
 }
 
 /// The threads that run this module's code: they must be gone before the code is.
@@ -96,6 +106,8 @@ impl Threads {
     pub(crate) unsafe fn new() -> Self {
         // SAFETY: By this function's contract.
         unsafe { WATCHES.init() };
+        // SAFETY: As above.
+        unsafe { SETTLING.init() };
         run::init();
         Self(())
     }
@@ -108,27 +120,66 @@ impl Drop for Threads {
             // Nobody was ever redirected.
             return;
         }
-        // Whoever was redirected before the probe went is counted in `INSIDE` after this, or gone.
-        // SAFETY: May sleep here.
-        unsafe { sys::kvm_inspect_synchronize_rcu_tasks() };
-        if !send_away(5000) {
-            pr_warn!("waiting for vCPU threads that do not leave the kernel; kill their VMM\n");
-            while !send_away(u32::MAX) {}
+        let settling = SETTLING.lock().take();
+        if !settling.is_some_and(Settling::wait) {
+            // Whoever was redirected before the probe went is counted after this, or gone.
+            synchronize_rcu_tasks();
+            if !send_away(5000) {
+                pr_warn!("waiting for vCPU threads that do not leave the kernel; kill their VMM\n");
+                while !send_away(u32::MAX) {}
+            }
+            // Whoever has just been counted out may still have its last instructions to do.
+            synchronize_rcu_tasks();
         }
-        // Whoever has just been counted out may still have its last instructions to do.
-        // SAFETY: As above.
-        unsafe { sys::kvm_inspect_synchronize_rcu_tasks() };
         let watches = core::mem::take(&mut *WATCHES.lock());
         drop(watches);
     }
 }
 
+/// The proof that no thread is in this module's code, which is complete when a grace period is over.
+///
+/// It begins after the probe has gone, at a moment at which nobody was inside. If nobody has come since,
+/// then whoever was redirected had come, and left, before that moment: the grace period gives who was
+/// on the way in the time to be counted, and who was on the way out that for its last instructions.
+struct Settling {
+    grace_period: Pin<KBox<TasksGracePeriod>>,
+    /// [`ENTERED`] at that moment.
+    entered: i64,
+}
+
+impl Settling {
+    /// Begins, unless there is no memory, or somebody is inside, or nobody ever was. The probe must have gone.
+    fn begin() -> Option<Self> {
+        if WATCHED_LEN.load(Relaxed) == 0 {
+            return None;
+        }
+        let entered = nobody_inside()?;
+        Some(Self {
+            grace_period: TasksGracePeriod::begin().ok()?,
+            entered,
+        })
+    }
+
+    /// Waits for the end, and returns whether the proof holds.
+    fn wait(self) -> bool {
+        drop(self.grace_period);
+        ENTERED.load(Relaxed) == self.entered
+    }
+}
+
+/// Returns [`ENTERED`] if all who had come when it was read have left.
+fn nobody_inside() -> Option<i64> {
+    // Who leaves has come before: in this order, equal numbers are of one moment.
+    let left = LEFT.load(Acquire);
+    (ENTERED.load(Relaxed) == left).then_some(left)
+}
+
 /// Sends the threads that are inside back to KVM_RUN, which they then enter without this module.
-/// No [`Hook`] may exist any more. Waits for them, about `patience_ms` milliseconds at most; says
+/// The probe must have gone. Waits for them, about `patience_ms` milliseconds at most; says
 /// whether all are gone.
-pub(crate) fn send_away(patience_ms: u32) -> bool {
+fn send_away(patience_ms: u32) -> bool {
     for _ in 0..patience_ms {
-        if INSIDE.load(Acquire) == 0 {
+        if nobody_inside().is_some() {
             return true;
         }
         for watch in WATCHES.lock().iter() {
@@ -136,7 +187,7 @@ pub(crate) fn send_away(patience_ms: u32) -> bool {
         }
         fsleep(Delta::from_millis(1));
     }
-    INSIDE.load(Acquire) == 0
+    nobody_inside().is_some()
 }
 
 /// Whether a VM is watched whose VMM has this address space. Does not sleep.
@@ -146,13 +197,29 @@ pub(crate) fn is_watched_vmm(mm: usize) -> bool {
         .any(|vmm| vmm.load(Relaxed) == mm && mm != 0)
 }
 
-/// The armed hook. Dropping it disarms; threads may still be inside until [`Threads`] is dropped.
+/// The armed hook.
 ///
-/// Fields are dropped in this order: the right goes when nobody uses it any more.
+/// Dropping it disarms it, and sends the threads that are inside away: an idle module is in nobody's way.
+/// One that does not react within a tenth of a second leaves when it does, and [`Threads`] waits for it.
 pub(crate) struct Hook {
-    _probe: Pin<KBox<Kprobe<Redirect>>>,
-    _right: Pin<KBox<Redirection>>,
-    _restart: Restart,
+    // All are there until `drop` takes them, one by one.
+    probe: Option<Pin<KBox<Kprobe<Redirect>>>>,
+    right: Option<Pin<KBox<Redirection>>>,
+    restart: Option<Restart>,
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        self.probe = None;
+        send_away(100);
+        // The right goes when nobody uses it any more.
+        self.right = None;
+        self.restart = None;
+        // Nobody waits for this unless the module is unloaded at once.
+        let settling = Settling::begin();
+        let before = core::mem::replace(&mut *SETTLING.lock(), settling);
+        drop(before);
+    }
 }
 
 impl Hook {
@@ -169,9 +236,9 @@ impl Hook {
         let restart = Restart::arm()?;
         probe.enable()?;
         Ok(Self {
-            _probe: probe,
-            _right: right,
-            _restart: restart,
+            probe: Some(probe),
+            right: Some(right),
+            restart: Some(restart),
         })
     }
 
@@ -282,14 +349,14 @@ struct Visit(());
 
 impl Visit {
     fn begin() -> Self {
-        INSIDE.fetch_add(1, Relaxed);
+        ENTERED.fetch_add(1, Relaxed);
         Self(())
     }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        INSIDE.fetch_sub(1, Release);
+        LEFT.fetch_add(1, Release);
     }
 }
 

@@ -21,7 +21,6 @@ use crate::{
     },
     gate::Gate,
     hook::{
-        self,
         Hook,
         Watch,
         Watched,
@@ -159,9 +158,6 @@ struct Rounds {
 impl Work for Rounds {
     fn run(self, mut thread: OnKthread) {
         let outcome = self.all(&mut thread);
-        // The probe is gone: now the module shall be out of use, too. A thread that does not react
-        // at once goes when it does.
-        hook::send_away(100);
         if !self.settle(outcome) && outcome.is_err() {
             pr_warn!("there will be no more inspections; unload the module\n");
         }

@@ -32,6 +32,7 @@ mod lockdown;
 mod pages;
 mod process;
 mod random;
+mod rcu;
 mod restart;
 mod sys;
 

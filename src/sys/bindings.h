@@ -14,6 +14,7 @@
 #include <linux/pid.h>
 #include <linux/rbtree.h>
 #include <linux/rcupdate.h>
+#include <linux/rcupdate_wait.h>
 #include <linux/sched.h>
 #include <linux/unistd.h>
 #include <linux/vmalloc.h>

@@ -245,6 +245,20 @@ void kvm_inspect_synchronize_rcu_tasks(void)
 	synchronize_rcu_tasks();
 }
 
+void kvm_inspect_rcu_tasks_begin(struct rcu_synchronize *wait)
+{
+	init_rcu_head(&wait->head);
+	init_completion(&wait->completion);
+	/* With this function it begins at once (call_rcu_tasks_generic). */
+	call_rcu_tasks(&wait->head, wakeme_after_rcu);
+}
+
+void kvm_inspect_rcu_tasks_wait(struct rcu_synchronize *wait)
+{
+	wait_for_completion(&wait->completion);
+	destroy_rcu_head(&wait->head);
+}
+
 static bool (*get_kvm_safe)(struct kvm *kvm);
 static void (*put_kvm)(struct kvm *kvm);
 

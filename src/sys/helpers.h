@@ -7,6 +7,7 @@
 #define KVM_INSPECT_HELPERS_H
 
 #include <linux/kvm_host.h>
+#include <linux/rcupdate_wait.h>
 
 /* Elements that pattern= and range= may have. */
 #define KVM_INSPECT_MAX_LIST 256
@@ -53,8 +54,10 @@ unsigned int kvm_inspect_online_cpus(void);
 bool kvm_inspect_mutex_trylock_nested(struct mutex *mutex, struct mutex *nest);
 bool kvm_inspect_mutex_is_locked(struct mutex *mutex);
 
-/* <linux/rcupdate.h> */
+/* <linux/rcupdate.h>, <linux/rcupdate_wait.h> */
 void kvm_inspect_synchronize_rcu_tasks(void);
+void kvm_inspect_rcu_tasks_begin(struct rcu_synchronize *wait);
+void kvm_inspect_rcu_tasks_wait(struct rcu_synchronize *wait);
 
 /*
  * symbol_get() of <linux/module.h>, as drivers/vfio uses it for the same: without KVM the module

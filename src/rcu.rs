@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Waiting until no task is in a piece of code any more, even if it was preempted there.
+//!
+//! C header: [`include/linux/rcupdate.h`](srctree/include/linux/rcupdate.h)
+
+use kernel::{
+    prelude::*,
+    types::Opaque, //
+};
+
+use crate::sys;
+
+/// A grace period of RCU tasks.
+///
+/// When it is over, each task has slept, or been in user space, since it began. That takes a tenth of
+/// a second and more, by timers (`rcu_tasks_wait_gp` in `kernel/rcu/tasks.h`), so that it pays to do
+/// something else meanwhile. Dropping it waits for its end.
+///
+/// # Invariants
+///
+/// `wait` was given to `call_rcu_tasks`, and is waited for once, by `drop`.
+#[pin_data(PinnedDrop)]
+pub(crate) struct TasksGracePeriod {
+    #[pin]
+    wait: Opaque<sys::rcu_synchronize>,
+}
+
+// SAFETY: Any task may wait for it.
+unsafe impl Send for TasksGracePeriod {}
+
+impl TasksGracePeriod {
+    /// Begins one.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn begin() -> Result<Pin<KBox<Self>>> {
+        let new = pin_init!(Self {
+            wait <- Opaque::ffi_init(|slot: *mut sys::rcu_synchronize| {
+                // SAFETY: `slot` is valid for writes, and stays in place until `drop` has waited. The
+                // callback is the kernel's, so that none of this module's code is called.
+                unsafe { sys::kvm_inspect_rcu_tasks_begin(slot) };
+            }),
+        });
+        KBox::pin_init(new, GFP_KERNEL)
+    }
+}
+
+#[pinned_drop]
+impl PinnedDrop for TasksGracePeriod {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariant.
+        unsafe { sys::kvm_inspect_rcu_tasks_wait(self.wait.get()) };
+    }
+}
+
+/// Waits for a whole grace period of RCU tasks.
+pub(crate) fn synchronize_rcu_tasks() {
+    // SAFETY: A caller of safe code in this module may sleep.
+    unsafe { sys::kvm_inspect_synchronize_rcu_tasks() };
+}
