@@ -12,8 +12,9 @@ use std::{
 
 use crate::host::fail;
 
-/// How long the guest may take for anything, in an emulator in an emulator.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the guest may take for anything, in an emulator in an emulator, on a machine that may
+/// be slow and busy: no more than a backstop.
+const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// The guest's console, which is followed all the time.
 pub struct Console {

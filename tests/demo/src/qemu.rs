@@ -17,11 +17,9 @@ use serde_json::{json, Value};
 
 const SOCKET: &str = "/tmp/qmp";
 
-/// How long QEMU may take to answer, in an emulator.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// How long it may take to write the guest's memory to a file.
-const PATIENCE_FOR_MEMORY: Duration = Duration::from_secs(600);
+/// How long QEMU may take to answer, be it that it has to write the guest's memory to a file, in an
+/// emulator, on a machine that may be slow and busy: no more than a backstop.
+const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// A running QEMU with a guest. Dropping it ends it.
 pub struct Qemu {
@@ -150,12 +148,7 @@ impl Qemu {
         } else {
             json!({ "paging": false, "protocol": format!("file:{file}") })
         };
-        let set_patience = |monitor: &BufReader<UnixStream>, patience| {
-            monitor.get_ref().set_read_timeout(Some(patience))
-        };
-        set_patience(&self.monitor, PATIENCE_FOR_MEMORY)?;
-        self.ask(command, &arguments)?;
-        set_patience(&self.monitor, PATIENCE)
+        self.ask(command, &arguments).map(drop)
     }
 
     /// Stops the vCPUs and lets them go on at once, and says how long that took.

@@ -34,9 +34,9 @@ use crate::{
     role::Role,
 };
 
-/// After what time a case is ended, unless it says so itself. It takes a few seconds, but the
-/// machine may be slow and busy.
-const LIMIT: Duration = Duration::from_secs(90);
+/// With how much patience a case is waited for, unless it says so itself. It takes a few seconds on
+/// a fast machine.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A case.
 #[derive(Clone, Copy)]
@@ -45,7 +45,7 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// The function, which runs in a process of its own.
     pub(crate) run: fn(),
-    /// After what time it is ended.
+    /// With how much patience it is waited for ([`Patience`](crate::patience::Patience)).
     pub(crate) limit: Duration,
     /// Whether KVM is loaded before it begins.
     pub(crate) needs_kvm: bool,
@@ -74,13 +74,13 @@ impl Case {
         }
     }
 
-    /// Gives it more time.
+    /// Has more patience with it.
     const fn within(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
         self
     }
 
-    /// Lets it begin without KVM, in a VM of its own.
+    /// Lets it begin without KVM, in a VM apart from most, of which it must be the first.
     const fn without_kvm(mut self) -> Self {
         self.needs_kvm = false;
         self.alone()
@@ -111,7 +111,7 @@ impl Case {
         self
     }
 
-    /// Gives it a VM of its own.
+    /// Runs it in a VM apart from most, since it leaves behind what would disturb others.
     const fn alone(mut self) -> Self {
         self.needs.vm = VmNeeded::Own;
         self
@@ -207,9 +207,14 @@ impl Random {
         self.next() % end
     }
 
+    /// Returns some part of a time.
+    fn some_of(&mut self, most: Duration) -> Duration {
+        let micros = u64::try_from(most.as_micros()).expect("not long");
+        Duration::from_micros(self.below(micros + 1))
+    }
+
     /// Sleeps for some time, `most` at the longest.
     fn pause(&mut self, most: Duration) {
-        let micros = u64::try_from(most.as_micros()).expect("not long");
-        thread::sleep(Duration::from_micros(self.below(micros + 1)));
+        thread::sleep(self.some_of(most));
     }
 }

@@ -11,16 +11,14 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
-    thread,
-    time::{Duration, Instant},
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use guest::{
     command_line::parameter,
     kernel_log::KernelLog,
-    protocol::{
-        Message, CASE_MARK, CASE_PARAMETER, FEWER_PARAMETER, SCALE_PARAMETER, SLOWNESS_PARAMETER,
-    },
+    protocol::{Message, CASE_MARK, CASE_PARAMETER, FEWER_PARAMETER, SCALE_PARAMETER},
 };
 use rustix::{
     io::Errno,
@@ -32,7 +30,7 @@ use rustix::{
 
 use crate::{
     cases::{self, Case},
-    process::PAGE,
+    patience::Patience,
 };
 
 /// The modules that KVM consists of, in the order of loading, one path a line.
@@ -46,7 +44,10 @@ const RESULT_PORT: &str = "/dev/ttyS1";
 const EXPECTED_TAINT: u64 = (1 << 12) | (1 << 13) | (1 << 2);
 
 /// How long a killed case may take to be gone.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
+const KILL_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether a case has ended.
+const NAP: Duration = Duration::from_millis(5);
 
 /// Does all, and powers off. Without the report's end marker the harness takes the VM for lost.
 pub(crate) fn run() -> ! {
@@ -57,8 +58,14 @@ pub(crate) fn run() -> ! {
         Ok(Err(error)) => eprintln!("init: {error}"),
         Err(_) => eprintln!("init: panicked"),
     }
+    // Without ACPI the kernel cannot turn the VM off; the emulator ends at a restart, too.
+    let command = if Path::new("/sys/firmware/acpi").exists() {
+        RebootCommand::PowerOff
+    } else {
+        RebootCommand::Restart
+    };
     loop {
-        let _ = reboot(RebootCommand::PowerOff);
+        let _ = reboot(command);
         thread::sleep(Duration::from_secs(1));
     }
 }
@@ -80,8 +87,10 @@ fn set_up() -> io::Result<(Vec<Case>, File)> {
         mount(kind, place, kind, MountFlags::empty(), None)
             .map_err(|error| io::Error::other(format!("mount {place}: {error}")))?;
     }
-    // The case is ended earlier than by the kernel's default; what hangs shall be in the log.
-    fs::write("/proc/sys/kernel/hung_task_timeout_secs", "20")?;
+    // What hangs shall be in the log before its case is ended. Not sooner than this, since the
+    // kernel goes by its clock: in a VM that gets little of its machine a task may be blocked for
+    // long, and not hang.
+    fs::write("/proc/sys/kernel/hung_task_timeout_secs", "120")?;
 
     let names = parameter(CASE_PARAMETER)
         .ok_or_else(|| io::Error::other("the kernel's command line names no case"))?;
@@ -100,17 +109,6 @@ pub(crate) fn scale() -> u32 {
 /// How many times less often than usual something is to be done again and again.
 pub(crate) fn fewer() -> u32 {
     number(FEWER_PARAMETER)
-}
-
-/// How many times as long as usual everything may take.
-pub(crate) fn slowness() -> u32 {
-    number(SLOWNESS_PARAMETER)
-}
-
-/// How many bytes of memory to search instead of `usual`, for that to take about as long: an even number of
-/// pages.
-pub(crate) fn less_memory(usual: u64) -> u64 {
-    (usual / u64::from(slowness())).next_multiple_of(2 * PAGE)
 }
 
 fn number(name: &str) -> u32 {
@@ -183,19 +181,17 @@ fn run_case(case: &Case, is_last: bool, said: &mut Said, port: &mut File) -> io:
         .stderr(Stdio::piped())
         .spawn()?;
     let text = Arc::new(Mutex::new(String::new()));
-    if let Some(stdout) = child.stdout.take() {
-        collect(stdout, &text);
-    }
-    if let Some(stderr) = child.stderr.take() {
-        collect(stderr, &text);
-    }
-    let limit = case.limit * scale() * slowness();
-    let mut problem = wait(&mut child, limit, said)?.err();
+    let stdout = child.stdout.take().map(|pipe| collect(pipe, &text));
+    let stderr = child.stderr.take().map(|pipe| collect(pipe, &text));
+    let mut problem = wait(&mut child, case.limit * scale(), said)?.err();
     let others = mem::take(&mut said.others);
 
-    // What the case left behind, so that the pipes are closed and nothing disturbs the shutdown.
+    // What the case left behind, so that nothing disturbs the shutdown. When all of it is gone the
+    // pipes are closed.
     let _ = kill_all();
-    thread::sleep(Duration::from_millis(20));
+    let collectors = stdout.iter().chain(&stderr);
+    let mut patience = Patience::of(KILL_LIMIT, Duration::from_millis(1));
+    while !collectors.clone().all(JoinHandle::is_finished) && patience.nap() {}
     if problem.is_none() {
         problem = unexpected_taint()?.or_else(lockdep_is_off);
     }
@@ -258,8 +254,8 @@ impl Said {
     }
 }
 
-/// Collects what comes from a pipe, line by line.
-fn collect(pipe: impl Read + Send + 'static, text: &Arc<Mutex<String>>) {
+/// Collects what comes from a pipe, line by line, until that is closed.
+fn collect(pipe: impl Read + Send + 'static, text: &Arc<Mutex<String>>) -> JoinHandle<()> {
     let text = text.clone();
     thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
@@ -267,12 +263,12 @@ fn collect(pipe: impl Read + Send + 'static, text: &Arc<Mutex<String>>) {
             text.push_str(&line);
             text.push('\n');
         }
-    });
+    })
 }
 
 /// Waits for the case to end; the inner error says what was wrong with that end.
 fn wait(child: &mut Child, limit: Duration, said: &mut Said) -> io::Result<Result<(), String>> {
-    let begin = Instant::now();
+    let mut patience = Patience::of(limit, NAP);
     loop {
         let status = child.try_wait()?;
         // All that it has caused, if it is over.
@@ -284,22 +280,20 @@ fn wait(child: &mut Child, limit: Duration, said: &mut Said) -> io::Result<Resul
                 Err(format!("the case ended with {status}"))
             });
         }
-        if begin.elapsed() > limit {
+        if !patience.nap() {
             break;
         }
-        thread::sleep(Duration::from_millis(5));
     }
     // Into the kernel log: what is blocked, and where.
     fs::write("/proc/sysrq-trigger", "w")?;
     kill_all()?;
-    let killed = Instant::now();
+    let mut patience = Patience::of(KILL_LIMIT, NAP);
     while child.try_wait()?.is_none() {
-        if killed.elapsed() > KILL_LIMIT {
+        if !patience.nap() {
             return Ok(Err(format!(
                 "the case did not end within {limit:?}, and cannot be killed"
             )));
         }
-        thread::sleep(Duration::from_millis(5));
     }
     Ok(Err(format!("the case did not end within {limit:?}")))
 }

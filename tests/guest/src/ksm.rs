@@ -2,9 +2,9 @@
 
 //! Pages with the same contents that the kernel makes one of (KSM).
 
-use std::{fs, time::Duration};
+use std::fs;
 
-use crate::process::wait_within;
+use crate::process::wait_until;
 
 /// How many places the kernel has freed by merging, which is how many pages look the same as others.
 pub(crate) fn merged_pages() -> u64 {
@@ -25,9 +25,11 @@ pub(crate) fn merge_pages(wanted: u64) {
     ] {
         set(name, value);
     }
-    wait_within(Duration::from_secs(200), "merged pages", || {
-        merged_pages() >= wanted
-    });
+    let mut merged = merged_pages();
+    while merged < wanted {
+        wait_until("more merged pages", || merged_pages() > merged);
+        merged = merged_pages();
+    }
     set("run", "0");
 }
 

@@ -9,6 +9,7 @@ mod cases;
 mod init;
 mod inspect;
 mod ksm;
+mod patience;
 mod process;
 mod ptrace;
 mod report;

@@ -4,12 +4,13 @@
 
 use std::{
     fs::{self, File},
+    mem::MaybeUninit,
     os::unix::fs::FileExt,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use crate::init::slowness;
+use crate::patience::Patience;
 
 /// The size of a page.
 pub(crate) const PAGE: u64 = 4096;
@@ -98,13 +99,21 @@ pub(crate) fn process_state(pid: i32) -> char {
     state(&stat(&format!("/proc/{pid}")))
 }
 
-/// How long a process has had a CPU, to some hundredths of a second.
+/// Returns how long a process has had a CPU.
 pub(crate) fn cpu_time(pid: i32) -> Duration {
-    // In user space, and in the kernel: the 14th and the 15th value, of which two are not here.
-    let stat = stat(&format!("/proc/{pid}"));
-    let ticks = stat.split(' ').skip(11).take(2);
-    let ticks = ticks.map(|ticks| ticks.parse::<u64>().expect("a number"));
-    Duration::from_millis(10 * ticks.sum::<u64>())
+    let (mut clock, mut time) = (0, MaybeUninit::<libc::timespec>::uninit());
+    // SAFETY: Both pointers are valid for writing.
+    let result = unsafe {
+        match libc::clock_getcpuclockid(pid, &raw mut clock) {
+            0 => libc::clock_gettime(clock, time.as_mut_ptr()),
+            error => error,
+        }
+    };
+    assert_eq!(result, 0, "process {pid} has a clock");
+    // SAFETY: The call was successful, and has filled it in.
+    let time = unsafe { time.assume_init() };
+    let seconds = Duration::from_secs(time.tv_sec.try_into().expect("it is not negative"));
+    seconds + Duration::from_nanos(time.tv_nsec.try_into().expect("it is not negative"))
 }
 
 /// What `stat` in this folder has after the name.
@@ -126,21 +135,15 @@ pub(crate) fn has_feature(name: &str) -> bool {
     line.split_whitespace().any(|feature| feature == name)
 }
 
-/// Waits until `condition` holds.
-pub(crate) fn wait_until(what: &str, condition: impl FnMut() -> bool) {
-    const LIMIT: Duration = Duration::from_secs(20);
-    wait_within(LIMIT, what, condition);
-}
-
-/// Waits until `condition` holds, for so long at most.
-pub(crate) fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
-    let (begin, limit) = (Instant::now(), limit * slowness());
+/// Waits until `condition` holds. What consists of several steps is waited for step by step, with
+/// new patience for each.
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let mut patience = Patience::of(Duration::from_secs(60), Duration::from_millis(1));
     while !condition() {
-        if begin.elapsed() > limit {
+        if !patience.nap() {
             tell_what_runs();
             panic!("waited in vain: {what}");
         }
-        thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -14,9 +14,6 @@ pub const CASE_PARAMETER: &str = "case=";
 /// The kernel parameter that says how many times as much as usual is to be done.
 pub const SCALE_PARAMETER: &str = "scale=";
 
-/// The kernel parameter that says how many times as long as usual everything may take.
-pub const SLOWNESS_PARAMETER: &str = "slowness=";
-
 /// The kernel parameter that says how many times less often than usual something is to be done again
 /// and again, for a slow emulator.
 pub const FEWER_PARAMETER: &str = "fewer=";
@@ -34,6 +31,9 @@ pub const CASE_MARK: &str = "guest: case ";
 /// two vCPUs it loses every fourth at boot, and sometimes their host, with no module there at all.
 /// So a case that says this is run once more.
 pub const GUEST_LOST: &str = "a guest ended by a triple fault";
+
+/// What a case says when KVM could not go on with a guest that has its host's registers.
+pub const HOST_IN_GUEST: &str = "a guest has the registers of its host";
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,9 +93,9 @@ impl fmt::Display for Message {
 pub enum VmNeeded {
     /// In any, after others.
     Any,
-    /// In one of its own.
+    /// In one apart from most: with others that need that, one after the other.
     Own,
-    /// In one of its own, whose memory is in two NUMA nodes.
+    /// In one whose memory is in two NUMA nodes.
     TwoNodes,
 }
 
@@ -137,7 +137,8 @@ impl Needs {
 pub struct CaseInfo {
     /// Its name.
     pub name: String,
-    /// After how many seconds the first process ends it.
+    /// After how many seconds the first process ends it, on a machine that has nothing else to do:
+    /// it counts naps, which take longer on another.
     pub seconds: u64,
     /// What it needs.
     pub needs: Needs,

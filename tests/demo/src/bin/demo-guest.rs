@@ -11,6 +11,7 @@ use std::{
     io::{Read, Write},
     os::unix::fs::FileExt,
     process::{Command, ExitCode},
+    sync::mpsc::{self, Sender},
     thread,
     time::{Duration, Instant},
 };
@@ -103,29 +104,32 @@ fn number(path: &str) -> std::io::Result<u64> {
 /// Starts the work, on each CPU, and says so when it is being done.
 fn begin(work: Work) -> std::io::Result<()> {
     let cpus = thread::available_parallelism()?.get();
+    let (begun, all_begun) = mpsc::channel();
     for cpu in 0..cpus {
         if work != Work::Halt {
+            let begun = begun.clone();
             thread::spawn(move || {
-                let Err(error) = do_all_the_time(work, cpu);
+                let Err(error) = do_all_the_time(work, cpu, begun);
                 eprintln!("demo guest: {work} on CPU {cpu}: {error}");
                 // The end of the first process is that of the guest.
                 std::process::exit(1);
             });
         }
     }
-    // Some time for each to begin.
-    thread::sleep(BEAT);
+    drop(begun);
+    all_begun.iter().for_each(drop);
     say(&mut console()?, &format!("ready cpus={cpus} work={work}"))
 }
 
-/// Does the work on a CPU.
-fn do_all_the_time(work: Work, cpu: usize) -> std::io::Result<Never> {
+/// Does the work on a CPU. Once it has begun there is no `begun` any more.
+fn do_all_the_time(work: Work, cpu: usize, begun: Sender<()>) -> std::io::Result<Never> {
     let mut cpus = CpuSet::new();
     cpus.set(cpu);
     sched_setaffinity(None, &cpus)?;
     let port = OpenOptions::new().write(true).open("/dev/port")?;
     let file = format!("/work.{cpu}");
     let mut count = 0_u64;
+    let mut begun = Some(begun);
     loop {
         match work {
             Work::Spin => count = std::hint::black_box(count.wrapping_add(1)),
@@ -136,6 +140,7 @@ fn do_all_the_time(work: Work, cpu: usize) -> std::io::Result<Never> {
             }
             Work::Halt => thread::sleep(Duration::MAX),
         }
+        drop(begun.take());
     }
 }
 

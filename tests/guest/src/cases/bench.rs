@@ -4,6 +4,7 @@
 //! emulator's times mean nothing.
 
 mod idle;
+mod nested_alone;
 mod search;
 
 use super::Case;
@@ -11,4 +12,5 @@ use super::Case;
 pub(super) const CASES: &[Case] = &[
     Case::new("bench_idle", idle::idle).within(600),
     Case::new("bench_module", search::search).within(1800),
+    Case::new("nested_alone", nested_alone::nested_alone).within(1800),
 ];

@@ -5,7 +5,6 @@
 use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::FileExt,
-    time::Duration,
 };
 
 use rustix::thread::gettid;
@@ -13,20 +12,14 @@ use rustix::thread::gettid;
 use super::Case;
 use crate::{
     inspect::{assert_nothing_left, module_thread, unload_module, Inspection, Prepared},
-    process::wait_within,
+    process::wait_until,
     vmm::{Mode, Vm, Work},
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("faults_load", load)
-        .failing_allocations()
-        .within(150),
-    Case::new("faults_rounds", rounds)
-        .failing_allocations()
-        .within(150),
-    Case::new("faults_vcpus", vcpus)
-        .failing_allocations()
-        .within(120),
+    Case::new("faults_load", load).failing_allocations(),
+    Case::new("faults_rounds", rounds).failing_allocations(),
+    Case::new("faults_vcpus", vcpus).failing_allocations(),
 ];
 
 /// Lets every kind of allocation fail, once a thread is told to have one fail.
@@ -163,7 +156,7 @@ fn rounds() {
     let mut vm = guest(&[Work::Count, Work::Halt]);
     let load = || {
         let mut loaded = inspection().set("interval_ms", 150).load();
-        assert_eq!(loaded.reports().len(), 1);
+        assert!(!loaded.reports().is_empty());
         loaded
     };
     let mut loaded = load();
@@ -176,7 +169,7 @@ fn rounds() {
         // Until one has failed and there was another inspection, or there was one in which none did.
         // Some may be over already when this begins, and one may be under way.
         let (mut has_begun, mut reports, mut reports_since) = (false, 0, 0);
-        wait_within(Duration::from_secs(30), "the next inspections", || {
+        wait_until("the next inspections", || {
             let (now, others) = loaded.reports_and_others();
             if has_begun {
                 reports += now.len();
@@ -230,23 +223,24 @@ fn vcpus() {
     let inspection = Inspection::of_self().set("interval_ms", 50);
     let mut loaded = inspection.load();
     let mut without = 0;
+    let threads: Vec<_> = vm
+        .vcpus()
+        .iter()
+        .map(|vcpu| FailNth::of(own, vcpu.tid()))
+        .collect();
     for nth in 1..=4 {
-        let threads: Vec<_> = vm
-            .vcpus()
-            .iter()
-            .map(|vcpu| FailNth::of(own, vcpu.tid()))
-            .collect();
         for _ in 0..3 {
             for thread in &threads {
                 thread.set(nth);
             }
-            wait_within(Duration::from_secs(30), "an inspection", || {
+            // The first one may have begun before.
+            let mut inspections = 0;
+            wait_until("two inspections", || {
                 let lines = loaded.lines();
-                without += lines
-                    .iter()
-                    .filter(|line| line.contains("source=none"))
-                    .count();
-                lines.iter().any(|line| line.starts_with("done "))
+                let with = |what: fn(&&String) -> bool| lines.iter().filter(what).count();
+                without += with(|line| line.contains("source=none"));
+                inspections += with(|line| line.starts_with("done "));
+                inspections >= 2
             });
         }
         threads.iter().for_each(|thread| thread.set(0));

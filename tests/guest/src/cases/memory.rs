@@ -11,7 +11,7 @@ use std::{
 use super::{secret, Case};
 use crate::{
     inspect::{hex, Inspection},
-    process::{huge_kib, own_pid, present_pages, resident_kib, vm_event, wait_within, PAGE},
+    process::{huge_kib, own_pid, present_pages, resident_kib, vm_event, PAGE},
     report::Hit,
     role::{hear, say, Other, Role},
     vmm::{Backing, Mapping, Mode, Slot, Vm, Work, HUGE_PAGE, LOW_MEMORY},
@@ -283,8 +283,8 @@ fn numa_hints(backing: Backing) {
         Backing::TransparentHuge => len / HUGE_PAGE,
         _ => len / PAGE,
     };
-    wait_within(Duration::from_secs(60), "inaccessible memory", || {
-        // Balancing works in the tasks that run.
+    let mut tries = (0..100).map(|_| {
+        // Balancing works in the tasks that run, and by how long they do.
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(1) {
             std::hint::spin_loop();
@@ -301,6 +301,7 @@ fn numa_hints(backing: Backing) {
         println!("{faults} of {entries} entries were inaccessible");
         faults >= entries * 9 / 10
     });
+    assert!(tries.any(|most| most), "most was never inaccessible");
     vm.finish();
 }
 

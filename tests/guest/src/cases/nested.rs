@@ -9,7 +9,7 @@ use crate::{
     vmm::{Mode, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] = &[Case::new("nested_guest", nested_guest).within(120)];
+pub(super) const CASES: &[Case] = &[Case::new("nested_guest", nested_guest)];
 
 /// It is frozen in the one or the other, and both go on. The registers are of the one that ran.
 fn nested_guest() {

@@ -3,7 +3,10 @@
 //! What is refused: with the fitting error and one line that says what to do; the guest goes on,
 //! and nothing is left.
 
-use std::{fs, iter};
+use std::{
+    fs, iter,
+    time::{Duration, Instant},
+};
 
 use guest::kernel_log::KernelLog;
 use rustix::{
@@ -32,7 +35,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("refuse_probes_off", probes_off).with_stock(),
     Case::new("refuse_protected", protected),
     Case::new("refuse_late_vcpu", late_vcpu),
-    Case::new("refuse_lockdown", lockdown).alone(),
+    Case::new("refuse_lockdown", lockdown).alone().with_stock(),
 ];
 
 /// Wants each of the inspections to be refused, while a guest counts; afterwards the same guest can
@@ -289,26 +292,39 @@ fn late_vcpu() {
     vm.start();
     vm.vcpu(1).stop();
 
-    let begin = std::time::Instant::now();
-    let inspection = Inspection::of_self().set("freeze_timeout_ms", 300);
+    let inspection = Inspection::of_self();
     let fault = Userfault::new();
     let (first, second) = vm.vcpus().split_at_mut(1);
     std::thread::scope(|scope| {
         // KVM_SET_REGS holds the vCPU while it waits for the registers.
         let call = scope.spawn(|| second[0].set_regs_from(&fault));
         fault.wait();
-        let refusal = inspection.try_load().err().expect("it is refused");
-        assert_eq!(refusal.errno, Errno::TIMEDOUT);
-        let [vcpu, error] = refusal.lines.as_slice() else {
-            panic!("two lines: {refusal:?}");
-        };
-        assert!(vcpu.contains("vcpu 1 did not stop"), "{vcpu}");
-        assert!(
-            error.starts_with("error: ") && error.contains("freeze_timeout_ms="),
-            "{error}"
-        );
-        assert!(begin.elapsed().as_millis() >= 300);
-        assert_nothing_left();
+        // On a busy machine the other one may be late, too, if there is not much time.
+        let mut timeouts = (0..8).map(|power| Duration::from_millis(300) * (1 << power));
+        let only_one = timeouts.any(|timeout| {
+            let inspection = inspection.clone();
+            let inspection = inspection.set("freeze_timeout_ms", timeout.as_millis());
+            let begin = Instant::now();
+            let refusal = inspection.try_load().err().expect("it is refused");
+            assert!(begin.elapsed() >= timeout);
+            assert_eq!(refusal.errno, Errno::TIMEDOUT);
+            assert_nothing_left();
+            let Some((error, vcpus)) = refusal.lines.split_last() else {
+                panic!("lines: {refusal:?}");
+            };
+            assert!(
+                error.starts_with("error: ") && error.contains("freeze_timeout_ms="),
+                "{error}"
+            );
+            assert!(
+                vcpus
+                    .iter()
+                    .any(|line| line.contains("vcpu 1 did not stop")),
+                "{refusal:?}"
+            );
+            vcpus.len() == 1
+        });
+        assert!(only_one, "the other one never stood");
         // The one that did stand goes on, though the other does not yet.
         first[0].wait_until_it_goes_on();
         fault.resolve();

@@ -78,9 +78,13 @@ macro_rules! program {
     };
 }
 
+/// How long the first of the two instructions is that [`spin`] consists of.
+pub(crate) const SPIN_PAUSE_LEN: u64 = 2;
+
 program!(
-    /// Spins, in any mode.
-    spin, "64", "", "jmp 772b"
+    /// Spins, in any mode. At a `pause` the emulator lets its other processor run, which otherwise would wait
+    /// for the end of this one's turn.
+    spin, "64", "", "pause; jmp 772b"
 );
 
 program!(
@@ -96,7 +100,7 @@ program!(
 
 program!(
     /// Counts in RAX, adds up the numbers in RBX, and keeps both at RDI.
-    count, "64", "", "inc %rax; add %rax, %rbx; mov %rax, (%rdi); mov %rbx, 8(%rdi); jmp 772b"
+    count, "64", "", "inc %rax; add %rax, %rbx; mov %rax, (%rdi); mov %rbx, 8(%rdi); pause; jmp 772b"
 );
 
 program!(

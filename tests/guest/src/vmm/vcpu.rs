@@ -15,10 +15,10 @@ use std::{
     time::Duration,
 };
 
-use guest::protocol::GUEST_LOST;
+use guest::protocol::{GUEST_LOST, HOST_IN_GUEST};
 use kvm_bindings::{
-    kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, Msrs, KVMIO, KVM_MAX_CPUID_ENTRIES,
-    KVM_MP_STATE_RUNNABLE,
+    kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, Msrs, KVMIO, KVM_EXIT_INTERNAL_ERROR,
+    KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use rustix::thread::gettid;
@@ -29,7 +29,7 @@ use vmm_sys_util::{
 };
 
 use super::{
-    code::{self, Program, READY_PORT},
+    code::{self, Program, READY_PORT, SPIN_PAUSE_LEN},
     lone::Lone,
     manner::{masked_signal, Conduct, Manner},
     mapping::{to_usize, Mapping},
@@ -160,6 +160,10 @@ struct Shared {
     rounds: AtomicU64,
     /// How often a call ended with `EINTR` because its thread wanted that.
     wanted_interruptions: AtomicU64,
+    /// Whether the guest may be lost without that being the end of the process.
+    may_be_lost: AtomicBool,
+    /// Whether it was.
+    is_lost: AtomicBool,
 }
 
 enum Thread {
@@ -337,14 +341,20 @@ impl Vcpu {
                 wait_until("the guest counts", || self.count() != from);
             }
             _ => {
-                wait_until("the guest is entered", || {
-                    self.entries() >= self.entries_at_work
-                });
+                let has_entered = |vcpu: &Self| vcpu.entries() >= vcpu.entries_at_work;
+                wait_until("the guest is entered", || has_entered(self));
                 if self.work.halts() {
-                    let tid = shared.tid.load(SeqCst);
+                    let tid = self.tid();
                     wait_until("the vCPU halts in the kernel", || thread_state(tid) == 'S');
                 } else {
-                    thread::sleep(Duration::from_millis(20));
+                    // It leaves no trace but in its registers, which cannot be read while it runs.
+                    wait_until("the guest spins", || {
+                        self.stop();
+                        let spins = self.is_at_park(self.regs().rip);
+                        self.start();
+                        spins
+                    });
+                    wait_until("the guest is entered", || has_entered(self));
                 }
             }
         }
@@ -424,6 +434,24 @@ impl Vcpu {
     /// How many of these signals its thread has taken.
     pub(crate) fn signals_taken(&self) -> u64 {
         self.shared.wanted_interruptions.load(SeqCst)
+    }
+
+    /// Lets the guest be lost without that being the end of the process.
+    pub(crate) fn let_guest_be_lost(&self) {
+        self.shared.may_be_lost.store(true, SeqCst);
+    }
+
+    /// Whether the guest was lost.
+    pub(crate) fn has_lost_guest(&self) -> bool {
+        self.shared.is_lost.load(SeqCst)
+    }
+
+    /// Says in what state the guest was lost. It must not run.
+    pub(crate) fn describe_loss(&mut self) -> String {
+        match &mut self.thread {
+            Thread::Stopped(runner) => describe_last_exit(&mut runner.fd),
+            _ => panic!("vCPU {} runs", self.id),
+        }
     }
 
     /// Whether it has a thread that runs it.
@@ -531,6 +559,13 @@ impl Vcpu {
         park_address(self.work.program(self.mode))
     }
 
+    /// Returns whether RIP is in that loop, if it is one of a program that spins.
+    pub(crate) fn is_at_park(&self, rip: u64) -> bool {
+        let pause = self.park_address() + SPIN_PAUSE_LEN;
+        let has_pause = self.work.program(self.mode) == Work::Spin.program(self.mode);
+        rip == self.park_address() || (has_pause && rip == pause)
+    }
+
     /// Both guests have counted alike, but for a step.
     fn check_nested_counts(&self) {
         let memory = self.memory.as_ref().expect("it runs in memory");
@@ -549,11 +584,16 @@ impl Vcpu {
             Work::UserSpace => self.first_regs.rip,
             _ => self.park_address() + offset,
         };
+        let mut regs = self.regs();
+        if self.work == Work::Spin && self.is_at_park(regs.rip) {
+            // At one of the two instructions of its loop.
+            regs.rip = rip;
+        }
         let expected = kvm_regs {
             rip,
             ..self.first_regs
         };
-        assert_eq!(self.regs(), expected, "registers of vCPU {}", self.id);
+        assert_eq!(regs, expected, "registers of vCPU {}", self.id);
     }
 
     /// The count and the sum agree, in the registers and in memory, and all else is unchanged.
@@ -684,6 +724,41 @@ pub(crate) fn port_number(round: u64) -> u32 {
     round.wrapping_mul(0x9e37_79b9)
 }
 
+/// Whether a guest has its host's registers: those that VMRUN saves and a guest's programs never have, above
+/// all in the half of the addresses that is the kernel's.
+fn has_registers_of_host(regs: &kvm_regs) -> bool {
+    const KERNEL: u64 = 0xffff_8000_0000_0000;
+    const KERNEL_TEXT: u64 = 0xffff_ffff_8000_0000;
+    regs.rip >= KERNEL_TEXT && regs.rsp >= KERNEL
+}
+
+/// The last exit, with what KVM tells of it, and the registers.
+fn describe_last_exit(fd: &mut VcpuFd) -> String {
+    let run = fd.get_kvm_run();
+    let reason = run.exit_reason;
+    let error = if reason == KVM_EXIT_INTERNAL_ERROR {
+        // SAFETY: It is valid with this reason.
+        let internal = unsafe { run.__bindgen_anon_1.internal };
+        let data = internal.data.iter().take(to_usize(internal.ndata.into()));
+        format!(" ({}; {:#x?})", internal.suberror, data.collect::<Vec<_>>())
+    } else {
+        String::new()
+    };
+    let (regs, sregs) = (fd.get_regs(), fd.get_sregs());
+    let (regs, sregs) = (regs.unwrap_or_default(), sregs.unwrap_or_default());
+    format!(
+        "exit {reason}{error}, host's registers: {}, {regs:#x?} cr0={:#x} cr2={:#x} cr3={:#x} cr4={:#x} efer={:#x} \
+         cs={:#x?}",
+        has_registers_of_host(&regs),
+        sregs.cr0,
+        sregs.cr2,
+        sregs.cr3,
+        sregs.cr4,
+        sregs.efer,
+        sregs.cs,
+    )
+}
+
 /// What a vCPU's thread has.
 struct Runner {
     fd: VcpuFd,
@@ -763,7 +838,22 @@ impl Runner {
                 );
                 shared.rounds.fetch_add(1, SeqCst);
             }
+            Ok(VcpuExit::Shutdown | VcpuExit::InternalError | VcpuExit::FailEntry(..))
+                if shared.may_be_lost.load(SeqCst) =>
+            {
+                shared.is_lost.store(true, SeqCst);
+                flow = ControlFlow::Break(());
+            }
             Ok(VcpuExit::Shutdown) => panic!("{GUEST_LOST}"),
+            Ok(VcpuExit::InternalError) => {
+                let regs = self.fd.get_regs().expect("the registers can be read");
+                let what = if has_registers_of_host(&regs) {
+                    HOST_IN_GUEST
+                } else {
+                    "KVM has failed"
+                };
+                panic!("{what}: {}", describe_last_exit(&mut self.fd));
+            }
             Ok(exit) => panic!("unexpected exit of the guest: {exit:?}"),
             Err(error) if error.errno() == libc::EINTR => interrupted = true,
             Err(error) => panic!("KVM_RUN: {error}"),

@@ -251,10 +251,15 @@ impl Vm {
     /// Adds new memory in a slot of the first address space, with the next free number.
     pub(crate) fn add_memory(&mut self, gpa: u64, len: u64, backing: Backing) -> Arc<Mapping> {
         let mapping = Mapping::new(len, backing);
+        self.add_mapping(gpa, &mapping);
+        mapping
+    }
+
+    /// Adds all of `mapping` like [`Vm::add_memory`], be it once more.
+    pub(crate) fn add_mapping(&mut self, gpa: u64, mapping: &Arc<Mapping>) {
         let used = self.slots.iter().filter(|slot| slot.space == 0);
         let id = used.map(|slot| slot.id + 1).max().unwrap_or(0);
-        self.add(Slot::of(id, gpa, &mapping));
-        mapping
+        self.add(Slot::of(id, gpa, mapping));
     }
 
     /// The slot of the first address space that contains `gpa`.
