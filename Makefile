@@ -18,21 +18,38 @@ all: ## Builds the module for the kernel that runs, or for the headers in KDIR=
 	@scripts/build-module $(native)/kdir . $(native)/module
 	@echo 'Built: build/native/module/kvm_inspect.ko'
 
+# What is run in the build root, with these variables if they are given.
+in_root = @scripts/in-root $(MAKE) --no-print-directory $@ \
+	$(foreach name,NAME KERNEL VENDOR PAGING MINUTES SECONDS COUNT MIB,$(if $($(name)),$(name)='$($(name))'))
+
 .PHONY: demo
 demo: setup ## Inspects a real Linux guest in an emulated host, and asks QEMU whether all is true
-	@scripts/in-root $(MAKE) --no-print-directory demo
+	$(in_root)
 
 .PHONY: test
-test: setup ## Runs all tests
-	@scripts/in-root $(MAKE) --no-print-directory test
+test: setup ## Runs the gates, the host tests, all cases on the stock kernel, a Linux guest, the demo
+	$(in_root)
+
+.PHONY: test-all
+test-all: setup-all ## Runs all of that, and what takes long: the debug kernel, Intel, a real host's commands
+	$(in_root)
+
+.PHONY: unit
+unit: setup ## Runs the tests that need no VM
+	$(in_root)
+
+.PHONY: case
+case: $(if $(filter-out amd,$(VENDOR))$(filter-out stock,$(KERNEL)),setup-all,setup) ## Runs the cases with NAME= in their names; KERNEL=debug VENDOR=intel PAGING=shadow
+	@[ -n '$(NAME)' ] || { echo 'make: error: which case? make case NAME=life_vmm_killed, or a part of some names' >&2; exit 1; }
+	$(in_root)
 
 .PHONY: soak
-soak: setup ## Runs for MINUTES= (60) what may go wrong at any moment, again and again
-	@scripts/in-root $(MAKE) --no-print-directory soak MINUTES=$(MINUTES)
+soak: setup-all ## Runs for MINUTES= (60) what may go wrong at any moment, again and again
+	$(in_root)
 
 .PHONY: fuzz
-fuzz: setup ## Fuzzes the search for SECONDS= (60), at all levels, against a plain one
-	@scripts/in-root $(MAKE) --no-print-directory fuzz SECONDS=$(SECONDS)
+fuzz: setup-all ## Fuzzes the search for SECONDS= (60), at all levels, against a plain one
+	$(in_root)
 
 .PHONY: miri
 miri: ## Runs tests of the search under Miri, if the machine has that
@@ -40,39 +57,44 @@ miri: ## Runs tests of the search under Miri, if the machine has that
 
 .PHONY: bench-idle
 bench-idle: setup ## Measures what the loaded module costs while it waits
-	@scripts/in-root $(MAKE) --no-print-directory bench-idle
+	$(in_root)
 
 .PHONY: bench-freeze
 bench-freeze: setup ## Compares how long a guest stands with QEMU's stop and cont; COUNT= inspections of each
-	@scripts/in-root $(MAKE) --no-print-directory bench-freeze $(if $(COUNT),COUNT=$(COUNT))
+	$(in_root)
 
 .PHONY: bench-pause
 bench-pause: setup ## Compares a search by the module with what else there is: the guest's standstill, the whole time
-	@scripts/in-root $(MAKE) --no-print-directory bench-pause
+	$(in_root)
 
 .PHONY: bench-module
 bench-module: setup ## Compares the ways in which the module searches, and kinds of memory
-	@scripts/in-root $(MAKE) --no-print-directory bench-module
+	$(in_root)
 
 .PHONY: bench
 bench: setup ## Compares the speed of the search with that of memory and of other searches; MIB= of it
-	@scripts/in-root $(MAKE) --no-print-directory bench $(if $(MIB),MIB=$(MIB))
+	$(in_root)
 
 .PHONY: check
 check: setup ## Formatting and lints
-	@scripts/in-root $(MAKE) --no-print-directory check
+	$(in_root)
 
 .PHONY: format
 format: setup ## Formats the Rust code
-	@scripts/in-root $(MAKE) --no-print-directory format
+	$(in_root)
 
 .PHONY: setup
 setup: ## Makes the build root, unless it is there
 	@scripts/build-root
 
+.PHONY: setup-all
+setup-all: ## The same, with what only make test-all, make soak and make fuzz need
+	@scripts/build-root --all
+
 .PHONY: clean
 clean: ## Removes what was built, but not the build root
-	rm -rf build/native build/module build/test-modules build/debug build/vm build/target build/fuzz/target build/log
+	rm -rf build/native build/module build/test-modules build/debug build/vm build/target build/programs.* \
+		build/clippy build/fuzz/target build/log
 
 .PHONY: distclean
 distclean: ## Removes all that was made

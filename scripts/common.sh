@@ -33,6 +33,13 @@ excerpt() {
 	tail -n 20 -- "$1"
 }
 
+# took SECONDS NAME: remembers how long something took, for the table at the end of the tests. build-root, with
+# which each run begins, forgets what was before.
+took() {
+	mkdir -p "$build/log"
+	printf '%s\t%s\n' "$1" "$2" >>"$build/log/times"
+}
+
 # step [--late] NAME TEXT COMMAND ARGS...: runs the command with its output in build/log/NAME.log,
 # and shows the text and how long it took; on a terminal, how long it has taken so far. With --late,
 # for what often has nothing to do, nothing is shown in the first seconds. When this script is
@@ -74,6 +81,7 @@ step() {
 	fi
 	if wait "$job"; then
 		[[ $late -gt 0 && -z $shown ]] || printf '%s%4d s\n' "$line" $((SECONDS - begin))
+		[[ -z $shown && $late -gt 0 ]] || took $((SECONDS - begin)) "$text"
 		trap - INT TERM HUP
 	else
 		printf '%sfailed\n' "$line"

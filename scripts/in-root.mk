@@ -6,6 +6,12 @@ release := $(shell cat build/kernel/release)
 kdir := /kvm_inspect/build/kdir
 build := /kvm_inspect/build
 
+# One way to compile for all programs, so that what several of them use is compiled once. There are no
+# libraries in the VMs.
+export CARGO_BUILD_TARGET := x86_64-unknown-linux-gnu
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS := -C target-feature=+crt-static
+vm := cargo run --quiet --locked --release --package vm --bin
+
 .PHONY: metadata
 metadata:
 	@scripts/rust-metadata /lib/modules/$(release)/build $(kdir)
@@ -13,6 +19,10 @@ metadata:
 .PHONY: module
 module: metadata
 	@scripts/build-module $(kdir) . $(build)/module
+
+.PHONY: test-modules
+test-modules: metadata
+	@scripts/build-module $(kdir) tests/guest/modules $(build)/test-modules
 
 # The same for the kernel that catches mistakes.
 .PHONY: debug
@@ -25,37 +35,52 @@ debug:
 programs:
 	@scripts/build-programs
 
+# All that the VMs of the stock kernel need, side by side: no part of it keeps two processors busy.
+.PHONY: stock
+stock:
+	@[ -e $(kdir)/stamp ] || echo 'Building the module and the programs, side by side; this takes some minutes ...'
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line test-modules module programs
+
 .PHONY: demo
-demo: module programs
-	@cargo run --quiet --locked --release --package vm --bin demo
+demo: stock
+	@$(vm) demo
 
-.PHONY: bench-freeze
-bench-freeze: module programs
-	@cargo run --quiet --locked --release --package vm --bin bench-freeze -- $(COUNT)
+.PHONY: case
+case: $(if $(filter debug,$(KERNEL)),debug programs,stock)
+	@$(vm) case -- '$(NAME)' $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(VENDOR),--vendor '$(VENDOR)') \
+		$(if $(PAGING),--paging '$(PAGING)')
 
-.PHONY: bench-pause
-bench-pause: module programs
-	@cargo run --quiet --locked --release --package vm --bin bench-pause
-
-.PHONY: test-modules
-test-modules: metadata
-	@scripts/build-module $(kdir) tests/guest/modules $(build)/test-modules
+.PHONY: unit
+unit:
+	@scripts/test unit
 
 .PHONY: test
-test: module test-modules programs debug
+test: stock
 	@scripts/test
 
+.PHONY: test-all
+test-all: stock
+	@scripts/test all
+
 .PHONY: soak
-soak: module test-modules programs debug
-	@cargo run --quiet --locked --release --package vm --bin soak -- $(MINUTES)
+soak: stock debug
+	@$(vm) soak -- $(MINUTES)
+
+.PHONY: bench-freeze
+bench-freeze: stock
+	@$(vm) bench-freeze -- $(COUNT)
+
+.PHONY: bench-pause
+bench-pause: stock
+	@$(vm) bench-pause
+
+.PHONY: bench-idle bench-module
+bench-idle bench-module: stock
+	@$(vm) measure -- $@
 
 .PHONY: fuzz
 fuzz:
 	@scripts/fuzz $(SECONDS)
-
-.PHONY: bench-idle bench-module
-bench-idle bench-module: module test-modules programs
-	@cargo run --quiet --locked --release --package vm --bin measure -- $@
 
 .PHONY: bench
 bench: export CARGO_TARGET_DIR := $(build)/bench/target

@@ -15,8 +15,7 @@ use std::{
 
 use crate::run::{listen, read_console, split_console, Limits, Run};
 
-/// How long a VM may take until its first process begins the first case: 20 seconds if nothing else
-/// keeps the machine busy.
+/// How long a VM may take until its first process begins the first case: some ten times what it takes.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
 
 /// How long it may take, after a case has ended, until it is off or begins the next one.

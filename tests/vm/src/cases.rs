@@ -116,14 +116,15 @@ fn stripped(module: &Path, to: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// What a developer wants to know about a test that failed, whose logs are in the folder `log`.
-pub(crate) fn explain(target: &str, test: &str, reason: &str, run: &Run, log: &Path) -> String {
+/// Returns what a developer wants to know about a case that failed: `case` is its name and what else `make case`
+/// takes, `log` the folder of the VM's logs.
+pub(crate) fn explain(case: &str, reason: &str, run: &Run, log: &Path) -> String {
     let lines: Vec<&str> = run.console.lines().collect();
     let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
     format!(
         "{reason}\n\n\
          the end of the kernel log ({}):\n{last}\n\n\
-         to run it alone: scripts/in-root cargo test -p vm --test {target} -- --exact {test}",
+         to run it alone: make case NAME={case}",
         log.join("console.log").display()
     )
 }

@@ -183,6 +183,10 @@ pub fn judge(run: &Run) -> Verdict {
         (true, Some(_), End::TimedOut) => {
             Verdict::Failed(format!("the VM did not power off\n{text}"))
         }
+        // Now and then the emulator leaves a processor in its guest for good.
+        (true, _, End::TimedOut) if since.is_empty() && !run.had_modules => {
+            Verdict::Infrastructure("the VM hung before any module came".to_owned())
+        }
         (true, _, End::TimedOut) => Verdict::Failed("the VM hung".to_owned()),
         (true, _, _) => Verdict::Infrastructure("the VM was lost".to_owned()),
         (false, _, End::TimedOut) => {
@@ -342,6 +346,11 @@ mod tests {
         assert!(lost(run(CLEAN, true, None, End::Lost)));
         assert!(!lost(run(CLEAN, true, Some(false), End::Complete)));
         assert!(!lost(run(CLEAN, true, None, End::TimedOut)));
+        let no_module = "[    1.0] kvm_amd: Nested Paging enabled";
+        assert!(lost(run(no_module, true, None, End::TimedOut)));
+        let mut later = run(no_module, true, None, End::TimedOut);
+        later.had_modules = true;
+        assert!(!lost(later));
         for line in BAD {
             // Before the module came it cannot have been its doing.
             assert!(lost(run(

@@ -8,11 +8,13 @@
 pub mod bed;
 mod bochs;
 mod cases;
+mod fresh;
 pub mod initramfs;
 pub mod judge;
 pub mod kernel;
 pub mod nested;
 pub mod paths;
+mod patience;
 pub mod qemu;
 pub mod run;
 pub mod stamp;

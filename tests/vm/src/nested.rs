@@ -13,6 +13,7 @@ use guest::protocol::Message;
 
 use crate::{
     bed::Bed,
+    fresh,
     initramfs::Initramfs,
     judge::{judge, Verdict},
     kernel::Kernel,
@@ -45,7 +46,7 @@ pub struct Scenario<'a> {
     pub log: &'a str,
     /// How much memory it has, in MiB.
     pub memory: u32,
-    /// How long it may take from the boot on.
+    /// How long it may take from the boot on, and from each line that it says to the next one.
     pub limit: Duration,
 }
 
@@ -58,6 +59,8 @@ impl Scenario<'_> {
     /// It has failed; why, and where the logs are.
     pub fn run(&self, mut show: impl FnMut(&str)) -> io::Result<String> {
         let bed = Bed::stock();
+        fresh::check_module(&bed)?;
+        fresh::check_programs()?;
         let kernel = Kernel::open(&bed.kernel)?;
         let initramfs = paths::build().join("vm/demo.cpio");
         pack(&bed, &kernel, &initramfs)?;
@@ -72,7 +75,6 @@ impl Scenario<'_> {
             // With two, software SVM loses guests with two vCPUs now and then.
             processors: 1,
             in_parallel: false,
-            slowness: 1,
         };
         let mut why = String::new();
         for attempt in 1..=ATTEMPTS {

@@ -14,6 +14,11 @@ use std::{
 
 use guest::protocol::{Message, CASE_MARK};
 
+use crate::patience::VmClock;
+
+/// How often the clock of a VM that says nothing is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// What came of a case in a VM.
 pub struct Run {
     /// The kernel log.
@@ -32,6 +37,8 @@ pub struct Run {
     pub(crate) log: Vec<String>,
     /// How it ended.
     pub end: End,
+    /// How long the case took, up to its end.
+    pub took: Duration,
 }
 
 /// How a run ended.
@@ -57,15 +64,16 @@ impl Run {
             text: Vec::new(),
             log: Vec::new(),
             end: End::Lost,
+            took: Duration::ZERO,
         }
     }
 }
 
-/// For how long a VM is listened to.
+/// For how long a VM is listened to, by its clock ([`VmClock`]).
 pub(crate) struct Limits<'a> {
     /// Until the first process begins the first case.
     pub(crate) boot: Duration,
-    /// From the beginning of each case to its end, one for each.
+    /// From the beginning of each case, or from the last line that it has said, to its end; one for each.
     pub(crate) cases: &'a [Duration],
     /// From the end of a case until the VM is off or begins the next one.
     pub(crate) end: Duration,
@@ -86,13 +94,15 @@ pub(crate) fn listen(
         .stdout
         .take()
         .ok_or_else(|| io::Error::other("the emulator has no output"))?;
+    let mut clock = VmClock::start(child.id());
     let mut child = KilledOnDrop(child);
     let lines = lines(stdout);
     let mut runs: Vec<Run> = Vec::new();
     let mut run = Run::new();
-    let mut deadline = Instant::now() + limits.boot;
+    let mut deadline = limits.boot;
+    let (mut begin, mut limit) = (Instant::now(), Duration::ZERO);
     loop {
-        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        match lines.recv_timeout(LOOK) {
             Ok(line) => {
                 writeln!(log, "{line}")?;
                 let message = Message::parse(&line);
@@ -103,16 +113,21 @@ pub(crate) fn listen(
                             runs.push(std::mem::replace(&mut run, Run::new()));
                         }
                         run.started = true;
-                        let limit = limits.cases.get(runs.len()).copied();
-                        deadline = Instant::now() + limit.unwrap_or_default();
+                        begin = Instant::now();
+                        limit = limits.cases.get(runs.len()).copied().unwrap_or_default();
+                        deadline = clock.now() + limit;
                     }
                     Some(Message::Pass) => run.passed = Some(true),
                     Some(Message::Fail) => run.passed = Some(false),
-                    Some(Message::Text(text)) => run.text.push(text),
+                    Some(Message::Text(text)) => {
+                        run.text.push(text);
+                        deadline = clock.now() + limit;
+                    }
                     Some(Message::Log(line)) => run.log.push(line),
                     Some(Message::End) => {
                         run.end = End::Complete;
-                        deadline = Instant::now() + limits.end;
+                        run.took = begin.elapsed();
+                        deadline = clock.now() + limits.end;
                     }
                     // The firmware may use the port, too.
                     None => (),
@@ -122,11 +137,12 @@ pub(crate) fn listen(
                 child.0.wait()?;
                 break;
             }
-            Err(RecvTimeoutError::Timeout) => {
-                examine();
-                run.end = End::TimedOut;
-                break;
-            }
+            Err(RecvTimeoutError::Timeout) => (),
+        }
+        if clock.now() >= deadline {
+            examine();
+            run.end = End::TimedOut;
+            break;
         }
     }
     runs.push(run);

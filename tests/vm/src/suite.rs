@@ -7,7 +7,8 @@
 use std::{
     cmp::Reverse,
     collections::VecDeque,
-    io,
+    fs::OpenOptions,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{mpsc, Mutex, PoisonError},
@@ -17,7 +18,6 @@ use std::{
 
 use guest::protocol::{
     CaseInfo, VmNeeded, CASE_PARAMETER, ENGINE_PARAMETER, FEWER_PARAMETER, SCALE_PARAMETER,
-    SLOWNESS_PARAMETER,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -25,6 +25,7 @@ use crate::{
     bed::Bed,
     bochs,
     cases::{cases, explain, Initramfs},
+    fresh,
     judge::{judge, Verdict},
     kernel::Kernel,
     paths, qemu,
@@ -57,16 +58,61 @@ pub struct Vm {
     pub prefix: String,
     /// Whose processor it has.
     pub vendor: Vendor,
-    /// What is added to the kernel's command line.
-    pub parameters: &'static str,
+    /// Whether KVM keeps the guests' page tables in shadows, as it does without nested paging.
+    pub shadow_paging: bool,
     /// Whether its processors run at the same time, and not in turns: see [`qemu::Machine`].
     pub in_parallel: bool,
-    /// How many times as long as usual everything may take.
-    pub slowness: u32,
     /// How many times less often than usual cases do again and again what they do.
     pub fewer: u32,
     /// The cases.
     pub cases: Vec<CaseInfo>,
+}
+
+impl Vm {
+    /// Returns a VM with the stock kernel, and an AMD processor.
+    #[must_use]
+    pub fn stock(name: String, cases: Vec<CaseInfo>) -> Self {
+        Self {
+            name,
+            prefix: String::new(),
+            vendor: Vendor::Amd,
+            shadow_paging: false,
+            in_parallel: false,
+            fewer: 1,
+            cases,
+        }
+    }
+
+    /// Returns one with the kernel that catches mistakes, which is slow.
+    #[must_use]
+    pub fn debug(name: String, cases: Vec<CaseInfo>) -> Self {
+        Self {
+            in_parallel: true,
+            fewer: 5,
+            ..Self::stock(name, cases)
+        }
+    }
+
+    /// Returns one with an Intel processor, whose emulator is slow.
+    #[must_use]
+    pub fn intel(name: String, cases: Vec<CaseInfo>) -> Self {
+        Self {
+            vendor: Vendor::Intel,
+            fewer: 10,
+            ..Self::stock(name, cases)
+        }
+    }
+
+    /// Returns what `make case` takes besides the name, to run a case in such a VM.
+    fn variables(&self, bed: &str) -> String {
+        let words = [
+            (bed == "debug", "KERNEL=debug"),
+            (self.vendor == Vendor::Intel, "VENDOR=intel"),
+            (self.shadow_paging, "PAGING=shadow"),
+        ];
+        let words = words.iter().filter(|(applies, _)| *applies);
+        words.map(|(_, word)| format!(" {word}")).collect()
+    }
 }
 
 /// What the VMs of a test target, or of another program, have in common.
@@ -74,6 +120,8 @@ pub struct Suite {
     /// Its name.
     target: &'static str,
     kernel: Kernel,
+    /// The name of the bed.
+    bed: &'static str,
     /// What the kernel's command line has in all VMs.
     parameters: &'static str,
     initramfs: Initramfs,
@@ -88,13 +136,22 @@ pub fn all_cases() -> io::Result<Vec<CaseInfo>> {
     cases()
 }
 
-/// What each VM is to run: up to `most` cases, but only one that needs a VM of its own. Those that may
-/// take longest come first, so that at the end all processors have something to do.
+/// Returns what each VM is to run: up to `most` cases, but those that need a special VM in one of these. What
+/// has the most to do comes first, so that at the end all processors have something to do.
 #[must_use]
 pub fn groups(cases: impl Iterator<Item = CaseInfo>, most: usize) -> Vec<Vec<CaseInfo>> {
-    let (alone, cases): (Vec<_>, Vec<_>) = cases.partition(|case| case.needs.vm != VmNeeded::Any);
-    let alone = alone.into_iter().map(|case| vec![case]);
-    let mut groups: Vec<_> = cases.chunks(most).map(<[_]>::to_vec).chain(alone).collect();
+    let (cases, special): (Vec<_>, Vec<_>) = cases.partition(|case| case.needs.vm == VmNeeded::Any);
+    let (own, two_nodes): (Vec<_>, Vec<_>) = special
+        .into_iter()
+        .partition(|case| case.needs.vm == VmNeeded::Own);
+    // As evenly as can be.
+    let vms = cases.len().div_ceil(most).max(1);
+    let mut groups: Vec<_> = cases
+        .chunks(cases.len().div_ceil(vms).max(1))
+        .map(<[_]>::to_vec)
+        .chain([own, two_nodes])
+        .filter(|cases| !cases.is_empty())
+        .collect();
     groups.sort_by_key(|cases| Reverse(cases.iter().map(|case| case.seconds).sum::<u64>()));
     groups
 }
@@ -102,12 +159,14 @@ pub fn groups(cases: impl Iterator<Item = CaseInfo>, most: usize) -> Vec<Vec<Cas
 /// Runs a target's tests, which `vms` makes from all cases that there are; for its `main`.
 #[must_use]
 pub fn run(target: &'static str, bed: Bed, vms: impl FnOnce(Vec<CaseInfo>) -> Vec<Vm>) -> ExitCode {
-    let arguments = Arguments::from_args();
-    let run = || -> io::Result<ExitCode> {
+    or_complain(|| {
         let vms = vms(cases()?);
-        let suite = Suite::open(target, bed, &vms)?;
-        Ok(suite.run(&arguments, vms))
-    };
+        Ok(Suite::open(target, bed, &vms)?.run(&Arguments::from_args(), vms))
+    })
+}
+
+/// Runs `run`; says what has kept it from running tests, and gives another exit code then.
+pub fn or_complain(run: impl FnOnce() -> io::Result<ExitCode>) -> ExitCode {
     run().unwrap_or_else(|error| {
         eprintln!("vm: error: {error}");
         ExitCode::from(2)
@@ -120,6 +179,17 @@ impl Vendor {
         match self {
             Self::Amd => "kvm-amd",
             Self::Intel => "kvm-intel",
+        }
+    }
+
+    /// Returns the parameters of KVM's modules.
+    fn parameters(self, shadow_paging: bool) -> &'static str {
+        // Bochs takes a posted-interrupt descriptor for malformed where KVM puts it.
+        match (self, shadow_paging) {
+            (Self::Amd, false) => "",
+            (Self::Amd, true) => "kvm_amd.npt=N",
+            (Self::Intel, false) => "kvm_intel.enable_apicv=N",
+            (Self::Intel, true) => "kvm_intel.enable_apicv=N kvm_intel.ept=N",
         }
     }
 
@@ -146,11 +216,13 @@ impl Suite {
     ///
     /// # Errors
     ///
-    /// Something is not there, or cannot be packed.
+    /// Something is not there, is older than its sources, or cannot be packed.
     pub fn open(target: &'static str, bed: Bed, vms: &[Vm]) -> io::Result<Self> {
+        fresh::check_bed(&bed)?;
         let this = Self {
             target,
             kernel: Kernel::open(&bed.kernel)?,
+            bed: bed.name,
             parameters: bed.parameters,
             initramfs: Initramfs::of(bed),
         };
@@ -184,7 +256,7 @@ impl Suite {
     }
 
     /// Runs the VMs beside the tests, each of which waits for its result.
-    fn run(&self, arguments: &Arguments, vms: Vec<Vm>) -> ExitCode {
+    pub fn run(&self, arguments: &Arguments, vms: Vec<Vm>) -> ExitCode {
         let mut trials = Vec::new();
         let mut work = VecDeque::new();
         for vm in vms {
@@ -258,9 +330,12 @@ impl Suite {
                 test.attempts += 1;
                 run.fails_allocations = test.case.needs.failing_allocations;
                 match judge(&run) {
-                    Verdict::Passed(_) => test.end(Ok(())),
+                    Verdict::Passed(_) => {
+                        self.note_time(&test.name, run.took);
+                        test.end(Ok(()));
+                    }
                     Verdict::Failed(reason) => {
-                        self.fail(test, &reason, &run, &log);
+                        self.fail(vm, test, &reason, &run, &log);
                         // What follows in the log may be of the same fault.
                         break;
                     }
@@ -269,7 +344,7 @@ impl Suite {
                         eprintln!("vm: {}: attempt {attempts} of {ATTEMPTS}: {why}", test.name);
                         if attempts == ATTEMPTS {
                             let why = format!("infrastructure: {why}, {attempts} times");
-                            self.fail(test, &why, &run, &log);
+                            self.fail(vm, test, &why, &run, &log);
                         } else {
                             tests.push_front(test);
                         }
@@ -281,14 +356,22 @@ impl Suite {
         }
     }
 
+    /// Writes down how long a test took, for who wants to know where the time goes.
+    fn note_time(&self, test: &str, took: Duration) {
+        let path = paths::log().join("times");
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        let line = format!("{:.1}\t{} {test}\n", took.as_secs_f64(), self.target);
+        // Nothing else depends on it.
+        let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    }
+
     /// Runs a VM for these of its cases, which do `scale` times as much as usual.
     fn boot(&self, vm: &Vm, cases: &[&CaseInfo], scale: u32, log: &Path) -> io::Result<Vec<Run>> {
         let names: Vec<&str> = cases.iter().map(|case| case.name.as_str()).collect();
         let names = names.join(",");
-        let slowness = vm.slowness;
         let limits: Vec<Duration> = cases
             .iter()
-            .map(|case| (Duration::from_secs(case.seconds) * scale + GRACE) * slowness)
+            .map(|case| Duration::from_secs(case.seconds) * scale + GRACE)
             .collect();
         let two_nodes = cases.iter().any(|case| case.needs.vm == VmNeeded::TwoNodes);
         let nodes = if two_nodes { "numa=fake=2" } else { "" };
@@ -296,10 +379,10 @@ impl Suite {
         // module's own lines.
         let parameters = format!(
             "loglevel=5 mitigations=off cryptomgr.notests=1 {nodes} {} {} {SCALE_PARAMETER}{scale} \
-             {FEWER_PARAMETER}{} {SLOWNESS_PARAMETER}{slowness} {ENGINE_PARAMETER}{} \
+             {FEWER_PARAMETER}{} {ENGINE_PARAMETER}{} \
              {CASE_PARAMETER}{names}",
             self.parameters,
-            vm.parameters,
+            vm.vendor.parameters(vm.shadow_paging),
             vm.fewer,
             vm.vendor.engine()
         );
@@ -323,15 +406,19 @@ impl Suite {
                     memory: 1024,
                     processors: 2,
                     in_parallel: vm.in_parallel,
-                    slowness,
                 };
                 machine.run_all(log, &limits)
             }
         }
     }
 
-    fn fail(&self, test: Test, reason: &str, run: &Run, log: &Path) {
-        let explained = explain(self.target, &test.name, reason, run, log);
+    fn fail(&self, vm: &Vm, test: Test, reason: &str, run: &Run, log: &Path) {
+        let explained = explain(
+            &format!("{}{}", test.case.name, vm.variables(self.bed)),
+            reason,
+            run,
+            log,
+        );
         test.end(Err(explained.into()));
     }
 }

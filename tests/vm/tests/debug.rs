@@ -2,14 +2,12 @@
 
 //! The cases on the kernel that catches mistakes, but for some that would show no more there. It is slow, so
 //! that a VM runs many cases.
-//!
-//! `cargo test -p vm --test debug -- NAME` runs those with NAME in their names.
 
 use std::process::ExitCode;
 
 use vm::{
     bed::Bed,
-    suite::{groups, run, Vendor, Vm},
+    suite::{groups, run, Vm},
 };
 
 /// How many cases a VM runs at most. Memory that is leaked is noticed at its end.
@@ -19,16 +17,7 @@ fn main() -> ExitCode {
     run("debug", Bed::debug(), |cases| {
         let cases = cases.into_iter().filter(|case| case.needs.fit(true));
         let groups = groups(cases, CASES).into_iter().enumerate();
-        let vms = groups.map(|(index, cases)| Vm {
-            name: format!("vm{index}"),
-            prefix: String::new(),
-            vendor: Vendor::Amd,
-            parameters: "",
-            in_parallel: true,
-            slowness: 2,
-            fewer: 5,
-            cases,
-        });
+        let vms = groups.map(|(index, cases)| Vm::debug(format!("vm{index}"), cases));
         vms.collect()
     })
 }

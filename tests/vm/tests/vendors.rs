@@ -4,39 +4,17 @@
 //! Intel, and on both vendors without nested paging.
 //!
 //! A boot in Bochs takes longer than most cases, so that a VM runs many, one after the other. A test
-//! is a case in one of the VMs. `cargo test -p vm --test vendors -- NAME` runs those with NAME in
-//! their names, in as few VMs.
+//! is a case in one of the VMs.
 
 use std::process::ExitCode;
 
 use vm::{
     bed::Bed,
-    suite::{run, Vendor, Vm},
+    suite::{run, Vm},
 };
 
-/// A VM: its name, its processor, KVM's parameters, and its cases.
-type Setup = (&'static str, Vendor, &'static str, &'static [&'static str]);
-
-/// Bochs takes a posted-interrupt descriptor for malformed where KVM puts it.
-const APICV_OFF: &str = "kvm_intel.enable_apicv=N";
-
-/// Those that take longest come first.
-const VMS: &[Setup] = &[
-    ("intel", Vendor::Intel, APICV_OFF, CORE),
-    (
-        "intel_ept_off",
-        Vendor::Intel,
-        "kvm_intel.enable_apicv=N kvm_intel.ept=N",
-        WITHOUT_NESTED_PAGING,
-    ),
-    (
-        "amd_npt_off",
-        Vendor::Amd,
-        "kvm_amd.npt=N",
-        WITHOUT_NESTED_PAGING,
-    ),
-];
-
+/// What depends on the vendor: registers, how vCPUs are stopped and go on, who holds KVM; and the search with
+/// AVX-512, which only this processor has.
 const CORE: &[&str] = &[
     "registers_real",
     "registers_protected",
@@ -49,12 +27,8 @@ const CORE: &[&str] = &[
     "vcpus_halt",
     "vcpus_port_io",
     "vcpus_user_space",
-    "memory_borders",
-    "memory_holes",
-    "search_itext",
     "search_ways",
     "search_threads",
-    "slots_borders",
     "slots_flags",
     "slots_smm",
     "find_silent",
@@ -81,8 +55,6 @@ const WITHOUT_NESTED_PAGING: &[&str] = &[
     "vcpus_spin",
     "vcpus_halt",
     "vcpus_port_io",
-    "memory_borders",
-    "memory_holes",
 ];
 
 fn main() -> ExitCode {
@@ -92,17 +64,24 @@ fn main() -> ExitCode {
             case.unwrap_or_else(|| panic!("the guest's program has no case {name}"))
                 .clone()
         };
-        let vm = |(name, vendor, parameters, names): &Setup| Vm {
-            name: (*name).to_owned(),
-            prefix: format!("{name}::"),
-            vendor: *vendor,
-            parameters,
-            in_parallel: false,
-            // Bochs gets no more than its share of a busy machine.
-            slowness: 3,
-            fewer: 10,
-            cases: names.iter().map(find).collect(),
-        };
-        VMS.iter().map(vm).collect()
+        let all = |names: &[&str]| names.iter().map(find).collect();
+        // What takes longest comes first.
+        let vms = [
+            Vm::intel("intel".to_owned(), all(CORE)),
+            Vm {
+                shadow_paging: true,
+                ..Vm::intel("intel_ept_off".to_owned(), all(WITHOUT_NESTED_PAGING))
+            },
+            Vm {
+                shadow_paging: true,
+                fewer: 10,
+                ..Vm::stock("amd_npt_off".to_owned(), all(WITHOUT_NESTED_PAGING))
+            },
+        ];
+        let named = vms.map(|vm| Vm {
+            prefix: format!("{}::", vm.name),
+            ..vm
+        });
+        named.into()
     })
 }

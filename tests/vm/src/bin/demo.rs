@@ -13,7 +13,7 @@ fn main() -> ExitCode {
         parameters: "",
         log: "demo",
         memory: 1024,
-        limit: Duration::from_secs(300),
+        limit: Duration::from_secs(150),
     };
     match demo.run(|line| println!("{line}")) {
         Ok(figures) => {

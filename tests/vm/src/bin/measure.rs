@@ -8,7 +8,7 @@ use guest::protocol::{CaseInfo, Needs};
 use vm::{
     bed::Bed,
     judge::Verdict,
-    suite::{Suite, Vendor, Vm},
+    suite::{Suite, Vm},
 };
 
 /// How often a VM is started that did not boot or was lost.
@@ -27,19 +27,14 @@ fn main() -> ExitCode {
 
 /// What the measurement says.
 fn measure(name: &str) -> io::Result<String> {
+    let cases = vec![CaseInfo {
+        name: name.replace('-', "_"),
+        seconds: 2100,
+        needs: Needs::NOTHING,
+    }];
     let vm = Vm {
-        name: "vm".to_owned(),
-        prefix: String::new(),
-        vendor: Vendor::Amd,
-        parameters: "",
         in_parallel: true,
-        slowness: 1,
-        fewer: 1,
-        cases: vec![CaseInfo {
-            name: name.replace('-', "_"),
-            seconds: 2100,
-            needs: Needs::NOTHING,
-        }],
+        ..Vm::stock("vm".to_owned(), cases)
     };
     let vms = [vm];
     let suite = Suite::open("measure", Bed::stock(), &vms)?;

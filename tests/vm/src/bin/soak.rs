@@ -19,7 +19,7 @@ use guest::protocol::CaseInfo;
 use vm::{
     bed::Bed,
     judge::Verdict,
-    suite::{all_cases, Suite, Vendor, Vm},
+    suite::{all_cases, Suite, Vm},
 };
 
 /// What the names of the cases begin with.
@@ -102,16 +102,10 @@ impl Soak {
             CASES.iter().any(|prefix| case.name.starts_with(prefix)) && case.needs.fit(is_debug)
         };
         let cases: Vec<CaseInfo> = all_cases()?.into_iter().filter(is_wanted).collect();
-        let slow = if is_debug { 4 } else { 1 };
+        let vm = if is_debug { Vm::debug } else { Vm::stock };
         let mut vm = Vm {
-            name: name.to_owned(),
-            prefix: String::new(),
-            vendor: Vendor::Amd,
-            parameters: "",
             in_parallel: true,
-            slowness: slow,
-            fewer: slow,
-            cases: cases.clone(),
+            ..vm(name.to_owned(), cases.clone())
         };
         let suite = Suite::open("soak", bed, std::slice::from_ref(&vm))?;
         let log = suite.log(name).display().to_string();
