@@ -20,28 +20,51 @@ all: ## Builds the module for the kernel that runs, or for the headers in KDIR=
 
 # What is run in the build root, with these variables if they are given.
 in_root = @scripts/in-root $(MAKE) --no-print-directory $@ \
-	$(foreach name,NAME KERNEL VENDOR PAGING MINUTES SECONDS COUNT MIB,$(if $($(name)),$(name)='$($(name))'))
+	$(foreach name,MINUTES SECONDS COUNT MIB,$(if $($(name)),$(name)='$($(name))'))
 
 .PHONY: demo
 demo: setup ## Inspects a real Linux guest in an emulated host, and asks QEMU whether all is true
 	$(in_root)
 
+# For the table at the end: what took how long.
+.PHONY: forget-times
+forget-times:
+	@rm -f build/log/times build/log/vm/times
+
 .PHONY: test
-test: setup ## Runs the gates, the host tests, all cases on the stock kernel, a Linux guest, the demo
+test: forget-times setup ## Runs the gates, the host tests, all cases on the stock kernel, a Linux guest, the demo
 	$(in_root)
 
 .PHONY: test-all
-test-all: setup-all ## Runs all of that, and what takes long: the debug kernel, Intel, a real host's commands
+test-all: forget-times setup-all ## Runs all of that, and what takes long: the debug kernel, Intel, a real host's commands
 	$(in_root)
 
 .PHONY: unit
 unit: setup ## Runs the tests that need no VM
 	$(in_root)
 
+# Of its variables those that were given here: the environment may have some of the same name.
+given = $(if $(filter command line,$(origin $(1))),$($(1)))
+kernel := $(or $(call given,KERNEL),stock)
+vendor := $(or $(call given,VENDOR),amd)
+paging := $(or $(call given,PAGING),nested)
+
 .PHONY: case
-case: $(if $(filter-out amd,$(VENDOR))$(filter-out stock,$(KERNEL)),setup-all,setup) ## Runs the cases with NAME= in their names; KERNEL=debug VENDOR=intel PAGING=shadow
-	@[ -n '$(NAME)' ] || { echo 'make: error: which case? make case NAME=life_vmm_killed, or a part of some names' >&2; exit 1; }
-	$(in_root)
+case: case-words $(if $(filter-out stock amd,$(kernel) $(vendor)),setup-all,setup) ## Runs the cases with NAME= in their names; KERNEL=debug or VENDOR=intel, PAGING=shadow
+	@scripts/in-root $(MAKE) --no-print-directory case NAME='$(call given,NAME)' KERNEL=$(kernel) \
+		VENDOR=$(vendor) PAGING=$(paging)
+
+.PHONY: case-words
+case-words:
+	@case '$(kernel) $(vendor) $(paging)' in \
+	'stock amd '* | 'stock intel '* | 'debug amd '*) ;; \
+	*) echo 'make: error: give KERNEL=stock or debug, VENDOR=amd or intel (only with the stock kernel)' >&2; exit 1 ;; \
+	esac
+	@case '$(paging)' in nested | shadow) ;; \
+	*) echo 'make: error: give PAGING=nested or shadow' >&2; exit 1 ;; \
+	esac
+	@echo '$(subst ','\'',$(call given,NAME))' | grep -qx '[a-z0-9_]*[a-z0-9][a-z0-9_]*' || \
+	{ echo 'make: error: which case? make case NAME=life_vmm_killed, or a part of some names' >&2; exit 1; }
 
 .PHONY: soak
 soak: setup-all ## Runs for MINUTES= (60) what may go wrong at any moment, again and again

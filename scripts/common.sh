@@ -33,8 +33,7 @@ excerpt() {
 	tail -n 20 -- "$1"
 }
 
-# took SECONDS NAME: remembers how long something took, for the table at the end of the tests. build-root, with
-# which each run begins, forgets what was before.
+# took SECONDS NAME: remembers how long something took, for the table at the end of the tests.
 took() {
 	mkdir -p "$build/log"
 	printf '%s\t%s\n' "$1" "$2" >>"$build/log/times"

@@ -58,8 +58,7 @@ use crate::{
         TasksGracePeriod, //
     },
     restart::Restart,
-    stand::Stand,
-    sys, //
+    stand::Stand, //
 };
 
 /// The most VMs that are watched at once, those of one process.
@@ -215,7 +214,7 @@ impl Drop for Hook {
         // The right goes when nobody uses it any more.
         self.right = None;
         self.restart = None;
-        // Nobody waits for this unless the module is unloaded at once.
+        // Nobody waits for this unless the module is unloaded at once, as with short intervals.
         let settling = Settling::begin();
         let before = core::mem::replace(&mut *SETTLING.lock(), settling);
         drop(before);

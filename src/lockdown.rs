@@ -5,10 +5,11 @@
 //! C header: [`include/linux/security.h`](srctree/include/linux/security.h)
 
 use kernel::{
-    bindings,
     error::to_result,
     prelude::*, //
 };
+
+use crate::sys;
 
 /// Whether guests may be read: not under lockdown in its mode `confidentiality`, as with all that would
 /// tell root what is in memory.
@@ -18,5 +19,5 @@ use kernel::{
 /// `EPERM`: they may not.
 pub(crate) fn may_read_memory() -> Result {
     // SAFETY: May be called from any task.
-    to_result(unsafe { bindings::security_locked_down(bindings::lockdown_reason_LOCKDOWN_KCORE) })
+    to_result(unsafe { sys::kvm_inspect_may_read_memory() })
 }

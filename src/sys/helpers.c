@@ -15,6 +15,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/security.h>
 #include <linux/vmalloc.h>
 
 #include <asm/fpu/api.h>
@@ -230,6 +231,11 @@ void *kvm_inspect_vmap_read_only(struct page **pages, unsigned int count)
 	return vmap(pages, count, VM_MAP, PAGE_KERNEL_RO);
 }
 
+int kvm_inspect_may_read_memory(void)
+{
+	return security_locked_down(LOCKDOWN_KCORE);
+}
+
 bool kvm_inspect_mutex_trylock_nested(struct mutex *mutex, struct mutex *nest)
 {
 	return mutex_trylock_nest_lock(mutex, nest);
@@ -249,7 +255,7 @@ void kvm_inspect_rcu_tasks_begin(struct rcu_synchronize *wait)
 {
 	init_rcu_head(&wait->head);
 	init_completion(&wait->completion);
-	/* With this function it begins at once (call_rcu_tasks_generic). */
+	/* With this function it begins at once, as in synchronize_rcu_tasks() (call_rcu_tasks_generic). */
 	call_rcu_tasks(&wait->head, wakeme_after_rcu);
 }
 

@@ -50,6 +50,9 @@ bool kvm_inspect_has_avx2(void);
 bool kvm_inspect_has_avx512(void);
 unsigned int kvm_inspect_online_cpus(void);
 
+/* <linux/security.h> */
+int kvm_inspect_may_read_memory(void);
+
 /* <linux/mutex.h> */
 bool kvm_inspect_mutex_trylock_nested(struct mutex *mutex, struct mutex *nest);
 bool kvm_inspect_mutex_is_locked(struct mutex *mutex);

@@ -24,7 +24,8 @@ impl Bed {
     /// The stock kernel.
     #[must_use]
     pub fn stock() -> Self {
-        Self::of("stock", &paths::build(), "")
+        // To load and to unload the module waits for a dozen of RCU's grace periods; these are shorter.
+        Self::of("stock", &paths::build(), "rcupdate.rcu_expedited=1")
     }
 
     /// The kernel that catches mistakes.

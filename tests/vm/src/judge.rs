@@ -2,7 +2,7 @@
 
 //! Whether a kernel log is clean, and what a run was worth.
 
-use guest::protocol::GUEST_LOST;
+use guest::protocol::{GUEST_LOST, HOST_IN_GUEST};
 
 use crate::run::{End, Run};
 
@@ -179,6 +179,10 @@ pub fn judge(run: &Run) -> Verdict {
         (_, Some(false), End::Complete) if text.contains(GUEST_LOST) => {
             Verdict::Infrastructure(GUEST_LOST.to_owned())
         }
+        // KVM has taken them from where the emulated processor alone writes them.
+        (_, Some(false), End::Complete) if run.in_parallel && text.contains(HOST_IN_GUEST) => {
+            Verdict::Infrastructure(text)
+        }
         (_, Some(false), End::Complete) => Verdict::Failed(text),
         (true, Some(_), End::TimedOut) => {
             Verdict::Failed(format!("the VM did not power off\n{text}"))
@@ -303,6 +307,41 @@ mod tests {
         let mut run = run(CLEAN, true, Some(false), End::Complete);
         run.text.push(format!("panicked: {GUEST_LOST}"));
         assert!(matches!(judge(&run), Verdict::Infrastructure(_)));
+    }
+
+    #[test]
+    fn only_in_parallel_a_guest_gets_the_registers_of_its_host() {
+        for (in_parallel, said, is_emulators) in [
+            (true, HOST_IN_GUEST, true),
+            (false, HOST_IN_GUEST, false),
+            (true, "KVM has failed", false),
+        ] {
+            let run = Run {
+                in_parallel,
+                text: vec![format!("panicked: {said}: exit 17")],
+                ..run(CLEAN, true, Some(false), End::Complete)
+            };
+            let verdict = judge(&run);
+            assert_eq!(
+                matches!(verdict, Verdict::Infrastructure(_)),
+                is_emulators,
+                "{said}"
+            );
+        }
+        // What the kernel says goes before.
+        for line in BAD {
+            let run = Run {
+                in_parallel: true,
+                text: vec![HOST_IN_GUEST.to_owned()],
+                ..run(
+                    &format!("{CLEAN}\n{line}"),
+                    true,
+                    Some(false),
+                    End::Complete,
+                )
+            };
+            assert!(matches!(judge(&run), Verdict::Failed(_)), "{line}");
+        }
     }
 
     #[test]

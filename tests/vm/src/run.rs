@@ -27,6 +27,8 @@ pub struct Run {
     pub had_modules: bool,
     /// Whether the case lets allocations fail, which the kernel may say.
     pub fails_allocations: bool,
+    /// Whether the VM's processors ran at the same time: see [`crate::qemu::Machine`].
+    pub in_parallel: bool,
     /// Whether the case began.
     pub started: bool,
     /// Whether the case passed; [`None`] if it did not say.
@@ -59,6 +61,7 @@ impl Run {
             console: String::new(),
             had_modules: false,
             fails_allocations: false,
+            in_parallel: false,
             started: false,
             passed: None,
             text: Vec::new(),

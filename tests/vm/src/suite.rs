@@ -87,8 +87,7 @@ impl Vm {
     #[must_use]
     pub fn debug(name: String, cases: Vec<CaseInfo>) -> Self {
         Self {
-            in_parallel: true,
-            fewer: 5,
+            fewer: 8,
             ..Self::stock(name, cases)
         }
     }
@@ -244,6 +243,7 @@ impl Suite {
         let runs = self.boot(vm, &cases, scale, &self.log(&vm.name))?;
         let judged = runs.into_iter().zip(cases).map(|(mut run, case)| {
             run.fails_allocations = case.needs.failing_allocations;
+            run.in_parallel = vm.in_parallel;
             judge(&run)
         });
         Ok(judged.collect())
@@ -329,6 +329,7 @@ impl Suite {
                 };
                 test.attempts += 1;
                 run.fails_allocations = test.case.needs.failing_allocations;
+                run.in_parallel = vm.in_parallel;
                 match judge(&run) {
                     Verdict::Passed(_) => {
                         self.note_time(&test.name, run.took);

@@ -10,7 +10,7 @@ use vm::{
 };
 
 /// How many cases a VM runs at most.
-const CASES: usize = 16;
+const CASES: usize = 10;
 
 fn main() -> ExitCode {
     run("cases", Bed::stock(), |cases| {

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Tests with a Linux guest, under QEMU as any user has it; each has a host of its own.
-//!
-//! `cargo test -p vm --test linux -- NAME` runs those with NAME in their names.
 
 use std::{process::ExitCode, time::Duration};
 

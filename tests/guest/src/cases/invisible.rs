@@ -2,7 +2,10 @@
 
 //! A VMM sees nothing of an inspection, whatever way it uses `KVM_RUN` in.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use super::{times, Case};
 use crate::{
@@ -65,18 +68,22 @@ fn frozen_often(manner: Manner) {
     for work in [Work::Count, Work::PortIo, Work::Halt, Work::Spin] {
         vm.add_vcpu(Mode::Long, work).set_manner(manner);
     }
+    let begin = Instant::now();
     let mut loaded = Inspection::of_self().set("interval_ms", 1).load();
+    let loading = begin.elapsed();
     // Each of their calls comes after the module.
     vm.start();
     loaded.reports();
     let wanted = times(250);
     let (mut freezes, mut all_parked, mut sent) = (0, 0, 0);
+    let mut took = Vec::new();
     // Those count in which no vCPU was held out because its thread was late.
     while all_parked < wanted {
         let before = all_parked;
         wait_until("another freeze with all vCPUs parked", || {
             for report in loaded.reports() {
                 freezes += 1;
+                took.push(report.done.freeze_us);
                 all_parked += u32::from(report.states() == [State::Parked; 4]);
             }
             if manner == Manner::SignalMask {
@@ -91,6 +98,15 @@ fn frozen_often(manner: Manner) {
     loaded.unload();
     vm.wait_until_it_goes_on();
     println!("counted: freezes={freezes} signals={}", sent * 4);
+    assert!(all_parked > freezes / 5, "{all_parked} of {freezes}");
+    // A kick that is late or lost shows in how long vCPUs take to stand, against what as much work takes here
+    // as it is to load the module.
+    took.sort_unstable();
+    let median = Duration::from_micros(took[took.len() / 2]);
+    assert!(
+        median < loading,
+        "{median:?}, and the module was loaded in {loading:?}"
+    );
     println!("{freezes} freezes, all vCPUs parked in {all_parked}, {sent} signals to each vCPU");
     if manner == Manner::SignalMask {
         for vcpu in vm.vcpus() {

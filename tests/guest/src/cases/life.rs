@@ -27,7 +27,7 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("life_load_unload_100", load_unload_100).within(900),
+    Case::new("life_load_unload", load_unload),
     Case::new("life_unload_busy", unload_busy),
     Case::new("life_unload_while_scanning", unload_while_scanning),
     Case::new("life_insmod_killed", insmod_killed),
@@ -55,9 +55,9 @@ const LARGE: u64 = 16 * MIB;
 /// How often something is tried for which the right moment may be missed.
 const TRIES: u32 = 100;
 
-/// Loaded and unloaded 100 times under a guest that counts, one that halts and one that does port
+/// Loaded and unloaded again and again under a guest that counts, one that halts and one that does port
 /// I/O: their VMM checks what they do to the last step.
-fn load_unload_100() {
+fn load_unload() {
     let mut vm = Vm::bootable();
     for work in [Work::Count, Work::PortIo, Work::Halt] {
         vm.add_vcpu(Mode::Long, work);
@@ -66,7 +66,7 @@ fn load_unload_100() {
     let secret = secret(100, 16);
     vm.write(0x400, &secret);
     let begin = Instant::now();
-    let count = times(100);
+    let count = times(20);
     for _ in 0..count {
         let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
         assert_eq!(report.states(), [State::Parked; 3]);
@@ -120,7 +120,7 @@ fn unload_while_scanning() {
     let inspection = long_inspection(&mut vm).set("interval_ms", 1);
     let (mut rounds, mut cut_short) = (0, 0);
     let mut pause = Duration::ZERO;
-    while rounds < 8 || (cut_short == 0 && rounds < TRIES) {
+    while rounds < times(8) || (cut_short == 0 && rounds < TRIES) {
         let mut loaded = inspection.load();
         let report = loaded.reports().pop().expect("the first report");
         pause = Duration::from_micros(report.done.pause_us);
@@ -141,7 +141,7 @@ fn insmod_killed() {
     let inspection = long_inspection(&mut vm);
     let pause = Duration::from_micros(inspection.report().done.pause_us);
     let (mut rounds, mut cut_short) = (0, 0);
-    while rounds < 8 || (cut_short == 0 && rounds < TRIES) {
+    while rounds < times(8) || (cut_short == 0 && rounds < TRIES) {
         let mut log = KernelLog::from_now();
         let mut insmod = Other::start("insmod", &[&own_pid().to_string()]);
         assert_eq!(insmod.hear(), "begins");
@@ -193,7 +193,7 @@ fn vmm_killed() {
     let begin = Instant::now();
     let mut vmm = Other::start("large", &[]);
     assert_eq!(vmm.hear(), "runs");
-    let started = begin.elapsed();
+    let mut started = begin.elapsed();
     // The first one takes longer than those that follow.
     let (mut whole, mut pause) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..2 {
@@ -210,8 +210,11 @@ fn vmm_killed() {
     // The right moment may be missed, of few all the more.
     while rounds < count || (killed == 0 && rounds < TRIES) {
         rounds += 1;
+        let begin = Instant::now();
         let mut vmm = Other::start("large", &[]);
         assert_eq!(vmm.hear(), "runs");
+        // The longest of all: the machine may be busy now and then.
+        started = started.max(begin.elapsed());
         let inspection = inspection(&vmm);
         let load = thread::spawn(move || inspection.try_load());
         if rounds % 2 == 0 {
@@ -352,7 +355,7 @@ fn other_tracers() {
             trace();
         }
         loaded.reports();
-        for _ in 0..20 {
+        for _ in 0..times(20) {
             wait_until("a report with all of them", || {
                 let reports = loaded.reports();
                 reports

@@ -20,13 +20,13 @@ use crate::{
 pub(super) const CASES: &[Case] = &[
     Case::new("memory_borders", borders),
     Case::new("memory_highest", highest),
-    Case::new("memory_overlaps", overlaps),
+    Case::new("memory_overlaps", overlaps).with_stock(),
     Case::new("memory_holes", holes),
-    Case::new("memory_anonymous", || backing(Backing::Anonymous)),
+    Case::new("memory_anonymous", || backing(Backing::Anonymous)).with_stock(),
     Case::new("memory_transparent_huge", || {
         backing(Backing::TransparentHuge);
     }),
-    Case::new("memory_memfd", || backing(Backing::Memfd)),
+    Case::new("memory_memfd", || backing(Backing::Memfd)).with_stock(),
     Case::new("memory_hugetlb", || backing(Backing::HugeTlb)),
     Case::new("memory_untouched", untouched),
     Case::new("memory_untouched_two_nodes", untouched)

@@ -2,6 +2,8 @@
 
 //! A guest that runs a guest of its own.
 
+use std::{thread, time::Duration};
+
 use super::{meanwhile::inspect_while, secret, Case};
 use crate::{
     inspect::{hex, Inspection},
@@ -31,7 +33,12 @@ fn nested_guest() {
             assert_eq!(report.hits, hits);
             let rip = report.vcpu(0).general["rip"];
             let program = programs.iter().position(|program| program.contains(&rip));
-            frozen_in[program.unwrap_or_else(|| panic!("{rip:#x} is in neither"))] += 1;
+            let program = program.unwrap_or_else(|| {
+                // If KVM cannot go on with it, either, the vCPU's thread says so, and ends the process.
+                thread::sleep(Duration::from_secs(10));
+                panic!("{rip:#x} is in neither")
+            });
+            frozen_in[program] += 1;
         },
     );
     println!(

@@ -491,7 +491,7 @@ fn own_memory() {
         .load();
     // The module itself is in such memory, too: it counts.
     let (mut most, mut reports) = (0, 0);
-    while reports < 2 || (most <= LEAST && reports < 200) {
+    while reports < 5 || (most <= LEAST && reports < 200) {
         wait_until("a report", || {
             most = most.max(allocated().saturating_sub(before));
             let more = loaded.reports().len();

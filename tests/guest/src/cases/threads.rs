@@ -60,7 +60,7 @@ fn signals() {
     let mut sent = 0;
     inspect_while(
         Inspection::of_self(),
-        100,
+        40,
         || {
             for vcpu in &*vm.vcpus() {
                 // These signals are queued; the queue may be full.

@@ -24,16 +24,17 @@ use crate::{
 
 pub(super) const CASES: &[Case] = &[
     Case::new("vcpus_one_two_eight", one_two_eight).with_stock(),
-    Case::new("vcpus_spin", || alike(Work::Spin, State::Parked)),
-    Case::new("vcpus_halt", || alike(Work::Halt, State::Parked)),
-    Case::new("vcpus_port_io", || alike(Work::PortIo, State::Parked)),
+    Case::new("vcpus_spin", || alike(Work::Spin, State::Parked)).with_stock(),
+    Case::new("vcpus_halt", || alike(Work::Halt, State::Parked)).with_stock(),
+    Case::new("vcpus_port_io", || alike(Work::PortIo, State::Parked)).with_stock(),
     Case::new("vcpus_user_space", || {
         alike(Work::UserSpace, State::Outside);
-    }),
-    Case::new("vcpus_never_ran", never_ran),
+    })
+    .with_stock(),
+    Case::new("vcpus_never_ran", never_ran).with_stock(),
     Case::new("vcpus_mixed", mixed),
     Case::new("vcpus_stopped_vmm", stopped_vmm),
-    Case::new("vcpus_held_out", held_out),
+    Case::new("vcpus_held_out", held_out).with_stock(),
     Case::new("vcpus_told", told).with_stock(),
 ];
 
@@ -129,8 +130,8 @@ fn told() {
     // On a slow machine, or one that is busy with something else, any pause may become a long one,
     // and a thread may stand for longer than its guest has to.
     let mut loaded = Inspection::of_self().set("interval_ms", 5).load();
-    let mut short = 0;
-    let untold = (0..100).any(|_| {
+    let (mut short, mut untold) = (0, 0);
+    for _ in 0..100 {
         for id in 0..3 {
             vm.write(clock(id) + CLOCK_FLAGS, &[0]);
         }
@@ -145,14 +146,17 @@ fn told() {
         let is_short = |report: &Report| report.done.pause_us < LONG;
         let all_short = reports.iter().all(is_short);
         short += u32::from(all_short);
-        all_short && told == [false; 3]
-    });
+        untold += u32::from(all_short && told == [false; 3]);
+        if short == 5 {
+            break;
+        }
+    }
     loaded.unload();
     assert!(
-        untold || short == 0,
-        "told each of {short} times that no pause was long"
+        untold > short / 2 || short == 0,
+        "told of short pauses, all but {untold} of {short} times"
     );
-    if !untold {
+    if short == 0 {
         println!("too slow to see that nothing is told of short pauses");
     }
     // Slow by what is found.

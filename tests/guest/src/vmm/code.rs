@@ -88,6 +88,11 @@ program!(
 );
 
 program!(
+    /// Spins without a `pause`.
+    bare_spin, "64", "", "jmp 772b"
+);
+
+program!(
     /// Halts, in any mode; if something ends that, it halts again.
     halt, "64", "", "hlt; jmp 772b"
 );

@@ -9,7 +9,7 @@ use std::{
     ptr,
     sync::{
         atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst},
-        Arc, Once,
+        Arc, LazyLock, Once,
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -36,7 +36,7 @@ use super::{
     mode::{self, Mode, TABLE_OPERANDS},
     nested, Userfault,
 };
-use crate::process::{process_state, thread_state, wait_until};
+use crate::process::{has_feature, process_state, thread_state, wait_until};
 
 ioctl_iow_nr!(KVM_SET_REGS, KVMIO, 0x82, kvm_regs);
 
@@ -87,7 +87,7 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    const ALL: [fn() -> Program; 13] = [
+    const ALL: [fn() -> Program; 14] = [
         code::spin,
         code::halt,
         code::port_io,
@@ -101,6 +101,7 @@ impl Work {
         code::mmio,
         code::nested,
         code::nested_guest,
+        code::bare_spin,
     ];
 
     /// The index of the program that does it in this mode.
@@ -110,10 +111,11 @@ impl Work {
             Mode::Protected | Mode::ProtectedPaging | Mode::ProtectedPae | Mode::Compatibility => 6,
             Mode::Real => 8,
             // The registers may not be loaded there, and nobody may halt.
-            Mode::LongUser => return 0,
+            Mode::LongUser => return SPIN,
         };
         match self {
-            Self::Spin | Self::UserSpace => 0,
+            Self::Spin | Self::UserSpace if pauses_exit() => 13,
+            Self::Spin | Self::UserSpace => SPIN,
             Self::Halt => 1,
             Self::PortIo => 2,
             Self::Count => 3,
@@ -127,6 +129,16 @@ impl Work {
     fn halts(self) -> bool {
         matches!(self, Self::Halt | Self::RegistersHalt)
     }
+}
+
+/// The number of the program that spins with a `pause`.
+const SPIN: usize = 0;
+
+/// Whether a loop of `pause` may end in an exit, as Intel's processors can have it: then nothing that is to spin
+/// without exits has any.
+fn pauses_exit() -> bool {
+    static IS_INTEL: LazyLock<bool> = LazyLock::new(|| has_feature("vmx"));
+    *IS_INTEL
 }
 
 /// Writes all programs into guest memory that begins at address 0.
@@ -562,7 +574,7 @@ impl Vcpu {
     /// Returns whether RIP is in that loop, if it is one of a program that spins.
     pub(crate) fn is_at_park(&self, rip: u64) -> bool {
         let pause = self.park_address() + SPIN_PAUSE_LEN;
-        let has_pause = self.work.program(self.mode) == Work::Spin.program(self.mode);
+        let has_pause = self.work.program(self.mode) == SPIN;
         rip == self.park_address() || (has_pause && rip == pause)
     }
 

@@ -55,6 +55,10 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> io::Result<ExitCode> {
     let is_debug = options.kernel == Kernel::Debug;
+    if is_debug && options.vendor == Processor::Intel {
+        let why = "the debug kernel knows no Intel processors; take the stock one";
+        return Err(io::Error::other(why));
+    }
     let (mut cases, others): (Vec<_>, Vec<_>) = all_cases()?
         .into_iter()
         .filter(|case| case.needs.fit(is_debug))
