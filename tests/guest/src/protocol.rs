@@ -32,6 +32,9 @@ pub const CASE_MARK: &str = "guest: case ";
 /// So a case that says this is run once more.
 pub const GUEST_LOST: &str = "a guest ended by a triple fault";
 
+/// What a scenario says when a Linux guest has ended when no module was there.
+pub const GUEST_LOST_ALONE: &str = "a Linux guest was lost without the module";
+
 /// What a case says when KVM could not go on with a guest that has its host's registers.
 pub const HOST_IN_GUEST: &str = "a guest has the registers of its host";
 

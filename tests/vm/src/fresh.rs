@@ -69,8 +69,8 @@ fn check(list: &Path, sources: &[&str]) -> io::Result<()> {
 fn changed<'a>(built: &'a str, now: &'a str) -> Option<&'a str> {
     let (built_lines, now_lines) = (built.lines(), now.lines());
     let mut gone = built_lines.filter(|line| !now.lines().any(|other| other == *line));
-    let mut new = now_lines.filter(|line| !built.lines().any(|other| other == *line));
-    let line = new.next().or_else(|| gone.next())?;
+    let mut come = now_lines.filter(|line| !built.lines().any(|other| other == *line));
+    let line = come.next().or_else(|| gone.next())?;
     // Behind the name are the size and the time.
     line.rsplitn(3, ' ').nth(2)
 }

@@ -2,7 +2,7 @@
 
 //! Whether a kernel log is clean, and what a run was worth.
 
-use guest::protocol::{GUEST_LOST, HOST_IN_GUEST};
+use guest::protocol::{GUEST_LOST, GUEST_LOST_ALONE, HOST_IN_GUEST};
 
 use crate::run::{End, Run};
 
@@ -179,6 +179,9 @@ pub fn judge(run: &Run) -> Verdict {
         (_, Some(false), End::Complete) if text.contains(GUEST_LOST) => {
             Verdict::Infrastructure(GUEST_LOST.to_owned())
         }
+        (_, Some(false), End::Complete) if text.contains(GUEST_LOST_ALONE) => {
+            Verdict::Infrastructure(text)
+        }
         // KVM has taken them from where the emulated processor alone writes them.
         (_, Some(false), End::Complete) if run.in_parallel && text.contains(HOST_IN_GUEST) => {
             Verdict::Infrastructure(text)
@@ -305,8 +308,10 @@ mod tests {
     #[test]
     fn a_lost_guest_says_nothing_about_the_case() {
         let mut run = run(CLEAN, true, Some(false), End::Complete);
-        run.text.push(format!("panicked: {GUEST_LOST}"));
-        assert!(matches!(judge(&run), Verdict::Infrastructure(_)));
+        for lost in [GUEST_LOST, GUEST_LOST_ALONE] {
+            run.text = vec![format!("panicked: {lost}")];
+            assert!(matches!(judge(&run), Verdict::Infrastructure(_)));
+        }
     }
 
     #[test]

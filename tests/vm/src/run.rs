@@ -20,6 +20,8 @@ use crate::patience::VmClock;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What came of a case in a VM.
+// Each of them is a fact of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub struct Run {
     /// The kernel log.
     pub console: String,

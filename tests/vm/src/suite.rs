@@ -110,7 +110,8 @@ impl Vm {
             (self.shadow_paging, "PAGING=shadow"),
         ];
         let words = words.iter().filter(|(applies, _)| *applies);
-        words.map(|(_, word)| format!(" {word}")).collect()
+        let words: Vec<&str> = words.map(|(_, word)| *word).collect();
+        words.join(" ")
     }
 }
 
@@ -415,7 +416,7 @@ impl Suite {
 
     fn fail(&self, vm: &Vm, test: Test, reason: &str, run: &Run, log: &Path) {
         let explained = explain(
-            &format!("{}{}", test.case.name, vm.variables(self.bed)),
+            format!("{} {}", test.case.name, vm.variables(self.bed)).trim_end(),
             reason,
             run,
             log,

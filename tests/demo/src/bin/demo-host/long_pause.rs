@@ -14,7 +14,7 @@ use demo::{
     report::Line,
     work::{Work, LOG_MARK, WATCHDOGS, WORK},
 };
-use guest::kernel_log::KernelLog;
+use guest::{kernel_log::KernelLog, protocol::GUEST_LOST_ALONE};
 
 const CPUS: u32 = 2;
 
@@ -114,7 +114,12 @@ pub(crate) fn run() -> io::Result<String> {
         qemu.hold()?;
         thread::sleep(PAUSE);
         qemu.let_go()?;
-        let control = Beat::some_later(&mut console)?;
+        let control = Beat::some_later(&mut console).or_else(|error| {
+            // There is no module now, and nothing that it could have left.
+            let said = console.seen().get(said_before..).unwrap_or_default();
+            said.iter().try_for_each(|line| say(&format!("  {line}")))?;
+            fail(format!("{GUEST_LOST_ALONE}: {error}"))
+        })?;
         show_complaints(&console.seen()[said_before..])?;
         say(&format!("After it: {control:?}."))?;
         if control.lockups > after.lockups && control.stalls > after.stalls {
