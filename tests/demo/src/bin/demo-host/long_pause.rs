@@ -14,7 +14,10 @@ use demo::{
     report::Line,
     work::{Work, LOG_MARK, WATCHDOGS, WORK},
 };
-use guest::{kernel_log::KernelLog, protocol::GUEST_LOST_ALONE};
+use guest::{
+    kernel_log::KernelLog,
+    protocol::{GUEST_LOST_ALONE, WITHOUT_MODULE},
+};
 
 const CPUS: u32 = 2;
 
@@ -109,7 +112,9 @@ pub(crate) fn run() -> io::Result<String> {
     }
 
     for _ in 0..CONTROLS {
-        say("Now a pause just as long that nobody tells it of:")?;
+        say(&format!(
+            "{WITHOUT_MODULE}now a pause that nobody tells it of, of {PAUSE:?}:"
+        ))?;
         let said_before = console.seen().len();
         qemu.hold()?;
         thread::sleep(PAUSE);
