@@ -15,7 +15,7 @@ use crate::{
 
 pub(super) const CASES: &[Case] = &[
     Case::new("find_silent", silent),
-    Case::new("find_two_vms", two_vms),
+    Case::new("find_two_vms", two_vms).with_stock(),
     Case::new("find_two_vmms", two_vmms).with_stock(),
     Case::new("find_by_vcpu", by_vcpu),
 ];

@@ -21,7 +21,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("limits_context", context).with_stock(),
     Case::new("limits_no_pattern", no_pattern),
     Case::new("limits_interval", interval),
-    Case::new("limits_max_pause", max_pause),
+    Case::new("limits_max_pause", max_pause).with_stock(),
     Case::new("limits_max_pause_dense", max_pause_dense).with_stock(),
 ];
 

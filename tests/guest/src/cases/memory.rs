@@ -28,7 +28,7 @@ pub(super) const CASES: &[Case] = &[
     }),
     Case::new("memory_memfd", || backing(Backing::Memfd)).with_stock(),
     Case::new("memory_hugetlb", || backing(Backing::HugeTlb)),
-    Case::new("memory_untouched", untouched),
+    Case::new("memory_untouched", untouched).with_stock(),
     Case::new("memory_untouched_two_nodes", untouched)
         .with_two_nodes()
         .with_stock(),

@@ -10,7 +10,7 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("patterns_many", many),
+    Case::new("patterns_many", many).with_stock(),
     Case::new("patterns_wildcards", wildcards).with_stock(),
     Case::new("patterns_text", text).with_stock(),
 ];

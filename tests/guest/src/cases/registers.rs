@@ -26,7 +26,7 @@ pub(super) const CASES: &[Case] = &[
     })
     .with_stock(),
     Case::new("registers_la57", || parked(&[Mode::LongLa57])).with_stock(),
-    Case::new("registers_outside", outside),
+    Case::new("registers_outside", outside).with_stock(),
     Case::new("registers_after_exit", after_exit).with_stock(),
     Case::new("registers_port_io", port_io).with_stock(),
 ];

@@ -29,7 +29,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("search_itext", itext).with_stock(),
     Case::new("search_ways", ways).within(600).with_stock(),
     Case::new("search_threads", threads),
-    Case::new("search_killed", killed).within(600),
+    Case::new("search_killed", killed).within(600).with_stock(),
     Case::new("search_lowest_hits", lowest_hits).with_stock(),
     Case::new("search_sparse", sparse).with_stock(),
     Case::new("search_own_memory", own_memory).with_stock(),
