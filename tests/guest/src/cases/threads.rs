@@ -10,7 +10,7 @@ use std::{
 use rustix::process::Signal;
 use vmm_sys_util::signal::{register_signal_handler, SIGRTMIN};
 
-use super::{meanwhile::inspect_while, Case, Random};
+use super::{meanwhile::inspect_while, times, Case, Random};
 use crate::{
     inspect::Inspection,
     process::wait_until,
@@ -71,7 +71,7 @@ fn signals() {
     );
     wait_until("all signals are taken", || TAKEN.load(SeqCst) == sent);
     println!("counted: signals={sent}");
-    assert!(sent > 1000, "{sent}");
+    assert!(sent > u64::from(times(1000)), "{sent}");
     vm.wait_until_it_goes_on();
     vm.finish();
 }
@@ -192,7 +192,7 @@ fn change() {
 fn vcpus_added() {
     const MOST: usize = 8;
     let mut added = 0;
-    for _ in 0..super::times(3) {
+    for _ in 0..times(3) {
         let mut vm = Vm::running(Work::Count);
         let mut random = Random::new();
         let mut seen = Vec::new();
