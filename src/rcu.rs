@@ -37,6 +37,7 @@ impl TasksGracePeriod {
     /// `ENOMEM`.
     pub(crate) fn begin() -> Result<Pin<KBox<Self>>> {
         let new = pin_init!(Self {
+            // INVARIANT: Given to `call_rcu_tasks` here, once.
             wait <- Opaque::ffi_init(|slot: *mut sys::rcu_synchronize| {
                 // SAFETY: `slot` is valid for writes, and stays in place until `drop` has waited. The
                 // callback is the kernel's, so that none of this module's code is called.
