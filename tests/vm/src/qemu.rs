@@ -38,8 +38,8 @@ pub struct Machine {
     pub memory: u32,
     /// Its processors.
     pub processors: u32,
-    /// Whether they run at the same time, and not in turns. With two the emulator then is not reliable: above
-    /// all it may leave a processor in a guest for good, whatever interrupts are pending for it.
+    /// Whether they run at the same time, and not in turns. With two the emulator then is not reliable: once
+    /// in some thousand freezes it loses a guest, or the VM.
     pub in_parallel: bool,
 }
 
