@@ -32,9 +32,6 @@ pub const CASE_MARK: &str = "guest: case ";
 /// So a case that says this is run once more.
 pub const GUEST_LOST: &str = "a guest ended by a triple fault";
 
-/// How a line of a scenario begins that says what happens next, when the module has gone.
-pub const WITHOUT_MODULE: &str = "Without the module: ";
-
 /// What a scenario says when a Linux guest has ended when no module was there.
 pub const GUEST_LOST_ALONE: &str = "a Linux guest was lost without the module";
 

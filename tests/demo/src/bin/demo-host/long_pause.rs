@@ -14,10 +14,7 @@ use demo::{
     report::Line,
     work::{Work, LOG_MARK, WATCHDOGS, WORK},
 };
-use guest::{
-    kernel_log::KernelLog,
-    protocol::{GUEST_LOST_ALONE, WITHOUT_MODULE},
-};
+use guest::{kernel_log::KernelLog, protocol::GUEST_LOST_ALONE};
 
 const CPUS: u32 = 2;
 
@@ -113,7 +110,7 @@ pub(crate) fn run() -> io::Result<String> {
 
     for _ in 0..CONTROLS {
         say(&format!(
-            "{WITHOUT_MODULE}now a pause that nobody tells it of, of {PAUSE:?}:"
+            "Without the module: now a pause that nobody tells it of, of {PAUSE:?}:"
         ))?;
         let said_before = console.seen().len();
         qemu.hold()?;
