@@ -8,7 +8,7 @@
 //!
 //! C header: [`include/linux/kvm_host.h`](srctree/include/linux/kvm_host.h)
 
-mod hold;
+mod lock;
 mod memslot;
 mod registers;
 pub(crate) mod run;
@@ -16,7 +16,7 @@ mod vcpu;
 mod vm;
 
 pub(crate) use self::{
-    hold::HeldOut,
+    lock::LockedVcpus,
     memslot::{
         Memslot,
         Memslots,
@@ -37,5 +37,5 @@ pub(crate) use self::{
         KvmFile,
         Vm,
         VmId, //
-    },
+    }, //
 };

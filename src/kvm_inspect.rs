@@ -3,38 +3,31 @@
 //! Stops a running KVM guest for a moment, reads its registers and its memory where they lie,
 //! searches that memory, and lets the guest go on.
 //!
-//! From the parameters to the report: [`parameters`] are checked, [`target`] finds the VM,
-//! [`hook`] takes over its calls of KVM_RUN, [`freeze`] brings all vCPUs to a stop there,
-//! [`inspect`] has the registers read ([`kvm`]) and the memory searched ([`memory`], [`scan`]),
-//! lets the guest go on and has what was found printed ([`report`]). See `docs/design.md`.
+//! The path of one inspection: [`parameters`] are checked into a [`request`]; [`inspector`] starts the
+//! thread that works; [`target`] finds the VM; [`hook`] redirects its calls of KVM_RUN; [`inspect`]
+//! has [`freeze`] bring all vCPUs to a stop there ([`park`]), the registers read ([`kvm`]) and the
+//! memory searched ([`search`], [`memory`], [`scan`]); the guest goes on, and [`report`] prints the
+//! [`outcome`]. See `docs/design.md`.
 
 // The path of an inspection.
+mod error;
 mod freeze;
 mod hook;
 mod inspect;
+mod inspector;
 mod memory;
+mod outcome;
 mod parameters;
+mod park;
 mod report;
-mod stand;
+mod request;
+mod search;
 mod target;
 
-// A safe view of KVM.
+// Safe views of KVM, of what the kernel crate lacks, and the raw bindings below them.
+mod bindings;
 mod kvm;
-
-// Owners of one kernel thing each, which the kernel crate lacks.
-mod address_space;
-mod fpu;
-mod ftrace;
-mod gate;
-mod kprobe;
-mod kthread;
-mod lockdown;
-mod pages;
-mod process;
-mod random;
-mod rcu;
-mod restart;
-mod sys;
+mod linux;
 
 // What needs no kernel: also an ordinary crate (`pure.rs`), hence public.
 pub mod mode;
@@ -44,14 +37,11 @@ pub mod scan;
 use kernel::prelude::*;
 
 use crate::{
-    hook::Threads,
-    inspect::Inspector,
+    error::refuse,
+    hook::drain::Drain,
+    inspector::Inspector,
     kvm::Kvm,
-    parameters::{
-        Parameters,
-        RawParameters, //
-    },
-    report::refuse, //
+    parameters::RawParameters, //
 };
 
 module! {
@@ -75,7 +65,7 @@ module! {
         },
         freeze_timeout_ms: i64 {
             default: 1000,
-            description: "How long to wait for all vCPUs to stand",
+            description: "How long to wait for all vCPUs to stop",
         },
         max_pause_ms: i64 {
             default: 0,
@@ -96,17 +86,19 @@ module! {
     },
 }
 
-/// The loaded module. Fields are dropped in this order: nothing new, then nobody left, then KVM,
-/// which they needed.
+/// The loaded module.
+///
+/// Fields are dropped in this order: first nothing new begins, then nobody is left, then KVM may go,
+/// which both needed.
 struct KvmInspect {
     _inspector: Inspector,
-    _threads: Threads,
+    _drain: Drain,
     _kvm: Kvm,
 }
 
 impl kernel::Module for KvmInspect {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let parameters = Parameters::check(&RawParameters {
+        let request = parameters::check(&RawParameters {
             pid: module_parameters::pid.value(),
             vm_fd: module_parameters::vm_fd.value(),
             interval_ms: module_parameters::interval_ms.value(),
@@ -116,7 +108,7 @@ impl kernel::Module for KvmInspect {
             max_hits: module_parameters::max_hits.value(),
             context: module_parameters::context.value(),
         })
-        .map_err(report::explain_memory)?;
+        .map_err(error::explain_memory)?;
         // SAFETY: The module is being loaded, which happens once; this is dropped last.
         let kvm = unsafe { Kvm::get() }.map_err(|error| {
             refuse!(
@@ -125,12 +117,12 @@ impl kernel::Module for KvmInspect {
             )
         })?;
         // SAFETY: The module is being loaded, which happens once.
-        let threads = unsafe { Threads::new() };
-        // Should this fail, the order of drops is the same.
-        let inspector = Inspector::start(parameters).map_err(report::explain_memory)?;
+        let drain = unsafe { Drain::new() };
+        // If this fails, the order of drops is the same.
+        let inspector = Inspector::start(request).map_err(error::explain_memory)?;
         Ok(Self {
             _inspector: inspector,
-            _threads: threads,
+            _drain: drain,
             _kvm: kvm,
         })
     }

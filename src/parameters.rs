@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module's parameters, checked.
+//! From the module's parameters to a checked [`Request`].
 
 use kernel::{
     fmt,
@@ -11,90 +11,40 @@ use kernel::{
 };
 
 use crate::{
-    fpu,
-    pages::Access,
+    bindings,
+    error::refuse,
+    linux::{
+        cpumask,
+        pages::Access, //
+    },
     range::{
         self,
         Range,
         RangeError, //
     },
-    report::refuse,
-    scan::{
-        digest,
-        Level,
-        Memory,
-        Pattern,
-        PatternError,
-        Searcher,
-        Tables, //
+    request::{
+        Query,
+        Request,
+        MAX_CONTEXT, //
     },
-    sys, //
+    scan::{
+        Level,
+        Pattern,
+        PatternError, //
+    },
+    search::host, //
 };
 
-/// The most bytes around a hit that can be asked for, on each side: with the longest pattern a
-/// line still fits into the kernel log.
-pub(crate) const MAX_CONTEXT: usize = 64;
-
-/// The most hits that can be printed. They are kept in memory until the guest goes on.
+/// The most hits that can be printed. They stay in memory until the guest goes on.
 const MAX_HITS: usize = 16384;
 
-/// The most threads that search at once. More than memory can serve.
+/// The most threads that search at once. More would wait for memory.
 const MAX_THREADS: usize = 16;
 
-/// The longest time that can be given, in milliseconds: a day.
+/// The longest time, in milliseconds: a day.
 const MAX_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// What the user wants.
-pub(crate) struct Parameters {
-    /// The VMM's process number.
-    pub(crate) pid: i32,
-    /// The file descriptor of the VM in the VMM, if only one VM is meant.
-    pub(crate) vm_fd: Option<u32>,
-    /// After what time to inspect again.
-    pub(crate) interval: Option<Delta>,
-    /// How long to wait for all vCPUs to stand.
-    pub(crate) freeze_timeout: Delta,
-    /// How long the guest may be kept from running.
-    pub(crate) max_pause: Option<Delta>,
-    /// How many threads may search.
-    pub(crate) threads: usize,
-    /// What to look for in memory.
-    pub(crate) wanted: Arc<Wanted>,
-}
-
-/// What to look for in memory, and what to tell of it.
-pub(crate) struct Wanted {
-    /// The patterns; none if memory is not to be searched.
-    pub(crate) patterns: KVVec<Pattern>,
-    /// Where to search, merged.
-    pub(crate) ranges: KVVec<Range>,
-    /// How many hits to keep.
-    pub(crate) max_hits: usize,
-    /// How many bytes to show on each side of a hit; 0 shows none at all.
-    pub(crate) context: usize,
-    /// How pages are read.
-    pub(crate) access: Access,
-    /// What searches.
-    pub(crate) level: Level,
-    /// The patterns, prepared for it.
-    tables: KVBox<Tables>,
-}
-
-impl Wanted {
-    /// The patterns, ready to be searched for.
-    pub(crate) fn searcher(&self) -> Searcher<'_> {
-        // SAFETY: The CPU has it, see `level`.
-        unsafe { Searcher::of_prepared(&self.tables, &self.patterns, self.level) }
-    }
-
-    /// The digest of some memory.
-    pub(crate) fn digest(&self, key: &digest::Key, memory: &impl Memory) -> u64 {
-        // SAFETY: As above.
-        unsafe { digest::digest(self.level, key, memory, &fpu::Thread) }
-    }
-}
-
-/// The values of the parameters as `module!` has them.
+/// The values of the parameters as `module!` has them. Strings are read by [`check`].
 pub(crate) struct RawParameters {
     /// `pid=`, 0 if not given.
     pub(crate) pid: i64,
@@ -114,57 +64,46 @@ pub(crate) struct RawParameters {
     pub(crate) context: i64,
 }
 
-impl Parameters {
-    /// Checks the parameters, and reads those that are strings.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL`, after a line that says which one is wrong and what to do. `ENOMEM`.
-    pub(crate) fn check(raw: &RawParameters) -> Result<Self> {
-        if raw.pid == 0 {
-            return Err(refuse!(
-                EINVAL,
-                "pid= is missing; give the process number of the VMM"
-            ));
-        }
-        let max_pid = i64::from(i32::MAX);
-        let max_fd = i64::from(i32::MAX);
-        Ok(Self {
-            pid: i32::try_from(number("pid", raw.pid, 1, max_pid)?)?,
-            vm_fd: u32::try_from(number("vm_fd", raw.vm_fd, -1, max_fd)?).ok(),
-            interval: time("interval_ms", raw.interval_ms)?,
-            freeze_timeout: Delta::from_millis(number(
-                "freeze_timeout_ms",
-                raw.freeze_timeout_ms,
-                1,
-                MAX_MS,
-            )?),
-            max_pause: time("max_pause_ms", raw.max_pause_ms)?,
-            threads: match size("threads", raw.threads, MAX_THREADS)? {
-                0 => fpu::online_cpus().clamp(1, MAX_THREADS),
-                threads => threads,
-            },
-            wanted: Arc::new(wanted(raw)?, GFP_KERNEL)?,
-        })
+/// Checks all parameters, the strings included.
+///
+/// # Errors
+///
+/// `EINVAL` or `EOPNOTSUPP`, after a line that says which one is wrong and what to do. `ENOMEM`.
+pub(crate) fn check(raw: &RawParameters) -> Result<Request> {
+    if raw.pid == 0 {
+        return Err(refuse!(
+            EINVAL,
+            "pid= is missing; give the process number of the VMM"
+        ));
     }
+    let max_pid = i64::from(i32::MAX);
+    let max_fd = i64::from(i32::MAX);
+    Ok(Request {
+        pid: i32::try_from(number("pid", raw.pid, 1, max_pid)?)?,
+        vm_fd: u32::try_from(number("vm_fd", raw.vm_fd, -1, max_fd)?).ok(),
+        interval: time("interval_ms", raw.interval_ms)?,
+        freeze_timeout: Delta::from_millis(number(
+            "freeze_timeout_ms",
+            raw.freeze_timeout_ms,
+            1,
+            MAX_MS,
+        )?),
+        max_pause: time("max_pause_ms", raw.max_pause_ms)?,
+        threads: match size("threads", raw.threads, MAX_THREADS)? {
+            0 => cpumask::num_online_cpus().clamp(1, MAX_THREADS),
+            threads => threads,
+        },
+        query: Arc::new(query(raw)?, GFP_KERNEL)?,
+    })
 }
 
-fn wanted(raw: &RawParameters) -> Result<Wanted> {
+fn query(raw: &RawParameters) -> Result<Query> {
     let patterns = patterns()?;
-    let level = level()?;
-    // Some hundreds of KiB.
-    let mut tables = KVBox::init(pin_init::init_zeroed::<Tables>(), GFP_KERNEL)?;
-    // SAFETY: `level` gives none that the CPU does not have.
-    let _ = unsafe { Searcher::new(&mut tables, &patterns, level) };
-    Ok(Wanted {
-        patterns,
-        ranges: ranges()?,
-        max_hits: size("max_hits", raw.max_hits, MAX_HITS)?,
-        context: size("context", raw.context, MAX_CONTEXT)?,
-        access: access()?,
-        level,
-        tables,
-    })
+    let engine = engine()?;
+    let ranges = ranges()?;
+    let max_hits = size("max_hits", raw.max_hits, MAX_HITS)?;
+    let context = size("context", raw.context, MAX_CONTEXT)?;
+    Query::new(patterns, ranges, max_hits, context, access()?, engine)
 }
 
 fn number(name: &str, value: i64, least: i64, most: i64) -> Result<i64> {
@@ -189,7 +128,7 @@ fn size(name: &str, value: i64, most: usize) -> Result<usize> {
 }
 
 fn access() -> Result<Access> {
-    let name = sys::access_parameter();
+    let name = bindings::access_parameter();
     if name.is_empty() {
         return Ok(Access::Linear);
     }
@@ -204,11 +143,11 @@ fn access() -> Result<Access> {
     }
 }
 
-fn level() -> Result<Level> {
-    let name = sys::engine_parameter();
+fn engine() -> Result<Level> {
+    let name = bindings::engine_parameter();
     let mut all = Level::ALL.iter().rev();
     if name.is_empty() {
-        let best = all.find(|level| fpu::has(**level));
+        let best = all.find(|level| host::has(**level));
         return Ok(best.copied().unwrap_or(Level::Portable));
     }
     let Some(level) = all.find(|level| level.name().as_bytes() == name) else {
@@ -218,7 +157,7 @@ fn level() -> Result<Level> {
             BStr::from_bytes(name)
         ));
     };
-    if !fpu::has(*level) {
+    if !host::has(*level) {
         return Err(refuse!(
             EOPNOTSUPP,
             "engine={} is more than this CPU can do; leave it out for the best one",
@@ -230,7 +169,7 @@ fn level() -> Result<Level> {
 
 fn patterns() -> Result<KVVec<Pattern>> {
     let mut patterns = KVVec::new();
-    for (index, text) in sys::pattern_parameter().enumerate() {
+    for (index, text) in bindings::pattern_parameter().enumerate() {
         match Pattern::parse(text) {
             Ok(pattern) => patterns.push(pattern, GFP_KERNEL)?,
             Err(error) => return Err(refuse!(EINVAL, "pattern {index}: {error}")),
@@ -241,7 +180,7 @@ fn patterns() -> Result<KVVec<Pattern>> {
 
 fn ranges() -> Result<KVVec<Range>> {
     let mut ranges = KVVec::new();
-    for (index, text) in sys::range_parameter().enumerate() {
+    for (index, text) in bindings::range_parameter().enumerate() {
         match Range::parse(text) {
             Ok(range) => ranges.push(range, GFP_KERNEL)?,
             Err(error) => return Err(refuse!(EINVAL, "range {index}: {error}")),
@@ -255,7 +194,7 @@ fn ranges() -> Result<KVVec<Range>> {
     Ok(ranges)
 }
 
-// The kernel prints with a trait of its own.
+// The kernel prints by a trait of its own.
 
 impl fmt::Display for PatternError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

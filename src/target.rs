@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which VM: from the number of a process to the VMs that it has open.
+//! Finding the VMs of a process, through its open files.
 
 use kernel::{
     prelude::*,
@@ -9,15 +9,15 @@ use kernel::{
 };
 
 use crate::{
+    error::refuse,
     hook::MAX_VMS,
     kvm::{
         Kinds,
         KvmFile,
         Vm, //
     },
-    parameters::Parameters,
-    process,
-    report::refuse, //
+    linux::task,
+    request::Request, //
 };
 
 /// A VM to inspect.
@@ -28,23 +28,23 @@ pub(crate) struct Target {
     pub(crate) vm: ARef<Vm>,
 }
 
-/// Finds the VMs that the parameters name, through the open files of `process`.
+/// Finds the VMs that `request` names among the open files of `process`.
 ///
 /// # Errors
 ///
 /// After a line that says what is wrong: `ENOENT`, it has no VM open, or not with this file
 /// descriptor; `E2BIG`, it has more than [`MAX_VMS`]. `ENOMEM`.
-pub(crate) fn find(parameters: &Parameters, process: &Task) -> Result<KVec<Target>> {
-    let pid = parameters.pid;
+pub(crate) fn find(request: &Request, process: &Task) -> Result<KVec<Target>> {
+    let pid = request.pid;
     let mut targets: KVec<Target> = KVec::with_capacity(MAX_VMS, GFP_KERNEL)?;
     let mut too_many = false;
     let mut kinds = Kinds::default();
-    process::for_each_file(process, |fd, file| {
+    task::for_each_file(process, |fd, file| {
         let Some(file) = KvmFile::of(file, &mut kinds) else {
             return;
         };
         let fd = matches!(file, KvmFile::Vm(_)).then_some(fd);
-        if parameters.vm_fd.is_some() && fd != parameters.vm_fd {
+        if request.vm_fd.is_some() && fd != request.vm_fd {
             return;
         }
         let vm = file.into_vm();
@@ -65,7 +65,7 @@ pub(crate) fn find(parameters: &Parameters, process: &Task) -> Result<KVec<Targe
     if !targets.is_empty() {
         return Ok(targets);
     }
-    Err(match parameters.vm_fd {
+    Err(match request.vm_fd {
         Some(fd) => refuse!(
             ENOENT,
             "file descriptor {fd} of process {pid} is not a VM; leave out vm_fd= to inspect all \

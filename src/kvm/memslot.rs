@@ -5,14 +5,13 @@
 use core::marker::PhantomData;
 
 use kernel::{
-    bindings,
     container_of,
     page::PAGE_SHIFT,
     prelude::*, //
 };
 
 use super::Vm;
-use crate::sys;
+use crate::bindings;
 
 /// One memslot: guest-physical pages that lie in the VMM's memory.
 #[derive(Clone, Copy)]
@@ -39,7 +38,7 @@ impl Memslot {
 
     /// Whether some of it may lie in guest_memfd, where the VMM does not see it.
     pub(crate) fn may_be_private(&self) -> bool {
-        self.flags & sys::KVM_MEM_GUEST_MEMFD != 0
+        self.flags & bindings::KVM_MEM_GUEST_MEMFD != 0
     }
 
     /// The host-virtual address of the byte at `gpa`, which is in the slot.
@@ -69,9 +68,9 @@ impl Memslot {
 
 /// The names of the flags that a slot may have, with their bits.
 pub(crate) const FLAG_NAMES: [(u32, &str); 3] = [
-    (sys::KVM_MEM_LOG_DIRTY_PAGES, "log_dirty"),
-    (sys::KVM_MEM_READONLY, "readonly"),
-    (sys::KVM_MEM_GUEST_MEMFD, "guest_memfd"),
+    (bindings::KVM_MEM_LOG_DIRTY_PAGES, "log_dirty"),
+    (bindings::KVM_MEM_READONLY, "readonly"),
+    (bindings::KVM_MEM_GUEST_MEMFD, "guest_memfd"),
 ];
 
 /// All memslots of a VM as they stood at one moment, in ascending order of address space and
@@ -81,7 +80,7 @@ pub(crate) struct Memslots {
     generations: [u64; ADDRESS_SPACES],
 }
 
-const ADDRESS_SPACES: usize = sys::KVM_MAX_NR_ADDRESS_SPACES as usize;
+const ADDRESS_SPACES: usize = bindings::KVM_MAX_NR_ADDRESS_SPACES as usize;
 
 impl Memslots {
     /// Reads the memslots of `vm`.
@@ -112,7 +111,7 @@ impl Memslots {
             }
             set.for_each(|slot| {
                 // A slot that is being moved or deleted is marked, and on its way out.
-                if slot.flags & sys::KVM_MEMSLOT_INVALID == 0 {
+                if slot.flags & bindings::KVM_MEMSLOT_INVALID == 0 {
                     slots.push(
                         Memslot {
                             address_space,
@@ -153,7 +152,7 @@ fn index(address_space: c_int) -> usize {
 ///
 /// Points to memslots of a VM whose `srcu` is held for reading during the lifetime. Other parts of them
 /// and of their slots than those read here may change at any time.
-struct SlotSet<'a>(*const sys::kvm_memslots, PhantomData<&'a ()>);
+struct SlotSet<'a>(*const bindings::kvm_memslots, PhantomData<&'a ()>);
 
 impl SlotSet<'_> {
     /// Changes when the slots do, and once more when the update is over.
@@ -167,13 +166,13 @@ impl SlotSet<'_> {
         let node_index = index(unsafe { (*self.0).node_idx });
         // SAFETY: The tree is not changed while it is the active one, which it is at least until
         // the section ends (`virt/kvm/kvm_main.c`, `kvm_swap_active_memslots`).
-        let mut node = unsafe { sys::kvm_inspect_rb_first(&raw const (*self.0).gfn_tree) };
+        let mut node = unsafe { bindings::rb_first(&raw const (*self.0).gfn_tree) };
         while !node.is_null() {
             // SAFETY: The nodes of this tree are `gfn_node[node_idx]` of their slots, and these
             // fields of a slot in the active tree do not change.
             let slot = unsafe {
                 let nodes = node.sub(node_index).cast::<[bindings::rb_node; 2]>();
-                let slot = container_of!(nodes, sys::kvm_memory_slot, gfn_node);
+                let slot = container_of!(nodes, bindings::kvm_memory_slot, gfn_node);
                 Memslot {
                     address_space: 0,
                     id: (*slot).id,
@@ -185,7 +184,7 @@ impl SlotSet<'_> {
             };
             visit(slot)?;
             // SAFETY: As for the first.
-            node = unsafe { sys::rb_next(node) };
+            node = unsafe { bindings::rb_next(node) };
         }
         Ok(())
     }
@@ -197,10 +196,10 @@ fn for_each_address_space(vm: &Vm, mut visit: impl FnMut(c_int, SlotSet<'_>) -> 
     // SAFETY: `vm` is a valid VM, here and below; the section ends with this function.
     let section = unsafe { bindings::srcu_read_lock(&raw mut (*vm).srcu) };
     // SAFETY: As above.
-    let count = unsafe { sys::kvm_inspect_address_spaces(vm) };
+    let count = unsafe { bindings::kvm_arch_nr_memslot_as_ids(vm) };
     let result = (0..count).try_for_each(|address_space| {
         // SAFETY: In the section, and `address_space` is one of the VM's.
-        let set = unsafe { sys::kvm_inspect_memslots(vm, address_space) };
+        let set = unsafe { bindings::__kvm_memslots(vm, address_space) };
         // INVARIANT: It does not outlive the section, as `visit` cannot keep it.
         visit(address_space, SlotSet(set, PhantomData))
     });

@@ -3,7 +3,7 @@
 //! The registers of a vCPU.
 
 use super::Vcpu;
-use crate::sys;
+use crate::bindings;
 
 /// A register's name and value; no value if it is not known.
 pub(crate) type Register = (&'static str, Option<u64>);
@@ -23,14 +23,14 @@ pub(crate) struct Registers {
 #[derive(Clone, Copy)]
 pub(crate) struct Segments {
     /// The segment registers with their hidden parts.
-    pub(crate) segments: [(&'static str, sys::kvm_segment); 8],
+    pub(crate) segments: [(&'static str, bindings::kvm_segment); 8],
     /// `gdt` and `idt`.
-    pub(crate) tables: [(&'static str, sys::kvm_dtable); 2],
+    pub(crate) tables: [(&'static str, bindings::kvm_dtable); 2],
 }
 
 impl Registers {
     /// From what KVM itself reported.
-    pub(super) fn from_kvm(regs: &sys::kvm_regs, sregs: &sys::kvm_sregs) -> Self {
+    pub(super) fn from_kvm(regs: &bindings::kvm_regs, sregs: &bindings::kvm_sregs) -> Self {
         Self {
             general: [
                 ("rip", Some(regs.rip)),
@@ -87,7 +87,7 @@ impl Registers {
         let arch = unsafe { &raw const (*vcpu).arch };
         let if_cached = |register: u32, value: usize| {
             // SAFETY: A valid vCPU, and a register of KVM's enumeration.
-            let cached = unsafe { sys::kvm_inspect_vcpu_has_reg(vcpu, register) };
+            let cached = unsafe { bindings::kvm_register_is_available(vcpu, register) };
             if cached {
                 u64::try_from(value).ok()
             } else {
@@ -107,37 +107,37 @@ impl Registers {
                 (*arch).cr2,
                 (*arch).cr3,
                 (*arch).cr4,
-                sys::kvm_inspect_vcpu_cr8(vcpu),
+                bindings::kvm_get_cr8(vcpu),
                 (*arch).efer,
                 (*arch).apic_base,
             )
         };
         Self {
             general: [
-                ("rip", if_cached(sys::kvm_reg_VCPU_REG_RIP, rip)),
+                ("rip", if_cached(bindings::kvm_reg_VCPU_REG_RIP, rip)),
                 ("rflags", None),
-                ("rax", general(sys::kvm_reg_VCPU_REGS_RAX)),
-                ("rbx", general(sys::kvm_reg_VCPU_REGS_RBX)),
-                ("rcx", general(sys::kvm_reg_VCPU_REGS_RCX)),
-                ("rdx", general(sys::kvm_reg_VCPU_REGS_RDX)),
-                ("rsi", general(sys::kvm_reg_VCPU_REGS_RSI)),
-                ("rdi", general(sys::kvm_reg_VCPU_REGS_RDI)),
-                ("rsp", general(sys::kvm_reg_VCPU_REGS_RSP)),
-                ("rbp", general(sys::kvm_reg_VCPU_REGS_RBP)),
-                ("r8", general(sys::kvm_reg_VCPU_REGS_R8)),
-                ("r9", general(sys::kvm_reg_VCPU_REGS_R9)),
-                ("r10", general(sys::kvm_reg_VCPU_REGS_R10)),
-                ("r11", general(sys::kvm_reg_VCPU_REGS_R11)),
-                ("r12", general(sys::kvm_reg_VCPU_REGS_R12)),
-                ("r13", general(sys::kvm_reg_VCPU_REGS_R13)),
-                ("r14", general(sys::kvm_reg_VCPU_REGS_R14)),
-                ("r15", general(sys::kvm_reg_VCPU_REGS_R15)),
+                ("rax", general(bindings::kvm_reg_VCPU_REGS_RAX)),
+                ("rbx", general(bindings::kvm_reg_VCPU_REGS_RBX)),
+                ("rcx", general(bindings::kvm_reg_VCPU_REGS_RCX)),
+                ("rdx", general(bindings::kvm_reg_VCPU_REGS_RDX)),
+                ("rsi", general(bindings::kvm_reg_VCPU_REGS_RSI)),
+                ("rdi", general(bindings::kvm_reg_VCPU_REGS_RDI)),
+                ("rsp", general(bindings::kvm_reg_VCPU_REGS_RSP)),
+                ("rbp", general(bindings::kvm_reg_VCPU_REGS_RBP)),
+                ("r8", general(bindings::kvm_reg_VCPU_REGS_R8)),
+                ("r9", general(bindings::kvm_reg_VCPU_REGS_R9)),
+                ("r10", general(bindings::kvm_reg_VCPU_REGS_R10)),
+                ("r11", general(bindings::kvm_reg_VCPU_REGS_R11)),
+                ("r12", general(bindings::kvm_reg_VCPU_REGS_R12)),
+                ("r13", general(bindings::kvm_reg_VCPU_REGS_R13)),
+                ("r14", general(bindings::kvm_reg_VCPU_REGS_R14)),
+                ("r15", general(bindings::kvm_reg_VCPU_REGS_R15)),
             ],
             control: [
-                ("cr0", if_cached(sys::kvm_reg_VCPU_REG_CR0, cr0)),
+                ("cr0", if_cached(bindings::kvm_reg_VCPU_REG_CR0, cr0)),
                 ("cr2", u64::try_from(cr2).ok()),
-                ("cr3", if_cached(sys::kvm_reg_VCPU_REG_CR3, cr3)),
-                ("cr4", if_cached(sys::kvm_reg_VCPU_REG_CR4, cr4)),
+                ("cr3", if_cached(bindings::kvm_reg_VCPU_REG_CR3, cr3)),
+                ("cr4", if_cached(bindings::kvm_reg_VCPU_REG_CR4, cr4)),
                 ("cr8", Some(cr8)),
                 ("efer", Some(efer)),
                 ("apic_base", Some(apic_base)),

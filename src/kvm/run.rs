@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! KVM_RUN, called by the vCPU's own thread and taken over by the hook.
+//! KVM_RUN, called by the vCPU's own thread and redirected by the hook.
 
 use core::{
     marker::PhantomData,
@@ -8,7 +8,6 @@ use core::{
 };
 
 use kernel::{
-    bindings,
     prelude::*,
     sync::{
         atomic::{
@@ -26,12 +25,14 @@ use super::{
     VmId, //
 };
 use crate::{
-    kprobe::Arguments,
-    process::{
-        self,
-        NoIo, //
-    },
-    sys, //
+    bindings,
+    linux::{
+        kprobe::Arguments,
+        task::{
+            self,
+            NoIo, //
+        }, //
+    }, //
 };
 
 /// What [`RunCall::original`] adds to the `ioctl` argument, so that the probe lets it pass.
@@ -42,8 +43,8 @@ use crate::{
 /// table. It is drawn at random when the module is loaded, never 0, so that it is no accident.
 static OWN_CALL: Atomic<u64> = Atomic::new(0);
 
-/// Draws the mark of this module's own calls. To be called once, before the first probe.
-pub(crate) fn init() {
+/// Draws the mark of this module's own calls, before the first probe.
+pub(super) fn draw_mark() {
     // SAFETY: May be called from anywhere.
     let mark = unsafe { bindings::get_random_u32() } | 1;
     OWN_CALL.store(u64::from(mark) << 32, Relaxed);
@@ -65,19 +66,18 @@ pub(crate) unsafe fn vm_about_to_run(arguments: &Arguments<'_>) -> Option<VmId> 
         return None;
     }
     // The third argument must be 0.
-    if ioctl & u64::from(u32::MAX) != u64::from(sys::KVM_INSPECT_KVM_RUN) || arguments.third() != 0
+    if ioctl & u64::from(u32::MAX) != u64::from(bindings::KVM_INSPECT_KVM_RUN)
+        || arguments.third() != 0
     {
         return None;
     }
     let file = arguments.first() as *const bindings::file;
     // SAFETY: By this function's contract the first argument is the open file of a vCPU, which
     // keeps its VM.
-    let vm = unsafe { (*(*file).private_data.cast::<sys::kvm_vcpu>()).kvm };
+    let vm = unsafe { (*(*file).private_data.cast::<bindings::kvm_vcpu>()).kvm };
     // SAFETY: As above. Only compared.
     let owner = unsafe { (*vm).mm };
-    // SAFETY: The current task is valid, and has an address space of its own or none.
-    let ours = unsafe { (*kernel::task::Task::current_raw()).mm };
-    (owner == ours).then(|| VmId::of(vm))
+    (owner.cast_const() == task::current_mm()).then(|| VmId::of(vm))
 }
 
 /// One call of KVM_RUN by the current thread.
@@ -115,21 +115,23 @@ impl RunCall<'_> {
         unsafe { Vcpu::from_raw((*self.file).private_data.cast()) }
     }
 
-    fn run(&self) -> *mut sys::kvm_run {
-        // SAFETY: A valid vCPU; the field never changes, and the page lives as long as the vCPU.
-        unsafe { (*self.vcpu().as_raw()).run }
+    fn run_page(&self) -> RunPage<'_> {
+        // SAFETY: A valid vCPU; the field never changes.
+        let page = unsafe { (*self.vcpu().as_raw()).run };
+        // INVARIANT: The page lives as long as the vCPU.
+        RunPage(page, PhantomData)
     }
 
     /// Lets KVM do the call.
     pub(crate) fn original(&self) -> c_long {
-        self.ioctl(sys::KVM_INSPECT_KVM_RUN)
+        self.ioctl(bindings::KVM_INSPECT_KVM_RUN)
     }
 
-    /// Has KVM tell the guest that it stood, if that uses KVM's clock: its watchdogs then do not take
-    /// the time that has passed for its own (`Documentation/virt/kvm/api.rst`, `KVM_KVMCLOCK_CTRL`).
-    pub(crate) fn tell_guest_that_it_stood(&self) {
-        // It is refused for a guest that does not use the clock.
-        self.ioctl(sys::KVM_INSPECT_KVMCLOCK_CTRL);
+    /// Reports the pause to the guest, if that uses KVM's clock: its watchdogs then do not count the
+    /// time that has passed (`Documentation/virt/kvm/api.rst`, `KVM_KVMCLOCK_CTRL`).
+    pub(crate) fn report_pause_to_guest(&self) {
+        // KVM refuses it for a guest that does not use the clock.
+        self.ioctl(bindings::KVM_INSPECT_KVMCLOCK_CTRL);
     }
 
     fn ioctl(&self, command: c_uint) -> c_long {
@@ -139,7 +141,7 @@ impl RunCall<'_> {
         // SAFETY: By the type invariant.
         let ioctl: Option<Ioctl> = unsafe { (*(*self.file).f_op).unlocked_ioctl };
         let Some(ioctl) = ioctl else {
-            return process::return_value(ENOTTY);
+            return task::return_value(ENOTTY);
         };
         // SAFETY: For the x86-64 calling convention the two types are one; the callee ignores the
         // upper half of the second argument. (With kCFI they differ: see the assertion below.)
@@ -150,103 +152,147 @@ impl RunCall<'_> {
         unsafe { ioctl(self.file, command as c_ulong, 0) }
     }
 
-    /// Lets KVM write down the registers, without entering the guest.
+    /// Makes KVM store the registers, without entering the guest.
     ///
-    /// With `immediate_exit` set KVM_RUN completes what the last exit to the VMM left unfinished,
-    /// an IN for one, and returns `-EINTR`; on its way out it stores what `kvm_valid_regs` asks
-    /// for (`arch/x86/kvm/x86.c`, `kvm_arch_vcpu_ioctl_run`). That is the truth on AMD and on
-    /// Intel, and calls nothing that KVM does not export. A nested guest's are told while that runs.
+    /// With `immediate_exit` set KVM_RUN completes what the last exit to the VMM left unfinished, an IN
+    /// for example, and returns `-EINTR`. On its way out it stores what `kvm_valid_regs` asks for
+    /// (`arch/x86/kvm/x86.c`, `kvm_arch_vcpu_ioctl_run`). That is the truth on AMD and on Intel, and
+    /// calls nothing that KVM does not export. While a nested guest runs, they are that guest's.
     ///
-    /// The fields used here are put back. Those that every KVM_RUN reads (`kvm_dirty_regs`) or
-    /// writes (`flags`, `if_flag`, `cr8`, `apic_base`) it reads and writes here, as the VMM's own
-    /// call would, which is to follow.
-    ///
-    /// No registers are told if KVM did not store them, as it does not for a protected guest, or
-    /// if there is no memory.
-    ///
-    /// # Errors
-    ///
-    /// A result that KVM meant for the VMM, which must get it: completing the last exit has
-    /// brought about another one, or the call was refused.
-    // Its frame shall not lie under that of KVM_RUN, which is deep.
+    /// The fields used here are put back. Those that every KVM_RUN reads (`kvm_dirty_regs`) or writes
+    /// (`flags`, `if_flag`, `cr8`, `apic_base`) are left as the VMM's own call, which follows, would
+    /// leave them.
+    // Not inlined: KVM_RUN needs the stack, so this frame must be gone by then.
     #[inline(never)]
-    pub(crate) fn read_registers(&self) -> (Option<Arc<Registers>>, Result<(), c_long>) {
+    pub(crate) fn read_registers(&self) -> Snapshot {
         // Not 1, to tell it from what the VMM may write there meanwhile.
         const OUR_IMMEDIATE_EXIT: u8 = 2;
-        const OURS: u64 = (sys::KVM_SYNC_X86_REGS | sys::KVM_SYNC_X86_SREGS) as u64;
+        const REGS: u64 = bindings::KVM_SYNC_X86_REGS as u64;
+        const SREGS: u64 = bindings::KVM_SYNC_X86_SREGS as u64;
         // `X86_EFLAGS_FIXED`, set in each value that rflags can have.
         const RFLAGS_FIXED: u64 = 1 << 1;
 
-        let run = self.run();
-        // SAFETY: By the type invariant these fields are there. User space may change them at any
-        // time: they are accessed by volatile and atomic operations only.
-        let (valid_regs, dirty_regs, immediate_exit, regs, sregs) = unsafe {
-            let stored = (&raw mut (*run).s.regs).cast::<sys::kvm_sync_regs>();
-            (
-                &raw mut (*run).kvm_valid_regs,
-                &raw const (*run).kvm_dirty_regs,
-                &raw mut (*run).immediate_exit__unsafe,
-                &raw mut (*stored).regs,
-                &raw mut (*stored).sregs,
-            )
-        };
-        // SAFETY: As above, here and in the following.
-        let (saved_valid_regs, saved_regs, saved_sregs) = unsafe {
-            (
-                valid_regs.read_volatile(),
-                regs.read_volatile(),
-                sregs.read_volatile(),
-            )
-        };
-        // SAFETY: As above.
-        unsafe {
-            if dirty_regs.read_volatile() & u64::from(sys::KVM_SYNC_X86_REGS) == 0 {
-                // To be seen to change. (Otherwise KVM is about to read it.)
-                (&raw mut (*regs).rflags).write_volatile(0);
-            }
-            valid_regs.write_volatile(saved_valid_regs | OURS);
-            sys::kvm_inspect_cmpxchg_u8(immediate_exit, 0, OUR_IMMEDIATE_EXIT);
+        let page = self.run_page();
+        let (vmm_valid_regs, vmm_regs, vmm_sregs) = (page.valid_regs(), page.regs(), page.sregs());
+        if page.dirty_regs() & REGS == 0 {
+            // This shows whether KVM stores them. (With the bit set, KVM is about to read them.)
+            page.set_rflags(0);
         }
+        page.set_valid_regs(vmm_valid_regs | REGS | SREGS);
+        page.exchange_immediate_exit(0, OUR_IMMEDIATE_EXIT);
 
         let result = self.original();
 
-        // SAFETY: As above.
-        let (stored_regs, stored_sregs) = unsafe {
-            sys::kvm_inspect_cmpxchg_u8(immediate_exit, OUR_IMMEDIATE_EXIT, 0);
-            valid_regs.write_volatile(saved_valid_regs);
-            (regs.read_volatile(), sregs.read_volatile())
-        };
-        let stored = stored_regs.rflags & RFLAGS_FIXED != 0;
-        // What the VMM has itself asked for stays as KVM wrote it.
-        if !stored || saved_valid_regs & u64::from(sys::KVM_SYNC_X86_REGS) == 0 {
-            // SAFETY: As above.
-            unsafe { regs.write_volatile(saved_regs) };
+        page.exchange_immediate_exit(OUR_IMMEDIATE_EXIT, 0);
+        page.set_valid_regs(vmm_valid_regs);
+        let (regs, sregs) = (page.regs(), page.sregs());
+        let stored = regs.rflags & RFLAGS_FIXED != 0;
+        // What the VMM has asked for itself stays as KVM wrote it.
+        if !stored || vmm_valid_regs & REGS == 0 {
+            page.set_regs(vmm_regs);
         }
-        if !stored || saved_valid_regs & u64::from(sys::KVM_SYNC_X86_SREGS) == 0 {
-            // SAFETY: As above.
-            unsafe { sregs.write_volatile(saved_sregs) };
+        if !stored || vmm_valid_regs & SREGS == 0 {
+            page.set_sregs(vmm_sregs);
         }
 
         let _no_io = NoIo::begin();
-        let registers = stored.then(|| Registers::from_kvm(&stored_regs, &stored_sregs));
-        let registers = registers.and_then(|registers| Arc::new(registers, GFP_KERNEL).ok());
-        if result == process::return_value(EINTR) {
-            (registers, Ok(()))
-        } else {
-            (registers, Err(result))
+        let registers = stored.then(|| Registers::from_kvm(&regs, &sregs));
+        Snapshot {
+            registers: registers.and_then(|registers| Arc::new(registers, GFP_KERNEL).ok()),
+            result_for_vmm: (result != task::return_value(EINTR)).then_some(result),
         }
     }
 
-    /// The reason of the vCPU's last exit, in the page that the VMM sees.
+    /// Returns the reason of the vCPU's last exit, in the page that the VMM sees.
     pub(crate) fn exit_reason(&self) -> u32 {
-        // SAFETY: As in `read_registers`.
-        unsafe { (&raw const (*self.run()).exit_reason).read_volatile() }
+        self.run_page().exit_reason()
     }
 
     /// Puts back the reason of the last exit after a return that the VMM will not see.
     pub(crate) fn restore_exit_reason(&self, reason: u32) {
-        // SAFETY: As in `read_registers`.
-        unsafe { (&raw mut (*self.run()).exit_reason).write_volatile(reason) };
+        self.run_page().set_exit_reason(reason);
+    }
+}
+
+/// What [`RunCall::read_registers`] has brought about.
+pub(crate) struct Snapshot {
+    /// The registers; [`None`] if KVM did not store them, as for a protected guest, or if there is no
+    /// memory.
+    pub(crate) registers: Option<Arc<Registers>>,
+    /// A result that KVM meant for the VMM, which must get it: completing the last exit has brought
+    /// about another one, or KVM refused the call.
+    pub(crate) result_for_vmm: Option<c_long>,
+}
+
+/// The `kvm_run` page of a vCPU, which the VMM may write at any time.
+///
+/// # Invariants
+///
+/// The pointer is to a page that stays mapped for the lifetime. It is accessed by volatile and atomic
+/// operations only.
+struct RunPage<'a>(*mut bindings::kvm_run, PhantomData<&'a ()>);
+
+impl RunPage<'_> {
+    fn exit_reason(&self) -> u32 {
+        // SAFETY: By the type invariant.
+        unsafe { (&raw const (*self.0).exit_reason).read_volatile() }
+    }
+
+    fn set_exit_reason(&self, reason: u32) {
+        // SAFETY: By the type invariant.
+        unsafe { (&raw mut (*self.0).exit_reason).write_volatile(reason) };
+    }
+
+    /// Sets `immediate_exit` to `new` if it is `old`.
+    fn exchange_immediate_exit(&self, old: u8, new: u8) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::cmpxchg_u8(&raw mut (*self.0).immediate_exit__unsafe, old, new) };
+    }
+
+    fn valid_regs(&self) -> u64 {
+        // SAFETY: By the type invariant.
+        unsafe { (&raw const (*self.0).kvm_valid_regs).read_volatile() }
+    }
+
+    fn set_valid_regs(&self, mask: u64) {
+        // SAFETY: By the type invariant.
+        unsafe { (&raw mut (*self.0).kvm_valid_regs).write_volatile(mask) };
+    }
+
+    fn dirty_regs(&self) -> u64 {
+        // SAFETY: By the type invariant.
+        unsafe { (&raw const (*self.0).kvm_dirty_regs).read_volatile() }
+    }
+
+    fn regs(&self) -> bindings::kvm_regs {
+        // SAFETY: By the type invariant.
+        unsafe { (&raw const (*self.stored()).regs).read_volatile() }
+    }
+
+    fn set_regs(&self, regs: bindings::kvm_regs) {
+        // SAFETY: By the type invariant.
+        unsafe { (&raw mut (*self.stored()).regs).write_volatile(regs) };
+    }
+
+    fn set_rflags(&self, rflags: u64) {
+        // SAFETY: By the type invariant.
+        unsafe { (&raw mut (*self.stored()).regs.rflags).write_volatile(rflags) };
+    }
+
+    fn sregs(&self) -> bindings::kvm_sregs {
+        // SAFETY: By the type invariant.
+        unsafe { (&raw const (*self.stored()).sregs).read_volatile() }
+    }
+
+    fn set_sregs(&self, sregs: bindings::kvm_sregs) {
+        // SAFETY: By the type invariant.
+        unsafe { (&raw mut (*self.stored()).sregs).write_volatile(sregs) };
+    }
+
+    /// Returns where KVM stores the registers, inside the page.
+    fn stored(&self) -> *mut bindings::kvm_sync_regs {
+        // SAFETY: By the type invariant.
+        unsafe { (&raw mut (*self.0).s.regs).cast() }
     }
 }
 

@@ -11,8 +11,8 @@ use kernel::{
 
 use super::VmId;
 use crate::{
-    process,
-    sys, //
+    bindings,
+    linux::task, //
 };
 
 /// What tells vCPUs apart. It says nothing about whether the vCPU still exists.
@@ -21,7 +21,7 @@ pub(crate) struct VcpuId(usize);
 
 /// A virtual CPU, which lives as long as its VM.
 #[repr(transparent)]
-pub(crate) struct Vcpu(Opaque<sys::kvm_vcpu>);
+pub(crate) struct Vcpu(Opaque<bindings::kvm_vcpu>);
 
 impl Vcpu {
     /// Wraps a pointer to a vCPU.
@@ -29,12 +29,12 @@ impl Vcpu {
     /// # Safety
     ///
     /// `vcpu` points to a vCPU whose VM exists throughout the lifetime `'a`.
-    pub(super) unsafe fn from_raw<'a>(vcpu: *mut sys::kvm_vcpu) -> &'a Self {
+    pub(super) unsafe fn from_raw<'a>(vcpu: *mut bindings::kvm_vcpu) -> &'a Self {
         // SAFETY: By this function's contract; `Vcpu` is a transparent wrapper.
         unsafe { &*vcpu.cast::<Self>() }
     }
 
-    pub(super) fn as_raw(&self) -> *mut sys::kvm_vcpu {
+    pub(super) fn as_raw(&self) -> *mut bindings::kvm_vcpu {
         self.0.get()
     }
 
@@ -58,14 +58,14 @@ impl Vcpu {
     /// The thread that called KVM_RUN last; [`None`] if there was none or it has ended.
     pub(crate) fn thread(&self) -> Option<ARef<Task>> {
         // SAFETY: `self` is a valid vCPU.
-        let task = unsafe { sys::kvm_inspect_get_vcpu_task(self.as_raw()) };
+        let task = unsafe { bindings::get_vcpu_task(self.as_raw()) };
         // SAFETY: Null, or a reference that is ours.
-        unsafe { process::owned(task) }
+        unsafe { task::owned(task) }
     }
 
     /// Whether an ioctl, KVM_RUN or another, is working on the vCPU.
     pub(crate) fn is_busy(&self) -> bool {
         // SAFETY: `self` is a valid vCPU.
-        unsafe { sys::kvm_inspect_mutex_is_locked(&raw mut (*self.as_raw()).mutex) }
+        unsafe { bindings::mutex_is_locked(&raw mut (*self.as_raw()).mutex) }
     }
 }

@@ -16,8 +16,11 @@ use kernel::{
     types::Opaque, //
 };
 
-use super::Vcpu;
-use crate::sys;
+use super::{
+    run,
+    Vcpu, //
+};
+use crate::bindings;
 
 /// What tells VMs apart. It says nothing about whether the VM still exists.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,7 +28,7 @@ pub(crate) struct VmId(usize);
 
 impl VmId {
     /// The identity of the VM at this address.
-    pub(super) fn of(vm: *const sys::kvm) -> Self {
+    pub(super) fn of(vm: *const bindings::kvm) -> Self {
         Self(vm.addr())
     }
 
@@ -39,7 +42,7 @@ impl VmId {
 ///
 /// The reference count keeps the `struct kvm` with its vCPUs, not the memory of the VMM.
 #[repr(transparent)]
-pub(crate) struct Vm(Opaque<sys::kvm>);
+pub(crate) struct Vm(Opaque<bindings::kvm>);
 
 // SAFETY: A VM may be released from any task.
 unsafe impl Send for Vm {}
@@ -61,8 +64,9 @@ impl Kvm {
     ///
     /// There is no other `Kvm`, and the result lives longer than all that uses a [`Vm`].
     pub(crate) unsafe fn get() -> Result<Self> {
+        run::draw_mark();
         // SAFETY: By this function's contract nobody uses what this sets.
-        if unsafe { sys::kvm_inspect_bind_kvm() } {
+        if unsafe { bindings::bind_kvm() } {
             Ok(Self(()))
         } else {
             Err(ENOENT)
@@ -73,7 +77,7 @@ impl Kvm {
 impl Drop for Kvm {
     fn drop(&mut self) {
         // SAFETY: Bound by `get`; by its contract no `Vm` is left.
-        unsafe { sys::kvm_inspect_unbind_kvm() };
+        unsafe { bindings::unbind_kvm() };
     }
 }
 
@@ -81,12 +85,12 @@ impl Drop for Kvm {
 unsafe impl AlwaysRefCounted for Vm {
     fn inc_ref(&self) {
         // SAFETY: `self` is a valid VM with a count above zero: this cannot fail.
-        unsafe { sys::kvm_inspect_get_kvm_safe(self.as_raw()) };
+        unsafe { bindings::kvm_get_kvm_safe(self.as_raw()) };
     }
 
     unsafe fn dec_ref(vm: NonNull<Self>) {
         // SAFETY: The caller gives up a reference.
-        unsafe { sys::kvm_inspect_put_kvm(vm.cast().as_ptr()) };
+        unsafe { bindings::kvm_put_kvm(vm.cast().as_ptr()) };
     }
 }
 
@@ -114,7 +118,7 @@ impl KvmFile {
             Kind::Vm => private_data.cast(),
             // SAFETY: `kvm_vcpu_ioctl` runs on files whose private data is the vCPU, which holds
             // a reference to its VM (`kvm_vm_ioctl_create_vcpu`).
-            Kind::Vcpu => unsafe { (*private_data.cast::<sys::kvm_vcpu>()).kvm },
+            Kind::Vcpu => unsafe { (*private_data.cast::<bindings::kvm_vcpu>()).kvm },
         };
         // SAFETY: The open file keeps the VM in existence.
         let vm = unsafe { Vm::get(vm) }?;
@@ -157,7 +161,7 @@ impl Kinds {
         let mut name = [0; SYMBOL_LEN];
         // SAFETY: `sprint_symbol` writes at most `KSYM_SYMBOL_LEN` bytes; the address is only
         // looked up.
-        unsafe { sys::sprint_symbol(name.as_mut_ptr(), ioctl) };
+        unsafe { bindings::sprint_symbol(name.as_mut_ptr(), ioctl) };
         let kind = if name.starts_with(b"kvm_vm_ioctl+0x0/") {
             Some(Kind::Vm)
         } else if name.starts_with(b"kvm_vcpu_ioctl+0x0/") {
@@ -177,7 +181,7 @@ impl Kinds {
 }
 
 /// `KSYM_SYMBOL_LEN`.
-const SYMBOL_LEN: usize = sys::KVM_INSPECT_SYMBOL_LEN as usize;
+const SYMBOL_LEN: usize = bindings::KVM_INSPECT_SYMBOL_LEN as usize;
 
 impl Vm {
     /// Takes a reference unless the VM is being destroyed.
@@ -185,17 +189,17 @@ impl Vm {
     /// # Safety
     ///
     /// `vm` points to a `struct kvm` that is not freed during the call.
-    unsafe fn get(vm: *mut sys::kvm) -> Option<ARef<Self>> {
+    unsafe fn get(vm: *mut bindings::kvm) -> Option<ARef<Self>> {
         let vm = NonNull::new(vm)?;
         // SAFETY: By this function's contract.
-        if !unsafe { sys::kvm_inspect_get_kvm_safe(vm.as_ptr()) } {
+        if !unsafe { bindings::kvm_get_kvm_safe(vm.as_ptr()) } {
             return None;
         }
         // SAFETY: The reference has just been taken.
         Some(unsafe { ARef::from_raw(vm.cast()) })
     }
 
-    pub(super) fn as_raw(&self) -> *mut sys::kvm {
+    pub(super) fn as_raw(&self) -> *mut bindings::kvm {
         self.0.get()
     }
 
@@ -214,10 +218,10 @@ impl Vm {
     /// The vCPUs, in the order of their creation.
     pub(crate) fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
         // SAFETY: `self` is a valid VM.
-        let count = unsafe { sys::kvm_inspect_online_vcpus(self.as_raw()) };
+        let count = unsafe { bindings::online_vcpus(self.as_raw()) };
         (0..count).filter_map(|index| {
             // SAFETY: As above; null if there is none.
-            let vcpu = unsafe { sys::kvm_inspect_get_vcpu(self.as_raw(), index) };
+            let vcpu = unsafe { bindings::kvm_get_vcpu(self.as_raw(), index) };
             // SAFETY: vCPUs live as long as their VM.
             NonNull::new(vcpu).map(|vcpu| unsafe { Vcpu::from_raw(vcpu.as_ptr()) })
         })
@@ -226,7 +230,7 @@ impl Vm {
     /// Whether the page at `gpa` is private to the guest now: in guest_memfd, if its slot has one.
     pub(crate) fn is_private(&self, gpa: u64) -> bool {
         // SAFETY: `self` is a valid VM. Any address may be asked about.
-        unsafe { sys::kvm_inspect_is_private(self.as_raw(), gpa >> PAGE_SHIFT) }
+        unsafe { bindings::kvm_mem_is_private(self.as_raw(), gpa >> PAGE_SHIFT) }
     }
 
     /// The kind of protection, if the hardware or KVM keeps the host from reading this guest.
@@ -241,12 +245,12 @@ impl Vm {
             )
         };
         // SAFETY: `self` is a valid VM.
-        let sev = unsafe { sys::kvm_inspect_is_sev(self.as_raw()) };
+        let sev = unsafe { bindings::is_sev(self.as_raw()) };
         match u32::from(kind) {
-            sys::KVM_X86_SEV_VM => Some(c"SEV"),
-            sys::KVM_X86_SEV_ES_VM => Some(c"SEV-ES"),
-            sys::KVM_X86_SNP_VM => Some(c"SEV-SNP"),
-            sys::KVM_X86_TDX_VM => Some(c"TDX"),
+            bindings::KVM_X86_SEV_VM => Some(c"SEV"),
+            bindings::KVM_X86_SEV_ES_VM => Some(c"SEV-ES"),
+            bindings::KVM_X86_SNP_VM => Some(c"SEV-SNP"),
+            bindings::KVM_X86_TDX_VM => Some(c"TDX"),
             // Made with KVM_SEV_INIT or KVM_SEV_ES_INIT, the old way, which leaves the type alone.
             _ if sev => Some(c"SEV or SEV-ES"),
             _ if protected => Some(c"hardware"),

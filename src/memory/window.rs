@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Windows: runs of neighbouring pages that are there, held while they are looked at.
+//! Windows: neighbouring pages that are present, held while they are read.
 
 use core::ops::Range;
 
@@ -10,70 +10,80 @@ use kernel::{
 };
 
 use super::{
-    plan::Plan,
+    map::{
+        Map,
+        Plan, //
+    },
     Interrupted,
-    Map,
     PAGE, //
 };
 use crate::{
-    address_space::UserMemory,
     kvm::Memslot,
-    pages::HeldPages,
-    parameters::Wanted, //
+    linux::{
+        address_space::UserMemory,
+        pages::HeldPages, //
+    },
+    range, //
 };
 
-/// The most pages in a window, the neighbours of those that it is about included.
-pub(super) const WINDOW_PAGES: usize = 66;
+/// The most pages in a window, the neighbours of its body included.
+pub(crate) const WINDOW_PAGES: usize = 66;
 
-/// Which neighbours of a stretch of pages are looked at with it.
+/// Which neighbours of a stretch of pages are held with it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Neighbours {
+pub(crate) enum Neighbours {
     /// None.
     None,
-    /// The page after it, in which a match may end; and the one before it, if context is wanted or
-    /// if it is not searched in its place and a match may begin there.
-    ForMatches,
+    /// The page after it, in which a match may end. The page before it, if it is not read in its own
+    /// place and a match may begin there.
+    ForMatches {
+        /// The page before it in any case.
+        with_context: bool,
+    },
 }
 
-/// What is held, as offsets in bytes from the beginning of the first page held.
+/// Pages that are held. Offsets are in bytes from the beginning of the first page held.
 #[derive(Clone)]
-pub(super) struct Window {
+pub(crate) struct Window {
     /// The guest-physical address of the first page held.
-    pub(super) gpa: u64,
-    /// The number of the first page in its slot that the window is about.
-    pub(super) page: u64,
-    /// What the window is about; the rest are its neighbours.
-    pub(super) own: Range<usize>,
-    /// The page before is not searched in its own place.
-    pub(super) follows_seen: bool,
+    pub(crate) gpa: u64,
+    /// The number in its slot of the first page of the body.
+    pub(crate) page: u64,
+    /// The offsets of the body; the rest are its neighbours.
+    pub(crate) body: Range<usize>,
+    /// The page before the body is not read in its own place.
+    pub(crate) follows_shared: bool,
 }
 
 impl Window {
-    /// The number of pages that the window is about.
-    pub(super) fn pages(&self) -> u64 {
-        u64::try_from(self.own.len() / PAGE_SIZE).unwrap_or(0)
+    /// Returns the number of pages of the body.
+    pub(crate) fn pages(&self) -> u64 {
+        u64::try_from(self.body.len() / PAGE_SIZE).unwrap_or(0)
     }
 
-    /// The guest-physical address at an offset.
-    pub(super) fn gpa_at(&self, offset: usize) -> u64 {
+    /// Returns the guest-physical address at an offset.
+    pub(crate) fn gpa_at(&self, offset: usize) -> u64 {
         self.gpa.wrapping_add(u64::try_from(offset).unwrap_or(0))
     }
 }
 
-/// Visits the pages of a stretch that are there, window by window. What is passed by, because it is
-/// not there, is told to `visit` as a number.
-pub(super) struct Windows<'a> {
-    pub(super) map: &'a Map,
-    pub(super) wanted: &'a Wanted,
-    pub(super) memory: &'a UserMemory<'a>,
-    pub(super) neighbours: Neighbours,
-    /// Asked before each window.
-    pub(super) stop: &'a dyn Fn() -> bool,
+/// Visits the pages of a stretch, window by window.
+pub(crate) struct Windows<'a> {
+    /// The guest's memory.
+    pub(crate) map: &'a Map,
+    /// What to read of it.
+    pub(crate) ranges: &'a [range::Range],
+    /// The VMM's memory.
+    pub(crate) memory: &'a UserMemory<'a>,
+    /// Which neighbours are held.
+    pub(crate) neighbours: Neighbours,
+    /// Asked before each window whether to stop.
+    pub(crate) stop: &'a dyn Fn() -> bool,
 }
 
-/// What is met in a stretch of pages.
-pub(super) enum Met<'a> {
-    /// So many pages that are not there.
+/// A step through a stretch of pages.
+pub(crate) enum Step<'a> {
+    /// So many pages are absent.
     Absent(u64),
     /// A window, with the pages held.
     Window(&'a Window, &'a mut HeldPages),
@@ -82,16 +92,20 @@ pub(super) enum Met<'a> {
 impl Windows<'_> {
     /// Visits pages `first` up to `end` of `slot`, which are one stretch. `held` is empty before and
     /// after.
-    pub(super) fn visit(
+    ///
+    /// # Errors
+    ///
+    /// [`Interrupted::Stopped`] if `stop` said so. The errors of `visit`. `ENOMEM`.
+    pub(crate) fn visit(
         &self,
         slot: &Memslot,
         first: u64,
         end: u64,
         held: &mut HeldPages,
-        mut visit: impl FnMut(Met<'_>) -> Result<(), Interrupted>,
+        mut visit: impl FnMut(Step<'_>) -> Result<(), Interrupted>,
     ) -> Result<(), Interrupted> {
         let mut page = first;
-        // Whether the page before is part of the stretch, and there.
+        // Whether the page before is part of the stretch, and present.
         let mut goes_on = false;
         while page < end {
             if (self.stop)() {
@@ -99,29 +113,29 @@ impl Windows<'_> {
             }
             let absent = self
                 .memory
-                .absent(address(slot.hva_at(page))?, pages(end - page)?);
+                .absent(address(slot.hva_at(page))?, page_count(end - page)?);
             if absent > 0 {
                 let absent = u64::try_from(absent)?;
-                visit(Met::Absent(absent))?;
+                visit(Step::Absent(absent))?;
                 page = page.saturating_add(absent);
                 goes_on = false;
                 continue;
             }
             let window = self.hold(slot, page, end, goes_on, page == first, held)?;
-            let own = window.pages();
-            let result = match own {
-                0 => visit(Met::Absent(1)),
-                _ => visit(Met::Window(&window, held)),
+            let pages = window.pages();
+            let result = match pages {
+                0 => visit(Step::Absent(1)),
+                _ => visit(Step::Window(&window, held)),
             };
             held.release();
             result?;
-            page = page.saturating_add(own.max(1));
-            goes_on = own > 0;
+            page = page.saturating_add(pages.max(1));
+            goes_on = pages > 0;
         }
         Ok(())
     }
 
-    /// Holds pages from `page` on that are there, with their neighbours.
+    /// Holds present pages from `page` on, with their neighbours.
     fn hold(
         &self,
         slot: &Memslot,
@@ -132,44 +146,49 @@ impl Windows<'_> {
         held: &mut HeldPages,
     ) -> Result<Window> {
         let gpa = slot.gpa_at(page);
-        let before = if goes_on {
-            (self.wanted.context > 0).then(|| (Plan::Search, slot.hva_at(page).wrapping_sub(PAGE)))
+        let with_context = matches!(
+            self.neighbours,
+            Neighbours::ForMatches { with_context: true }
+        );
+        let before = if self.neighbours == Neighbours::None {
+            None
+        } else if goes_on {
+            with_context.then(|| (Plan::Read, slot.hva_at(page).wrapping_sub(PAGE)))
         } else if is_first {
             let before = gpa.checked_sub(PAGE);
             let before = before.and_then(|gpa| self.neighbour(slot, gpa));
-            before.filter(|(plan, _)| *plan == Plan::Seen || self.wanted.context > 0)
+            before.filter(|(plan, _)| *plan == Plan::SharedWithNormal || with_context)
         } else {
             None
         };
-        let before = before.filter(|_| self.neighbours == Neighbours::ForMatches);
         let mut window = Window {
             gpa,
             page,
-            own: 0..0,
-            follows_seen: false,
+            body: 0..0,
+            follows_shared: false,
         };
         if let Some((plan, hva)) = before {
             if self.memory.hold_present(address(hva)?, 1, held) == 1 {
                 window.gpa = gpa.wrapping_sub(PAGE);
-                window.own = PAGE_SIZE..PAGE_SIZE;
-                window.follows_seen = plan == Plan::Seen;
+                window.body = PAGE_SIZE..PAGE_SIZE;
+                window.follows_shared = plan == Plan::SharedWithNormal;
             }
         }
 
         // The same with and without neighbours, for which room is left.
-        let most = pages(end - page)?.min(WINDOW_PAGES - 2);
-        let mut own = 0;
-        while own < most {
-            let hva = address(slot.hva_at(page))?.saturating_add(own * PAGE_SIZE);
-            match self.memory.hold_present(hva, most - own, held) {
+        let most = page_count(end - page)?.min(WINDOW_PAGES - 2);
+        let mut count = 0;
+        while count < most {
+            let hva = address(slot.hva_at(page))?.saturating_add(count * PAGE_SIZE);
+            match self.memory.hold_present(hva, most - count, held) {
                 0 => break,
-                more => own += more,
+                more => count += more,
             }
         }
-        window.own.end = window.own.start.saturating_add(own * PAGE_SIZE);
+        window.body.end = window.body.start.saturating_add(count * PAGE_SIZE);
 
-        let after = page.saturating_add(u64::try_from(own)?);
-        let hva_after = if own == 0 || self.neighbours == Neighbours::None {
+        let after = page.saturating_add(u64::try_from(count)?);
+        let hva_after = if count == 0 || self.neighbours == Neighbours::None {
             None
         } else if after < end {
             Some(slot.hva_at(after))
@@ -179,26 +198,26 @@ impl Windows<'_> {
             after.map(|(_, hva)| hva)
         };
         if let Some(hva) = hva_after {
-            // It is read if it is there.
+            // It is read if it is present.
             self.memory.hold_present(address(hva)?, 1, held);
         }
         Ok(window)
     }
 
-    /// What is wanted of the page at `gpa`, which is next to one of `slot`, and where it lies, if a
-    /// match may reach into it.
+    /// Returns what to do with the page at `gpa`, which is next to one of `slot`, and its host-virtual
+    /// address, if a match may reach into it.
     fn neighbour(&self, slot: &Memslot, gpa: u64) -> Option<(Plan, u64)> {
-        let found = self.map.page_at(self.wanted, slot.address_space, gpa);
-        found.filter(|(plan, _)| plan.is_read())
+        let found = self.map.page_at(self.ranges, slot.address_space, gpa);
+        found.filter(|(plan, _)| plan.is_readable())
     }
 }
 
-/// An address in the VMM as the kernel has it.
+/// Returns an address in the VMM as the kernel has it.
 fn address(hva: u64) -> Result<usize> {
     Ok(usize::try_from(hva)?)
 }
 
-/// A number of pages as the kernel has it.
-fn pages(count: u64) -> Result<usize> {
+/// Returns a number of pages as the kernel has it.
+fn page_count(count: u64) -> Result<usize> {
     Ok(usize::try_from(count)?)
 }

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The places where patterns were found: the lowest of them, however many there are, in whatever
-//! order they are found.
+//! The lowest hits, however many there are, in whatever order they are found.
 
 use kernel::prelude::*;
 
 use crate::{
-    parameters::Wanted,
+    request::Query,
     scan::Pattern, //
 };
 
-/// A place where a pattern was found.
+/// A match in the guest's memory.
 #[derive(Clone, Copy)]
 pub(crate) struct Hit {
-    /// The index of the memslot in which it begins.
+    /// The index of the memslot where it begins.
     pub(crate) slot: usize,
     /// The guest-physical address of its first byte.
     pub(crate) gpa: u64,
@@ -22,24 +21,41 @@ pub(crate) struct Hit {
 }
 
 impl Hit {
-    /// What hits are sorted by. Memslots are in order of address space and address.
+    /// Returns what hits are sorted by. Memslots are in order of address space and address.
     fn key(&self) -> (usize, u64, usize) {
         (self.slot, self.gpa, self.pattern)
     }
+}
+
+/// Where a hit begins, in the order of the report.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HitPlace {
+    /// The index of the memslot.
+    pub(super) slot: usize,
+    /// The guest-physical address.
+    pub(super) gpa: u64,
+}
+
+/// Whether a hit was kept.
+pub(super) enum Kept {
+    /// It is one of the lowest so far.
+    Yes,
+    /// There are enough below this place: no hit from there on will be kept.
+    OnlyBelow(HitPlace),
 }
 
 /// The lowest hits, in order, with the bytes around them.
 pub(crate) struct Hits {
     kept: KVVec<(Hit, Shown)>,
     most: usize,
-    /// The bytes shown, in places of `place_size` bytes, as many as there can be hits.
+    /// The bytes to show, in places of `place_size` bytes, as many as there can be hits.
     bytes: KVVec<u8>,
     place_size: usize,
-    /// The places that no hit has.
+    /// The places that no hit uses.
     free: KVVec<usize>,
 }
 
-/// Where the bytes of a hit and those around it stand.
+/// Where the bytes of a hit and those around it are.
 #[derive(Clone, Copy, Default)]
 struct Shown {
     place: usize,
@@ -47,15 +63,15 @@ struct Shown {
 }
 
 impl Hits {
-    /// Makes room for what may be found, so that nothing is allocated later.
+    /// Creates a list with room for what `query` may find, so that nothing is allocated later.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(super) fn with_room_for(wanted: &Wanted) -> Result<Self> {
-        let most = wanted.max_hits;
-        let longest = wanted.patterns.iter().map(Pattern::len).max().unwrap_or(0);
-        let (places, place_size) = match wanted.context {
+    pub(super) fn with_room_for(query: &Query) -> Result<Self> {
+        let most = query.max_hits;
+        let longest = query.patterns.iter().map(Pattern::len).max().unwrap_or(0);
+        let (places, place_size) = match query.context {
             0 => (0, 0),
             context => (most, longest.saturating_add(context.saturating_mul(2))),
         };
@@ -73,27 +89,40 @@ impl Hits {
         })
     }
 
-    /// How many bytes of memory it has.
+    /// Returns how many bytes of memory it has.
     pub(super) fn memory(&self) -> usize {
         let kept = self.most.saturating_mul(size_of::<(Hit, Shown)>());
         let free = self.free.capacity().saturating_mul(size_of::<usize>());
         kept.saturating_add(self.bytes.len()).saturating_add(free)
     }
 
-    /// Keeps a hit, with the bytes to be shown of it, if it is one of the lowest. Otherwise gives
-    /// the highest one that is kept: none from there on will be.
-    pub(super) fn add(&mut self, hit: Hit, shown: &[u8]) -> Result<(), (usize, u64)> {
+    /// Returns a list without room for any hit.
+    pub(super) fn empty() -> Self {
+        Self {
+            kept: KVVec::new(),
+            most: 0,
+            bytes: KVVec::new(),
+            place_size: 0,
+            free: KVVec::new(),
+        }
+    }
+
+    /// Keeps a hit, with the bytes to be shown of it, if it is one of the lowest.
+    pub(super) fn add(&mut self, hit: Hit, shown: &[u8]) -> Kept {
         let place = self
             .kept
             .partition_point(|(kept, _)| kept.key() < hit.key());
         let is_known = |(kept, _): &(Hit, Shown)| kept.key() == hit.key();
         if self.kept.get(place).is_some_and(is_known) {
-            return Ok(());
+            return Kept::Yes;
         }
         if self.kept.len() >= self.most {
-            let highest = self.kept.last().map(|(kept, _)| (kept.slot, kept.gpa));
             if place >= self.most {
-                return Err(highest.unwrap_or((0, 0)));
+                let (slot, gpa) = self
+                    .kept
+                    .last()
+                    .map_or((0, 0), |(kept, _)| (kept.slot, kept.gpa));
+                return Kept::OnlyBelow(HitPlace { slot, gpa });
             }
             if let Some((_, given_up)) = self.kept.pop() {
                 self.give_up(given_up);
@@ -102,7 +131,7 @@ impl Hits {
         let shown = self.show(shown);
         // There is room for `most`.
         let _ = self.kept.insert_within_capacity(place, (hit, shown));
-        Ok(())
+        Kept::Yes
     }
 
     /// Forgets the hits that begin in a slot from `first` to `last`.
@@ -120,13 +149,13 @@ impl Hits {
         self.free = free;
     }
 
-    /// How many are kept.
+    /// Returns how many are kept.
     pub(crate) fn len(&self) -> usize {
         self.kept.len()
     }
 
-    /// The hits that are kept, in order, each with its bytes and those around it, if they were
-    /// wanted.
+    /// Returns the kept hits in order, each with its bytes and those around it, if the query asks for
+    /// them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Hit, &[u8])> {
         self.kept.iter().map(|(hit, shown)| {
             let start = shown.place.saturating_mul(self.place_size);

@@ -4,7 +4,7 @@
 //!
 //! C header: [`include/linux/random.h`](srctree/include/linux/random.h)
 
-use kernel::bindings;
+use crate::bindings;
 
 /// Fills `words` with random bits.
 pub(crate) fn fill(words: &mut [u64]) {

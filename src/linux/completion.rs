@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A gate that is closed at first, and once opened stays open.
+//! Completions, with the waits that `kernel::sync::Completion` lacks.
 //!
 //! C header: [`include/linux/completion.h`](srctree/include/linux/completion.h)
 
 use kernel::{
-    bindings,
     error::to_result,
     prelude::*,
     time::{
@@ -15,25 +14,30 @@ use kernel::{
     types::Opaque, //
 };
 
-use crate::sys;
+use crate::bindings;
 
-/// A `struct completion` with the killable wait that `kernel::sync::Completion` lacks.
+/// A `struct completion` that is completed once and for all.
+///
+/// # Invariants
+///
+/// `completion` is initialized.
 #[pin_data]
-pub(crate) struct Gate {
+pub(crate) struct Completion {
     #[pin]
     completion: Opaque<bindings::completion>,
 }
 
 // SAFETY: A completion may be used from any task.
-unsafe impl Send for Gate {}
+unsafe impl Send for Completion {}
 
 // SAFETY: A completion has a lock of its own.
-unsafe impl Sync for Gate {}
+unsafe impl Sync for Completion {}
 
-impl Gate {
-    /// A closed gate.
+impl Completion {
+    /// Creates one that is not complete.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
+            // INVARIANT: Initialized here.
             completion <- Opaque::ffi_init(|slot: *mut bindings::completion| {
                 // SAFETY: `slot` is valid for writes, and pinned from here on.
                 unsafe { bindings::init_completion(slot) };
@@ -41,32 +45,32 @@ impl Gate {
         })
     }
 
-    /// Opens the gate: all who wait go on, and nobody waits any more.
-    pub(crate) fn open(&self) {
-        // SAFETY: Initialized by `new`.
+    /// Lets all go on that wait, or will wait.
+    pub(crate) fn complete_all(&self) {
+        // SAFETY: By the type invariant.
         unsafe { bindings::complete_all(self.completion.get()) };
     }
 
-    /// Waits until the gate is open, but no longer than `timeout`; says whether it is open.
+    /// Waits for the completion, at most for `timeout`. Returns whether it is complete.
     ///
     /// For kernel threads: a signal would end the wait, too.
     pub(crate) fn wait_timeout(&self, timeout: Delta) -> bool {
         let timeout = u32::try_from(timeout.as_millis_ceil()).unwrap_or(u32::MAX);
         let jiffies = msecs_to_jiffies(timeout);
-        // SAFETY: Initialized by `new`.
+        // SAFETY: By the type invariant.
         let left = unsafe {
-            sys::wait_for_completion_interruptible_timeout(self.completion.get(), jiffies)
+            bindings::wait_for_completion_interruptible_timeout(self.completion.get(), jiffies)
         };
         left > 0
     }
 
-    /// Waits until the gate is open.
+    /// Waits for the completion.
     ///
     /// # Errors
     ///
-    /// `ERESTARTSYS`: the waiting thread is being killed.
+    /// `ERESTARTSYS`: the current thread is being killed.
     pub(crate) fn wait_killable(&self) -> Result {
-        // SAFETY: Initialized by `new`.
-        to_result(unsafe { sys::wait_for_completion_killable(self.completion.get()) })
+        // SAFETY: By the type invariant.
+        to_result(unsafe { bindings::wait_for_completion_killable(self.completion.get()) })
     }
 }

@@ -9,7 +9,7 @@ use kernel::{
     types::Opaque, //
 };
 
-use crate::sys;
+use crate::bindings;
 
 /// A grace period of RCU tasks.
 ///
@@ -23,7 +23,7 @@ use crate::sys;
 #[pin_data(PinnedDrop)]
 pub(crate) struct TasksGracePeriod {
     #[pin]
-    wait: Opaque<sys::rcu_synchronize>,
+    wait: Opaque<bindings::rcu_synchronize>,
 }
 
 // SAFETY: Any task may wait for it.
@@ -38,10 +38,10 @@ impl TasksGracePeriod {
     pub(crate) fn begin() -> Result<Pin<KBox<Self>>> {
         let new = pin_init!(Self {
             // INVARIANT: Given to `call_rcu_tasks` here, once.
-            wait <- Opaque::ffi_init(|slot: *mut sys::rcu_synchronize| {
+            wait <- Opaque::ffi_init(|slot: *mut bindings::rcu_synchronize| {
                 // SAFETY: `slot` is valid for writes, and stays in place until `drop` has waited. The
                 // callback is the kernel's, so that none of this module's code is called.
-                unsafe { sys::kvm_inspect_rcu_tasks_begin(slot) };
+                unsafe { bindings::rcu_tasks_begin(slot) };
             }),
         });
         KBox::pin_init(new, GFP_KERNEL)
@@ -52,12 +52,12 @@ impl TasksGracePeriod {
 impl PinnedDrop for TasksGracePeriod {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: By the type invariant.
-        unsafe { sys::kvm_inspect_rcu_tasks_wait(self.wait.get()) };
+        unsafe { bindings::rcu_tasks_wait(self.wait.get()) };
     }
 }
 
 /// Waits for a whole grace period of RCU tasks.
 pub(crate) fn synchronize_rcu_tasks() {
     // SAFETY: A caller of safe code in this module may sleep.
-    unsafe { sys::kvm_inspect_synchronize_rcu_tasks() };
+    unsafe { bindings::synchronize_rcu_tasks() };
 }

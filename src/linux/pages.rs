@@ -11,17 +11,16 @@ use core::{
 };
 
 use kernel::{
-    bindings,
     page::PAGE_SIZE,
     prelude::*, //
 };
 
 use crate::{
+    bindings,
     scan::{
         Memory,
         Piece, //
-    },
-    sys, //
+    }, //
 };
 
 /// How many pages at once [`View::piece`] looks at to see whether they are neighbours: as many as
@@ -121,7 +120,7 @@ impl HeldPages {
         // SAFETY: By the type invariant; the pointers are removed below. `NonNull<page>` has the
         // layout of a pointer, and the array is only read.
         unsafe {
-            sys::kvm_inspect_put_pages(
+            bindings::put_pages(
                 self.pages.as_ptr().cast_mut().cast::<*mut bindings::page>(),
                 self.pages.len() as c_ulong,
             )
@@ -148,7 +147,7 @@ impl HeldPages {
                     .zip(self.copies.chunks_exact_mut(PAGE_SIZE))
                 {
                     // SAFETY: By the type invariant, and `copy` has the size of a page.
-                    unsafe { sys::kvm_inspect_copy_page(copy.as_mut_ptr().cast(), page.as_ptr()) };
+                    unsafe { bindings::copy_page(copy.as_mut_ptr().cast(), page.as_ptr()) };
                 }
                 let len = self.pages.len().saturating_mul(PAGE_SIZE);
                 Ok(View::Copied(self.copies.get(..len).ok_or(EINVAL)?))
@@ -217,7 +216,7 @@ fn linear_piece<'a>(pages: &'a [NonNull<bindings::page>], at: usize) -> Piece<'a
     // SAFETY: A held page. It and its `more` neighbours lie side by side, and stay mapped while they
     // are held; `offset` is within the first.
     unsafe {
-        let base = sys::kvm_inspect_page_address(first.as_ptr()).cast::<u8>();
+        let base = bindings::page_address(first.as_ptr()).cast::<u8>();
         Piece::new(base.add(offset), (1 + more) * PAGE_SIZE - offset)
     }
 }
@@ -245,7 +244,7 @@ impl<'a> Mapping<'a> {
         // SAFETY: `count` valid pages. `NonNull<page>` has the layout of a pointer, and the array
         // is only read.
         let base = unsafe {
-            sys::kvm_inspect_vmap_read_only(
+            bindings::vmap_read_only(
                 pages.as_ptr().cast_mut().cast::<*mut bindings::page>(),
                 count,
             )
@@ -268,6 +267,6 @@ impl<'a> Mapping<'a> {
 impl Drop for Mapping<'_> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant.
-        unsafe { sys::vunmap(self.base.as_ptr()) };
+        unsafe { bindings::vunmap(self.base.as_ptr()) };
     }
 }

@@ -10,7 +10,7 @@ use kernel::{
     types::Opaque, //
 };
 
-use crate::sys;
+use crate::bindings;
 
 /// The right to redirect one kernel function, held while the value lives.
 ///
@@ -18,20 +18,20 @@ use crate::sys;
 ///
 /// # Invariants
 ///
-/// `ops` is registered from the end of [`Redirection::claim`] until the value is dropped.
+/// `ops` is registered from the end of [`IpModify::claim`] until the value is dropped.
 #[pin_data(PinnedDrop)]
-pub(crate) struct Redirection {
+pub(crate) struct IpModify {
     #[pin]
-    ops: Opaque<sys::ftrace_ops>,
+    ops: Opaque<bindings::ftrace_ops>,
 }
 
 // SAFETY: It may be unregistered from any task.
-unsafe impl Send for Redirection {}
+unsafe impl Send for IpModify {}
 
 // SAFETY: A shared reference allows nothing.
-unsafe impl Sync for Redirection {}
+unsafe impl Sync for IpModify {}
 
-impl Redirection {
+impl IpModify {
     /// Claims the function whose call of ftrace is at `address`.
     ///
     /// # Errors
@@ -40,21 +40,21 @@ impl Redirection {
     /// them.
     pub(crate) fn claim(address: usize) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            ops <- Opaque::try_ffi_init(move |slot: *mut sys::ftrace_ops| {
-                let ops = sys::ftrace_ops {
+            ops <- Opaque::try_ffi_init(move |slot: *mut bindings::ftrace_ops| {
+                let ops = bindings::ftrace_ops {
                     func: Some(Self::nothing),
-                    flags: sys::KVM_INSPECT_FTRACE_IPMODIFY as usize,
+                    flags: bindings::KVM_INSPECT_FTRACE_IPMODIFY as usize,
                     ..Default::default()
                 };
                 // SAFETY: `slot` is valid for writes, and pinned from here on.
                 unsafe { slot.write(ops) };
                 // SAFETY: `slot` is initialized.
-                let result = to_result(unsafe { sys::ftrace_set_filter_ip(slot, address, 0, 0) })
+                let result = to_result(unsafe { bindings::ftrace_set_filter_ip(slot, address, 0, 0) })
                     // SAFETY: `slot` stays in place until `drop` unregisters it.
-                    .and_then(|()| to_result(unsafe { sys::register_ftrace_function(slot) }));
+                    .and_then(|()| to_result(unsafe { bindings::register_ftrace_function(slot) }));
                 if result.is_err() {
                     // SAFETY: It is not registered; whatever filter it has is freed.
-                    unsafe { sys::ftrace_free_filter(slot) };
+                    unsafe { bindings::ftrace_free_filter(slot) };
                 }
                 result
             }),
@@ -69,20 +69,20 @@ impl Redirection {
     unsafe extern "C" fn nothing(
         _ip: usize,
         _parent_ip: usize,
-        _ops: *mut sys::ftrace_ops,
-        _registers: *mut sys::ftrace_regs,
+        _ops: *mut bindings::ftrace_ops,
+        _registers: *mut bindings::ftrace_regs,
     ) {
     }
 }
 
 #[pinned_drop]
-impl PinnedDrop for Redirection {
+impl PinnedDrop for IpModify {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: By the type invariant. It waits until nobody is in `nothing` any more. It fails
         // if it is not registered, or if ftrace has met a bug in the kernel and turned itself off
         // for good, against which none of its users can do anything.
-        unsafe { sys::unregister_ftrace_function(self.ops.get()) };
+        unsafe { bindings::unregister_ftrace_function(self.ops.get()) };
         // SAFETY: It is not in use any more.
-        unsafe { sys::ftrace_free_filter(self.ops.get()) };
+        unsafe { bindings::ftrace_free_filter(self.ops.get()) };
     }
 }

@@ -41,17 +41,17 @@ bool kvm_inspect_has_notify_flag(struct task_struct *task)
 	return test_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL);
 }
 
-bool kvm_inspect_has_signal(struct task_struct *task)
+bool kvm_inspect_task_sigpending(struct task_struct *task)
 {
 	return task_sigpending(task);
 }
 
-bool kvm_inspect_is_being_killed(struct task_struct *task)
+bool kvm_inspect_fatal_signal_pending(struct task_struct *task)
 {
 	return fatal_signal_pending(task);
 }
 
-bool kvm_inspect_is_running(struct task_struct *task)
+bool kvm_inspect_task_is_running(struct task_struct *task)
 {
 	return task_is_running(task);
 }
@@ -192,12 +192,12 @@ next:
 	return addr;
 }
 
-void kvm_inspect_fpu_begin(void)
+void kvm_inspect_kernel_fpu_begin(void)
 {
 	kernel_fpu_begin();
 }
 
-void kvm_inspect_fpu_end(void)
+void kvm_inspect_kernel_fpu_end(void)
 {
 	kernel_fpu_end();
 }
@@ -215,7 +215,7 @@ bool kvm_inspect_has_avx512(void)
 	       cpu_has_xfeatures(XFEATURE_MASK_AVX512, NULL);
 }
 
-unsigned int kvm_inspect_online_cpus(void)
+unsigned int kvm_inspect_num_online_cpus(void)
 {
 	return num_online_cpus();
 }
@@ -236,7 +236,7 @@ int kvm_inspect_may_read_memory(void)
 	return security_locked_down(LOCKDOWN_KCORE);
 }
 
-bool kvm_inspect_mutex_trylock_nested(struct mutex *mutex, struct mutex *nest)
+bool kvm_inspect_mutex_trylock_nest_lock(struct mutex *mutex, struct mutex *nest)
 {
 	return mutex_trylock_nest_lock(mutex, nest);
 }
@@ -286,12 +286,12 @@ void kvm_inspect_unbind_kvm(void)
 		symbol_put(kvm_put_kvm);
 }
 
-bool kvm_inspect_get_kvm_safe(struct kvm *kvm)
+bool kvm_inspect_kvm_get_kvm_safe(struct kvm *kvm)
 {
 	return get_kvm_safe(kvm);
 }
 
-void kvm_inspect_put_kvm(struct kvm *kvm)
+void kvm_inspect_kvm_put_kvm(struct kvm *kvm)
 {
 	put_kvm(kvm);
 }
@@ -301,7 +301,7 @@ int kvm_inspect_online_vcpus(struct kvm *kvm)
 	return atomic_read(&kvm->online_vcpus);
 }
 
-struct kvm_vcpu *kvm_inspect_get_vcpu(struct kvm *kvm, int index)
+struct kvm_vcpu *kvm_inspect_kvm_get_vcpu(struct kvm *kvm, int index)
 {
 	return kvm_get_vcpu(kvm, index);
 }
@@ -316,13 +316,13 @@ struct task_struct *kvm_inspect_get_vcpu_task(struct kvm_vcpu *vcpu)
 	return task;
 }
 
-bool kvm_inspect_vcpu_has_reg(struct kvm_vcpu *vcpu, unsigned int reg)
+bool kvm_inspect_kvm_register_is_available(struct kvm_vcpu *vcpu, unsigned int reg)
 {
 	return test_bit(reg, vcpu->arch.regs_avail);
 }
 
 /* As kvm_get_cr8(), which KVM keeps to itself. */
-u64 kvm_inspect_vcpu_cr8(struct kvm_vcpu *vcpu)
+u64 kvm_inspect_kvm_get_cr8(struct kvm_vcpu *vcpu)
 {
 	struct kvm_lapic *apic = vcpu->arch.apic;
 
@@ -337,17 +337,17 @@ bool kvm_inspect_is_sev(struct kvm *kvm)
 	return READ_ONCE(kvm->arch.apicv_inhibit_reasons) & BIT(APICV_INHIBIT_REASON_SEV);
 }
 
-bool kvm_inspect_is_private(struct kvm *kvm, gfn_t gfn)
+bool kvm_inspect_kvm_mem_is_private(struct kvm *kvm, gfn_t gfn)
 {
 	return kvm_mem_is_private(kvm, gfn);
 }
 
-int kvm_inspect_address_spaces(struct kvm *kvm)
+int kvm_inspect_kvm_arch_nr_memslot_as_ids(struct kvm *kvm)
 {
 	return kvm_arch_nr_memslot_as_ids(kvm);
 }
 
-struct kvm_memslots *kvm_inspect_memslots(struct kvm *kvm, int as_id)
+struct kvm_memslots *kvm_inspect___kvm_memslots(struct kvm *kvm, int as_id)
 {
 	return __kvm_memslots(kvm, as_id);
 }

@@ -5,7 +5,6 @@
 //! C header: [`include/linux/kthread.h`](srctree/include/linux/kthread.h)
 
 use kernel::{
-    bindings,
     error::from_err_ptr,
     prelude::*,
     str::CStr,
@@ -15,8 +14,8 @@ use kernel::{
 };
 
 use crate::{
-    process,
-    sys, //
+    bindings,
+    linux::task, //
 };
 
 /// What a [`Kthread`] does.
@@ -52,7 +51,7 @@ impl<W: Work> Kthread<W> {
         let work = KBox::into_raw(KBox::new(work, GFP_KERNEL)?);
         // SAFETY: `run` fits `work`; the format takes one string.
         let task = from_err_ptr(unsafe {
-            sys::kthread_create_on_node(
+            bindings::kthread_create_on_node(
                 Some(Self::run),
                 work.cast(),
                 bindings::NUMA_NO_NODE,
@@ -67,7 +66,7 @@ impl<W: Work> Kthread<W> {
         // SAFETY: The new thread cannot end before it is woken up, so that `task` is valid.
         unsafe { bindings::get_task_struct(task) };
         // SAFETY: The reference has just been taken.
-        let task = unsafe { process::owned(task) }.ok_or(EINVAL)?;
+        let task = unsafe { task::owned(task) }.ok_or(EINVAL)?;
         task.wake_up();
         Ok(Self { task, work })
     }
@@ -88,7 +87,7 @@ impl<W: Work> Kthread<W> {
 impl<W: Work> Drop for Kthread<W> {
     fn drop(&mut self) {
         // SAFETY: The task is a kthread of ours, referenced, and not stopped yet.
-        let result = unsafe { sys::kthread_stop(self.task.as_ptr()) };
+        let result = unsafe { bindings::kthread_stop(self.task.as_ptr()) };
         // `kernel/kthread.c`, `kthread()`: it was stopped before it came to call `run`.
         if result == EINTR.to_errno() {
             // SAFETY: `run` did not and will not take the box.
@@ -104,6 +103,6 @@ impl OnKthread {
     /// Whether this thread has been asked to stop.
     pub(crate) fn should_stop(&self) -> bool {
         // SAFETY: Reads a flag of the current task, which is a kthread.
-        unsafe { sys::kthread_should_stop() }
+        unsafe { bindings::kthread_should_stop() }
     }
 }

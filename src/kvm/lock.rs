@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Keeping vCPUs from running that do not stand in this module.
+//! Locking out vCPUs that are not parked, so that nobody runs them.
 //!
-//! Lock order: `kvm->lock`, then `vcpu->mutex` (`Documentation/virt/kvm/locking.rst`). All are
-//! only tried, never waited for.
+//! Lock order: `kvm->lock`, then `vcpu->mutex` (`Documentation/virt/kvm/locking.rst`). All are only
+//! tried, never waited for, as KVM's own `kvm_trylock_all_vcpus` does.
 
 use kernel::{
     prelude::*,
@@ -14,32 +14,32 @@ use super::{
     Vcpu,
     Vm, //
 };
-use crate::sys;
+use crate::bindings;
 
 /// vCPUs that nobody can run or change while this lives.
 ///
-/// `kvm->lock` is held throughout, so that no vCPU can be added, and so that lockdep takes the
-/// many locks of one class for what they are.
+/// `kvm->lock` is held throughout, so that no vCPU can be added, and so that lockdep accepts many
+/// locks of one class.
 ///
 /// # Invariants
 ///
 /// The current task owns `vm->lock` and the `mutex` of each of `vcpus`, which are vCPUs of `vm`.
-pub(crate) struct HeldOut<'a> {
+pub(crate) struct LockedVcpus<'a> {
     vm: &'a Vm,
     vcpus: KVec<&'a Vcpu>,
     _not_send: NotThreadSafe,
 }
 
-impl<'a> HeldOut<'a> {
-    /// Starts with no vCPU and room for `capacity` of them.
+impl<'a> LockedVcpus<'a> {
+    /// Locks `vm`, with room for `capacity` vCPUs.
     ///
     /// # Errors
     ///
-    /// `EBUSY`: somebody is changing the VM just now. `ENOMEM`.
+    /// `EBUSY`: somebody is changing the VM. `ENOMEM`.
     pub(crate) fn try_new(vm: &'a Vm, capacity: usize) -> Result<Self> {
         let vcpus = KVec::with_capacity(capacity, GFP_KERNEL)?;
-        // SAFETY: `vm` is a valid VM, here and below.
-        if unsafe { sys::mutex_trylock(&raw mut (*vm.as_raw()).lock) } == 0 {
+        // SAFETY: `vm` is a valid VM.
+        if unsafe { bindings::mutex_trylock(&raw mut (*vm.as_raw()).lock) } == 0 {
             return Err(EBUSY);
         }
         // INVARIANT: `vm->lock` has just been taken.
@@ -50,11 +50,12 @@ impl<'a> HeldOut<'a> {
         })
     }
 
-    /// Holds out one more vCPU.
+    /// Locks out one more vCPU.
     ///
     /// # Errors
     ///
-    /// `EBUSY`: it is running, or another ioctl works on it. `ENOMEM`: there is no room.
+    /// `EBUSY`: it is running, or another ioctl works on it. `EINVAL`: it is another VM's. `ENOMEM`:
+    /// there is no room.
     pub(crate) fn try_add(&mut self, vcpu: &'a Vcpu) -> Result {
         if vcpu.vm_id() != self.vm.id() {
             return Err(EINVAL);
@@ -64,7 +65,7 @@ impl<'a> HeldOut<'a> {
         }
         // SAFETY: Both are valid, and by the type invariant `vm->lock` is held.
         let taken = unsafe {
-            sys::kvm_inspect_mutex_trylock_nested(
+            bindings::mutex_trylock_nest_lock(
                 &raw mut (*vcpu.as_raw()).mutex,
                 &raw mut (*self.vm.as_raw()).lock,
             )
@@ -76,24 +77,24 @@ impl<'a> HeldOut<'a> {
         self.vcpus.push_within_capacity(vcpu).map_err(|_| ENOMEM)
     }
 
-    /// How many vCPUs are held out.
+    /// Returns how many vCPUs are locked out.
     pub(crate) fn len(&self) -> usize {
         self.vcpus.len()
     }
 
-    /// Whether `vcpu` is held out.
+    /// Returns whether `vcpu` is locked out.
     pub(crate) fn contains(&self, vcpu: &Vcpu) -> bool {
-        self.vcpus.iter().any(|held| held.id() == vcpu.id())
+        self.vcpus.iter().any(|locked| locked.id() == vcpu.id())
     }
 }
 
-impl Drop for HeldOut<'_> {
+impl Drop for LockedVcpus<'_> {
     fn drop(&mut self) {
         for vcpu in &self.vcpus {
             // SAFETY: By the type invariant.
-            unsafe { sys::mutex_unlock(&raw mut (*vcpu.as_raw()).mutex) };
+            unsafe { bindings::mutex_unlock(&raw mut (*vcpu.as_raw()).mutex) };
         }
         // SAFETY: By the type invariant.
-        unsafe { sys::mutex_unlock(&raw mut (*self.vm.as_raw()).lock) };
+        unsafe { bindings::mutex_unlock(&raw mut (*self.vm.as_raw()).lock) };
     }
 }

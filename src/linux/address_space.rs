@@ -14,7 +14,6 @@ use core::{
 };
 
 use kernel::{
-    bindings,
     mm::{
         Mm,
         MmWithUser,
@@ -31,9 +30,11 @@ use kernel::{
 };
 
 use crate::{
-    kthread::OnKthread,
-    pages::HeldPages,
-    sys, //
+    bindings,
+    linux::{
+        kthread::OnKthread,
+        pages::HeldPages, //
+    }, //
 };
 
 /// How often the holder of `mmap_lock` is waited for, a millisecond each time: the guest stands.
@@ -56,7 +57,7 @@ impl<'a> BorrowedAddressSpace<'a> {
     pub(crate) fn take_on(thread: &'a mut OnKthread, mm: ARef<MmWithUser>) -> Self {
         // SAFETY: `thread` proves that the current task is a kernel thread; as it is borrowed for
         // as long as the result lives, no other address space has been taken on.
-        unsafe { sys::kthread_use_mm(mm.as_raw()) };
+        unsafe { bindings::kthread_use_mm(mm.as_raw()) };
         // INVARIANT: Just made so.
         Self {
             thread,
@@ -79,7 +80,7 @@ impl<'a> BorrowedAddressSpace<'a> {
 impl Drop for BorrowedAddressSpace<'_> {
     fn drop(&mut self) {
         // SAFETY: By the type invariant. The reference in `self.mm` goes after this.
-        unsafe { sys::kthread_unuse_mm(self.mm.as_raw()) };
+        unsafe { bindings::kthread_unuse_mm(self.mm.as_raw()) };
     }
 }
 
@@ -121,7 +122,7 @@ impl<'a> UserMemory<'a> {
     pub(crate) fn absent(&self, start: usize, pages: usize) -> usize {
         let end = start.saturating_add(pages.saturating_mul(PAGE_SIZE));
         // SAFETY: An address space with users.
-        let next = unsafe { sys::kvm_inspect_next_mapped(self.mm.as_raw(), start, end) };
+        let next = unsafe { bindings::next_mapped(self.mm.as_raw(), start, end) };
         next.saturating_sub(start) / PAGE_SIZE
     }
 
@@ -139,7 +140,7 @@ impl<'a> UserMemory<'a> {
             };
             // SAFETY: `room` is for at least `wanted` pointers. It works on `current->mm`, which
             // by the type invariant is `self.mm`.
-            let got = unsafe { sys::get_user_pages_fast_only(start, count, 0, room) };
+            let got = unsafe { bindings::get_user_pages_fast_only(start, count, 0, room) };
             match usize::try_from(got).unwrap_or(0) {
                 // SAFETY: As above.
                 0 => unsafe { self.hold_hinted(start, wanted, room) },
@@ -164,7 +165,7 @@ impl<'a> UserMemory<'a> {
         room: *mut *mut bindings::page,
     ) -> usize {
         // SAFETY: No preconditions.
-        if !unsafe { sys::kvm_inspect_has_numa_hints() } {
+        if !unsafe { bindings::has_numa_hints() } {
             return 0;
         }
         let guard = loop {
@@ -184,11 +185,11 @@ impl<'a> UserMemory<'a> {
         let pages = pages.min(area.end().saturating_sub(start) / PAGE_SIZE);
         // SAFETY: By the contract, and `guard` holds `mmap_lock`, which this does not give up.
         let got = unsafe {
-            sys::get_user_pages_remote(
+            bindings::get_user_pages_remote(
                 self.mm.as_raw(),
                 start,
                 pages,
-                sys::KVM_INSPECT_FOLL_PRESENT,
+                bindings::KVM_INSPECT_FOLL_PRESENT,
                 room,
                 ptr::null_mut(),
             )

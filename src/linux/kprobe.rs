@@ -7,7 +7,6 @@
 use core::marker::PhantomData;
 
 use kernel::{
-    bindings,
     error::to_result,
     prelude::*,
     str::CStr,
@@ -18,7 +17,7 @@ use kernel::{
     types::Opaque, //
 };
 
-use crate::sys;
+use crate::bindings;
 
 /// What a [`Kprobe`] does each time the probed function is called.
 pub(crate) trait Handler {
@@ -63,7 +62,7 @@ impl Arguments<'_> {
 #[pin_data(PinnedDrop)]
 pub(crate) struct Kprobe<H: Handler> {
     #[pin]
-    probe: Opaque<sys::kprobe>,
+    probe: Opaque<bindings::kprobe>,
     _handler: PhantomData<H>,
 }
 
@@ -82,17 +81,17 @@ impl<H: Handler> Kprobe<H> {
     /// As `register_kprobe` has them.
     pub(crate) fn register(symbol: &'static CStr) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            probe <- Opaque::try_ffi_init(move |slot: *mut sys::kprobe| {
-                let probe = sys::kprobe {
+            probe <- Opaque::try_ffi_init(move |slot: *mut bindings::kprobe| {
+                let probe = bindings::kprobe {
                     symbol_name: symbol.as_char_ptr(),
                     pre_handler: Some(Self::before),
-                    flags: sys::KPROBE_FLAG_DISABLED,
+                    flags: bindings::KPROBE_FLAG_DISABLED,
                     ..Default::default()
                 };
                 // SAFETY: `slot` is valid for writes, and pinned from here on.
                 unsafe { slot.write(probe) };
                 // SAFETY: `slot` is initialized, and stays in place until `drop` unregisters it.
-                to_result(unsafe { sys::register_kprobe(slot) })
+                to_result(unsafe { bindings::register_kprobe(slot) })
             }),
             _handler: PhantomData,
         })
@@ -111,7 +110,7 @@ impl<H: Handler> Kprobe<H> {
                 (*probe).addr.addr(),
             )
         };
-        (flags & sys::KPROBE_FLAG_FTRACE != 0).then_some(address)
+        (flags & bindings::KPROBE_FLAG_FTRACE != 0).then_some(address)
     }
 
     /// Lets the probe work.
@@ -122,10 +121,10 @@ impl<H: Handler> Kprobe<H> {
     /// would keep quiet about them.)
     pub(crate) fn enable(&self) -> Result {
         // SAFETY: By the type invariant.
-        to_result(unsafe { sys::enable_kprobe(self.probe.get()) })?;
+        to_result(unsafe { bindings::enable_kprobe(self.probe.get()) })?;
         // SAFETY: As above.
         let flags = unsafe { (&raw const (*self.probe.get()).flags).read_volatile() };
-        if flags & sys::KPROBE_FLAG_DISABLED != 0 {
+        if flags & bindings::KPROBE_FLAG_DISABLED != 0 {
             return Err(ENODEV);
         }
         Ok(())
@@ -137,7 +136,7 @@ impl<H: Handler> Kprobe<H> {
     ///
     /// Only for the probe core, with the registers of a call of the probed function.
     unsafe extern "C" fn before(
-        _probe: *mut sys::kprobe,
+        _probe: *mut bindings::kprobe,
         registers: *mut bindings::pt_regs,
     ) -> c_int {
         // SAFETY: The probe core passes the registers of the probed call, which nobody else
@@ -159,11 +158,11 @@ impl<H: Handler> PinnedDrop for Kprobe<H> {
         // The kernel (7.3) needs memory to disarm a probe. `unregister_kprobe` would, without any,
         // leave it armed and say nothing; this one says so.
         // SAFETY: By the type invariant the probe is registered.
-        while unsafe { sys::disable_kprobe(self.probe.get()) } == ENOMEM.to_errno() {
+        while unsafe { bindings::disable_kprobe(self.probe.get()) } == ENOMEM.to_errno() {
             fsleep(Delta::from_millis(10));
         }
         // SAFETY: By the type invariant the probe is registered. This waits until no handler
         // runs any more (`synchronize_rcu`); it does not wait for redirected calls.
-        unsafe { sys::unregister_kprobe(self.probe.get()) };
+        unsafe { bindings::unregister_kprobe(self.probe.get()) };
     }
 }

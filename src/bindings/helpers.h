@@ -23,9 +23,9 @@ extern char *kvm_inspect_engine;
 void kvm_inspect_set_notify_flag(struct task_struct *task);
 bool kvm_inspect_user_64bit_mode(struct pt_regs *registers);
 bool kvm_inspect_has_notify_flag(struct task_struct *task);
-bool kvm_inspect_has_signal(struct task_struct *task);
-bool kvm_inspect_is_being_killed(struct task_struct *task);
-bool kvm_inspect_is_running(struct task_struct *task);
+bool kvm_inspect_task_sigpending(struct task_struct *task);
+bool kvm_inspect_fatal_signal_pending(struct task_struct *task);
+bool kvm_inspect_task_is_running(struct task_struct *task);
 bool kvm_inspect_is_dying(struct task_struct *task);
 struct files_struct *kvm_inspect_lock_files(struct task_struct *task);
 void kvm_inspect_unlock_files(struct task_struct *task);
@@ -44,17 +44,17 @@ void *kvm_inspect_vmap_read_only(struct page **pages, unsigned int count);
 unsigned long kvm_inspect_next_mapped(struct mm_struct *mm, unsigned long start, unsigned long end);
 
 /* <asm/fpu/api.h>, <asm/cpufeature.h>, <linux/cpumask.h> */
-void kvm_inspect_fpu_begin(void);
-void kvm_inspect_fpu_end(void);
+void kvm_inspect_kernel_fpu_begin(void);
+void kvm_inspect_kernel_fpu_end(void);
 bool kvm_inspect_has_avx2(void);
 bool kvm_inspect_has_avx512(void);
-unsigned int kvm_inspect_online_cpus(void);
+unsigned int kvm_inspect_num_online_cpus(void);
 
 /* <linux/security.h> */
 int kvm_inspect_may_read_memory(void);
 
 /* <linux/mutex.h> */
-bool kvm_inspect_mutex_trylock_nested(struct mutex *mutex, struct mutex *nest);
+bool kvm_inspect_mutex_trylock_nest_lock(struct mutex *mutex, struct mutex *nest);
 bool kvm_inspect_mutex_is_locked(struct mutex *mutex);
 
 /* <linux/rcupdate.h>, <linux/rcupdate_wait.h> */
@@ -68,19 +68,19 @@ void kvm_inspect_rcu_tasks_wait(struct rcu_synchronize *wait);
  */
 bool kvm_inspect_bind_kvm(void);
 void kvm_inspect_unbind_kvm(void);
-bool kvm_inspect_get_kvm_safe(struct kvm *kvm);
-void kvm_inspect_put_kvm(struct kvm *kvm);
+bool kvm_inspect_kvm_get_kvm_safe(struct kvm *kvm);
+void kvm_inspect_kvm_put_kvm(struct kvm *kvm);
 
 /* <linux/kvm_host.h> */
 int kvm_inspect_online_vcpus(struct kvm *kvm);
-struct kvm_vcpu *kvm_inspect_get_vcpu(struct kvm *kvm, int index);
+struct kvm_vcpu *kvm_inspect_kvm_get_vcpu(struct kvm *kvm, int index);
 struct task_struct *kvm_inspect_get_vcpu_task(struct kvm_vcpu *vcpu);
-bool kvm_inspect_vcpu_has_reg(struct kvm_vcpu *vcpu, unsigned int reg);
-u64 kvm_inspect_vcpu_cr8(struct kvm_vcpu *vcpu);
+bool kvm_inspect_kvm_register_is_available(struct kvm_vcpu *vcpu, unsigned int reg);
+u64 kvm_inspect_kvm_get_cr8(struct kvm_vcpu *vcpu);
 bool kvm_inspect_is_sev(struct kvm *kvm);
-bool kvm_inspect_is_private(struct kvm *kvm, gfn_t gfn);
-int kvm_inspect_address_spaces(struct kvm *kvm);
-struct kvm_memslots *kvm_inspect_memslots(struct kvm *kvm, int as_id);
+bool kvm_inspect_kvm_mem_is_private(struct kvm *kvm, gfn_t gfn);
+int kvm_inspect_kvm_arch_nr_memslot_as_ids(struct kvm *kvm);
+struct kvm_memslots *kvm_inspect___kvm_memslots(struct kvm *kvm, int as_id);
 struct rb_node *kvm_inspect_rb_first(const struct rb_root *root);
 
 /* <linux/atomic.h> */

@@ -9,7 +9,7 @@ use kernel::{
     prelude::*, //
 };
 
-use crate::sys;
+use crate::bindings;
 
 /// Whether guests may be read: not under lockdown in its mode `confidentiality`, as with all that would
 /// tell root what is in memory.
@@ -19,5 +19,5 @@ use crate::sys;
 /// `EPERM`: they may not.
 pub(crate) fn may_read_memory() -> Result {
     // SAFETY: May be called from any task.
-    to_result(unsafe { sys::kvm_inspect_may_read_memory() })
+    to_result(unsafe { bindings::may_read_memory() })
 }

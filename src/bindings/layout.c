@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The layouts that the Rust code relies on, as gcc sees them. Kbuild turns the
- * assembly of this file into static assertions (sys.rs, `mod layout`).
+ * assembly of this file into static assertions (bindings.rs, `mod layout`).
  */
 #include <linux/ftrace.h>
 #include <linux/kbuild.h>

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The table of watched VMs, for the probes' handlers, which must not wait: words without a lock.
+
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    }, //
+};
+
+use crate::kvm::{
+    Vm,
+    VmId, //
+};
+
+/// The most VMs that are watched at once, those of one process.
+pub(crate) const MAX_VMS: usize = 64;
+
+/// The watched VMs: [`VmId::as_raw`] or 0.
+static VMS: [Atomic<usize>; MAX_VMS] = [const { Atomic::new(0) }; MAX_VMS];
+
+/// For each of [`VMS`] the address space of its VMM; only compared.
+static VMMS: [Atomic<usize>; MAX_VMS] = [const { Atomic::new(0) }; MAX_VMS];
+
+/// How many of [`VMS`] have ever been in use, so that the handlers look at no more.
+static LEN: Atomic<usize> = Atomic::new(0);
+
+/// One VM's entry in the table, which the drop removes.
+pub(super) struct Entry {
+    vm: &'static Atomic<usize>,
+    vmm: &'static Atomic<usize>,
+}
+
+impl Entry {
+    /// Enters `vm`. The caller holds the lock that makes this the only call at a time.
+    ///
+    /// # Errors
+    ///
+    /// `E2BIG`: [`MAX_VMS`] are watched already.
+    pub(super) fn claim(vm: &Vm) -> Result<Self> {
+        let mut entries = VMS.iter().zip(&VMMS).zip(1..);
+        let ((entry, vmm), len) = entries
+            .find(|((entry, _), _)| entry.load(Relaxed) == 0)
+            .ok_or(E2BIG)?;
+        vmm.store(vm.mm().as_raw().addr(), Relaxed);
+        entry.store(vm.id().as_raw(), Relaxed);
+        LEN.store(LEN.load(Relaxed).max(len), Relaxed);
+        Ok(Self { vm: entry, vmm })
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.vmm.store(0, Relaxed);
+        self.vm.store(0, Relaxed);
+    }
+}
+
+/// Returns whether `vm` is watched. Does not sleep.
+pub(super) fn has_vm(vm: VmId) -> bool {
+    VMS.iter()
+        .take(LEN.load(Relaxed))
+        .any(|entry| entry.load(Relaxed) == vm.as_raw())
+}
+
+/// Returns whether a VM is watched whose VMM has the address space `mm`. Does not sleep.
+pub(super) fn has_vmm(mm: usize) -> bool {
+    VMMS.iter()
+        .take(LEN.load(Relaxed))
+        .any(|vmm| vmm.load(Relaxed) == mm && mm != 0)
+}
+
+/// Returns whether no VM was ever watched, so that no thread was ever redirected.
+pub(super) fn is_unused() -> bool {
+    LEN.load(Relaxed) == 0
+}

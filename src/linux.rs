@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the kernel crate lacks: owners of one kernel thing each, behind a safe interface.
+//!
+//! Nothing here knows KVM, a guest or a search. Each file is a candidate for the kernel crate.
+
+pub(crate) mod address_space;
+pub(crate) mod completion;
+pub(crate) mod cpumask;
+pub(crate) mod fpu;
+pub(crate) mod ftrace;
+pub(crate) mod kprobe;
+pub(crate) mod kthread;
+pub(crate) mod lockdown;
+pub(crate) mod pages;
+pub(crate) mod random;
+pub(crate) mod rcu;
+pub(crate) mod task;

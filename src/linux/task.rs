@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Processes and threads: finding one, its open files, kicking it, and the current one.
+//!
+//! C headers: [`include/linux/pid.h`](srctree/include/linux/pid.h),
+//! [`include/linux/fdtable.h`](srctree/include/linux/fdtable.h),
+//! [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h)
+
+use core::ptr::NonNull;
+
+use kernel::{
+    fs::LocalFile,
+    prelude::*,
+    sync::aref::ARef,
+    task::Task,
+    types::NotThreadSafe, //
+};
+
+use crate::bindings;
+
+/// A process, which may have ended. While this lives, no other gets its number.
+///
+/// # Invariants
+///
+/// This owns a reference to the `struct pid`.
+pub(crate) struct Process(NonNull<bindings::pid>);
+
+// SAFETY: A `struct pid` may be used and released from any task.
+unsafe impl Send for Process {}
+
+impl Process {
+    /// Finds the process with this number, in the PID namespace of the current task.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH`: there is no such process, or the number is that of a thread.
+    pub(crate) fn find(number: bindings::pid_t) -> Result<Self> {
+        // SAFETY: Any number is valid; the result is null or a reference that is ours.
+        let pid = unsafe { bindings::find_get_pid(number) };
+        // INVARIANT: The reference has just been taken.
+        let this = Self(NonNull::new(pid).ok_or(ESRCH)?);
+        this.task()?;
+        Ok(this)
+    }
+
+    /// Returns its first thread.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH`: it has ended.
+    pub(crate) fn task(&self) -> Result<ARef<Task>> {
+        // SAFETY: By the type invariant.
+        let task =
+            unsafe { bindings::get_pid_task(self.0.as_ptr(), bindings::pid_type_PIDTYPE_TGID) };
+        // SAFETY: `get_pid_task` returns null or a reference that is now ours.
+        unsafe { owned(task) }.ok_or(ESRCH)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::put_pid(self.0.as_ptr()) };
+    }
+}
+
+/// Takes over a reference to a task.
+///
+/// # Safety
+///
+/// `task` is null, or the caller owns a reference to it and gives it up.
+pub(crate) unsafe fn owned(task: *mut bindings::task_struct) -> Option<ARef<Task>> {
+    // SAFETY: `Task` is a transparent wrapper of `task_struct`, and by this function's contract
+    // the reference is the caller's to give.
+    NonNull::new(task.cast::<Task>()).map(|task| unsafe { ARef::from_raw(task) })
+}
+
+/// Returns whether a process has been killed or is exiting, whatever its threads still do.
+pub(crate) fn is_dying(process: &Task) -> bool {
+    // SAFETY: `process` is a valid task.
+    unsafe { bindings::is_dying(process.as_ptr()) }
+}
+
+/// Calls `visit` with each open file of a process and its number, in ascending order.
+///
+/// Spin locks are held meanwhile: `visit` must not sleep, and must be quick, since a process may have
+/// a million files. A process that is exiting has none.
+pub(crate) fn for_each_file<F: FnMut(u32, &LocalFile)>(process: &Task, mut visit: F) {
+    /// # Safety
+    ///
+    /// Only for the call of `iterate_fd` below.
+    unsafe extern "C" fn step<F: FnMut(u32, &LocalFile)>(
+        visit: *const c_void,
+        file: *mut bindings::file,
+        number: c_uint,
+    ) -> c_int {
+        // SAFETY: `iterate_fd` passes on the pointer it got below, which is only used here.
+        let visit = unsafe { &mut *visit.cast_mut().cast::<F>() };
+        // SAFETY: The file is open, and stays so while `files->file_lock` is held.
+        visit(number, unsafe { LocalFile::from_raw_file(file) });
+        0
+    }
+
+    // SAFETY: `process` is a valid task.
+    let files = unsafe { bindings::lock_files(process.as_ptr()) };
+    if files.is_null() {
+        return;
+    }
+    // SAFETY: The task lock keeps `files` in place, and `visit` outlives the call.
+    unsafe { bindings::iterate_fd(files, 0, Some(step::<F>), (&raw mut visit).cast()) };
+    // SAFETY: Locked above.
+    unsafe { bindings::unlock_files(process.as_ptr()) };
+}
+
+/// Kicks a thread: it leaves an interruptible wait or a guest, without a signal.
+///
+/// This is what `TWA_SIGNAL` task work does, less the work (`kernel/task_work.c`): code that looks for
+/// pending signals sees one, KVM_RUN returns `-EINTR`, and on its way to user space the thread finds
+/// nothing to do.
+pub(crate) fn kick(thread: &Task) {
+    // SAFETY: `thread` is a valid task.
+    unsafe { bindings::set_notify_flag(thread.as_ptr()) };
+    // For a vCPU that is halted in the kernel. `wake_up_state(TASK_INTERRUPTIBLE)` is not exported, and
+    // code in other waits copes with a spurious wake-up.
+    thread.wake_up();
+    // For one in the guest: an interrupt makes it exit.
+    // SAFETY: `thread` is a valid task.
+    unsafe { bindings::kick_process(thread.as_ptr()) };
+}
+
+/// Returns whether a thread has been kicked, and has not noticed yet.
+pub(crate) fn is_kicked(thread: &Task) -> bool {
+    // SAFETY: `thread` is a valid task.
+    unsafe { bindings::has_notify_flag(thread.as_ptr()) }
+}
+
+/// Returns the value by which the current system call starts over, unseen by user space.
+///
+/// If a signal handler has to run first, the call ends with `EINTR` instead, as if the signal had
+/// interrupted it: no signal is lost on the way (`arch/x86/kernel/signal.c`).
+pub(crate) fn restart_current_call() -> c_long {
+    // The signal code restarts the call, and a thread goes there only with this flag set.
+    // SAFETY: `current` is a valid task.
+    unsafe { bindings::set_notify_flag(Task::current_raw()) };
+    return_value(ERESTARTNOHAND)
+}
+
+/// Returns whether a signal is pending for the current thread. A [`kick`] is none.
+///
+/// `kernel::task::Task::signal_pending` would count a kick.
+pub(crate) fn task_sigpending() -> bool {
+    // SAFETY: `current` is a valid task.
+    unsafe { bindings::task_sigpending(Task::current_raw()) }
+}
+
+/// Returns whether the current thread is being killed.
+pub(crate) fn fatal_signal_pending() -> bool {
+    // SAFETY: `current` is a valid task.
+    unsafe { bindings::fatal_signal_pending(Task::current_raw()) }
+}
+
+/// Returns whether a thread runs, or waits for a CPU.
+pub(crate) fn is_running(thread: &Task) -> bool {
+    // SAFETY: `thread` is a valid task.
+    unsafe { bindings::task_is_running(thread.as_ptr()) }
+}
+
+/// No I/O for the current task's allocations while this lives: the frozen guest may serve the host's
+/// swap or disks.
+pub(crate) struct NoIo {
+    before: c_uint,
+    _not_send: NotThreadSafe,
+}
+
+impl NoIo {
+    /// Begins now.
+    pub(crate) fn begin() -> Self {
+        Self {
+            // SAFETY: No preconditions; `drop` puts the flags back.
+            before: unsafe { bindings::memalloc_noio_save() },
+            _not_send: NotThreadSafe,
+        }
+    }
+}
+
+impl Drop for NoIo {
+    fn drop(&mut self) {
+        // SAFETY: The value cannot be sent, so this is still the same task.
+        unsafe { bindings::memalloc_noio_restore(self.before) };
+    }
+}
+
+/// Returns `error` as a system call returns it.
+pub(crate) fn return_value(error: Error) -> c_long {
+    // Only ever widens.
+    error.to_errno() as c_long
+}
+
+/// Returns the address space of the current task; null for a kernel thread that has none. Only to be
+/// compared.
+pub(crate) fn current_mm() -> *const bindings::mm_struct {
+    // SAFETY: The current task is valid, and only itself changes its address space.
+    unsafe { (*Task::current_raw()).mm }
+}
+
+/// Offers the CPU to others. The caller must be able to sleep.
+pub(crate) fn cond_resched() {
+    // SAFETY: The caller may sleep, which the debug kernel checks.
+    unsafe { bindings::cond_resched() };
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the user asks for, checked.
+
+use kernel::{
+    prelude::*,
+    sync::Arc,
+    time::Delta, //
+};
+
+use crate::{
+    linux::pages::Access,
+    range::Range,
+    scan::{
+        Level,
+        Pattern,
+        Searcher,
+        Tables, //
+    }, //
+};
+
+/// The most bytes on each side of a hit that a user can ask for. With the longest pattern a line
+/// still fits into the kernel log.
+pub(crate) const MAX_CONTEXT: usize = 64;
+
+/// What to inspect, and how.
+pub(crate) struct Request {
+    /// The VMM's process number.
+    pub(crate) pid: i32,
+    /// The file descriptor of the VM in the VMM; [`None`] means all its VMs.
+    pub(crate) vm_fd: Option<u32>,
+    /// The time between two inspections; [`None`] means one inspection.
+    pub(crate) interval: Option<Delta>,
+    /// The longest time to wait for all vCPUs to stop.
+    pub(crate) freeze_timeout: Delta,
+    /// The longest pause; [`None`] means one pause, as long as it takes.
+    pub(crate) max_pause: Option<Delta>,
+    /// The most threads that search at once, the inspecting one included.
+    pub(crate) threads: usize,
+    /// What to search for.
+    pub(crate) query: Arc<Query>,
+}
+
+/// What to search for in memory, and what to report of it.
+pub(crate) struct Query {
+    /// The patterns; none if memory is not to be searched.
+    pub(crate) patterns: KVVec<Pattern>,
+    /// The guest-physical addresses to search, in ascending order, without overlap.
+    pub(crate) ranges: KVVec<Range>,
+    /// The most hits to keep.
+    pub(crate) max_hits: usize,
+    /// How many bytes to show on each side of a hit; 0 shows none, nor the hit's own.
+    pub(crate) context: usize,
+    /// How guest pages are read.
+    pub(crate) access: Access,
+    /// What scans.
+    pub(crate) engine: Level,
+    /// The patterns, prepared for the engine.
+    tables: KVBox<Tables>,
+}
+
+impl Query {
+    /// Prepares `patterns` for `engine`.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new(
+        patterns: KVVec<Pattern>,
+        ranges: KVVec<Range>,
+        max_hits: usize,
+        context: usize,
+        access: Access,
+        engine: Level,
+    ) -> Result<Self> {
+        // Some hundreds of KiB.
+        let mut tables = KVBox::init(pin_init::init_zeroed::<Tables>(), GFP_KERNEL)?;
+        // SAFETY: `engine` gives none that the CPU does not have.
+        let _ = unsafe { Searcher::new(&mut tables, &patterns, engine) };
+        Ok(Self {
+            patterns,
+            ranges,
+            max_hits,
+            context,
+            access,
+            engine,
+            tables,
+        })
+    }
+
+    /// Returns where to search: nowhere without patterns.
+    pub(crate) fn searched_ranges(&self) -> &[Range] {
+        if self.patterns.is_empty() {
+            &[]
+        } else {
+            &self.ranges
+        }
+    }
+
+    /// Returns the scanner for the patterns.
+    pub(crate) fn scanner(&self) -> Searcher<'_> {
+        // SAFETY: The CPU has it, see `engine`.
+        unsafe { Searcher::of_prepared(&self.tables, &self.patterns, self.engine) }
+    }
+}

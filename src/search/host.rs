@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kernel as the host of `scan/`: which engines the CPU has, where they may run, and their memory.
+
+use kernel::prelude::*;
+
+use crate::{
+    linux::{
+        fpu,
+        task, //
+    },
+    scan::{
+        digest,
+        Host,
+        Level,
+        Scratch,
+        Tables, //
+    }, //
+};
+
+// SAFETY: By its documentation all zeros are a valid value.
+unsafe impl Zeroable for Tables {}
+
+// SAFETY: By its documentation all zeros are a valid value.
+unsafe impl Zeroable for Scratch {}
+
+// SAFETY: By its documentation all zeros are a valid value.
+unsafe impl Zeroable for digest::Key {}
+
+/// The current thread, which can sleep.
+pub(crate) struct CurrentThread;
+
+impl Host for CurrentThread {
+    fn vector<R>(&self, work: impl FnOnce() -> R) -> R {
+        // SAFETY: A thread is in task context, and no work calls its host.
+        unsafe { fpu::with_vector_registers(work) }
+    }
+
+    fn breathe(&self) {
+        task::cond_resched();
+    }
+}
+
+/// Returns whether this machine has `engine`.
+pub(crate) fn has(engine: Level) -> bool {
+    match engine {
+        Level::Portable => true,
+        Level::Avx2 => fpu::has_avx2(),
+        Level::Avx512 => fpu::has_avx512(),
+    }
+}
