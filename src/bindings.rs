@@ -2,8 +2,8 @@
 
 //! Raw bindings: those of the kernel crate, and what it lacks: KVM, kprobes, files, `vmap`.
 //!
-//! `Kbuild` generates the latter by a bindgen run of its own. Types that the kernel crate binds come
-//! from there, so that they are the same types. Inline functions and macros are wrapped in
+//! `Kbuild` generates the latter by a bindgen run of its own. Types that the kernel crate binds
+//! come from there, so that they are the same types. Inline functions and macros are wrapped in
 //! `bindings/helpers.c` and keep their C names here. Only the owners of a kernel thing use this
 //! module.
 

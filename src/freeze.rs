@@ -40,8 +40,8 @@ use crate::{
     }, //
 };
 
-/// How long a thread that sleeps in user space may take to come to KVM_RUN before its vCPU is locked
-/// out. One that runs, or waits for a CPU, has half of the whole time.
+/// How long a thread that sleeps in user space may take to come to KVM_RUN before its vCPU is
+/// locked out. One that runs, or waits for a CPU, has half of the whole time.
 const SLEEPER_GRACE: Delta = Delta::from_millis(10);
 
 /// How long threads may take to notice a kick for a freeze that did not come about.

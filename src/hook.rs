@@ -3,11 +3,11 @@
 //! The hook: every KVM_RUN of a watched VM goes through [`hooked_vcpu_ioctl`].
 //!
 //! A kprobe on `kvm_vcpu_ioctl` only redirects. [`hooked_vcpu_ioctl`] then runs in the vCPU's own
-//! thread in place of `kvm_vcpu_ioctl`, may sleep, and lets KVM do the call itself. While a freeze is
-//! on, the thread parks there first.
+//! thread in place of `kvm_vcpu_ioctl`, may sleep, and lets KVM do the call itself. While a freeze
+//! is on, the thread parks there first.
 //!
-//! Lock order: [`drain::WATCHES`], then `Watch::runners`. Both are spin locks; nothing else is taken
-//! under them but the run-queue locks of a wake-up.
+//! Lock order: [`drain::WATCHES`], then `Watch::runners`. Both are spin locks; nothing else is
+//! taken under them but the run-queue locks of a wake-up.
 
 pub(crate) mod drain;
 mod restart;
@@ -61,7 +61,8 @@ const KICK_OUT_MS: u32 = 100;
 
 /// The armed hook.
 ///
-/// The drop disarms it and kicks out the threads that are inside: an idle module is in nobody's way.
+/// The drop disarms it and kicks out the threads that are inside: an idle module is in nobody's
+/// way.
 pub(crate) struct Hook {
     // All are there until `drop` takes them, one by one.
     probe: Option<Pin<KBox<Kprobe<Redirect>>>>,

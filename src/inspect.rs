@@ -82,8 +82,8 @@ impl Inspection<'_> {
     ///
     /// # Errors
     ///
-    /// After a line that says what is wrong: `EOPNOTSUPP`, `ESRCH`, `ETIMEDOUT`. `EINTR`: the module
-    /// is being unloaded. `ENOMEM`.
+    /// After a line that says what is wrong: `EOPNOTSUPP`, `ESRCH`, `ETIMEDOUT`. `EINTR`: the
+    /// module is being unloaded. `ENOMEM`.
     pub(crate) fn run(&self, thread: &mut OnKthread) -> Result<Outcome> {
         let mm = self.readable_memory()?;
         let Preparation {

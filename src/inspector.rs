@@ -45,8 +45,8 @@ use crate::{
     }, //
 };
 
-/// With an interval of this or more there is no probe between inspections, and a VM that is not being
-/// inspected costs nothing. To remove the probe and set it anew takes a few milliseconds.
+/// With an interval of this or more there is no probe between inspections, and a VM that is not
+/// being inspected costs nothing. To remove the probe and set it anew takes a few milliseconds.
 const LONG_INTERVAL: Delta = Delta::from_secs(1);
 
 /// The thread that does the inspections, until this is dropped.
@@ -61,8 +61,8 @@ impl Inspector {
     ///
     /// # Errors
     ///
-    /// What kept the first inspection from being done, after a line that says so. `EINTR`: the caller
-    /// is being killed.
+    /// What kept the first inspection from being done, after a line that says so. `EINTR`: the
+    /// caller is being killed.
     pub(crate) fn start(request: Request) -> Result<Self> {
         let pid = request.pid;
         // Looked up here, because the number is one of the caller's PID namespace.
@@ -176,8 +176,8 @@ impl Inspections {
         }
     }
 
-    /// Tells `insmod` how the first inspection ended, and the kernel log how a later one did. Returns
-    /// whether it was the first.
+    /// Tells `insmod` how the first inspection ended, and the kernel log how a later one did.
+    /// Returns whether it was the first.
     fn settle(&self, result: Result) -> bool {
         let is_first = self.first.settle(result);
         if !is_first {
@@ -217,7 +217,8 @@ impl Inspections {
         watched: &mut KVec<Watched<'a>>,
         thread: &mut OnKthread,
     ) -> Result {
-        // A VM stays watched from one inspection to the next: its threads then come through the hook.
+        // A VM stays watched from one inspection to the next: its threads then come through the
+        // hook.
         watched.retain(|watch| targets.iter().any(|target| watch.is_of(&target.vm)));
         let mut result = Ok(());
         for target in targets {

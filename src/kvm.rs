@@ -3,8 +3,8 @@
 //! A safe view of KVM, of what an inspection needs.
 //!
 //! KVM exports almost nothing to modules outside it. This reads its structures, whose layouts are
-//! checked at build time, and calls only what it exports (`kvm_get_kvm_safe`, `kvm_put_kvm`) or what it
-//! registered as an entry of its own (`file_operations`).
+//! checked at build time, and calls only what it exports (`kvm_get_kvm_safe`, `kvm_put_kvm`) or
+//! what it registered as an entry of its own (`file_operations`).
 //!
 //! C header: [`include/linux/kvm_host.h`](srctree/include/linux/kvm_host.h)
 

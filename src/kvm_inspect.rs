@@ -3,11 +3,11 @@
 //! Stops a running KVM guest for a moment, reads its registers and its memory where they lie,
 //! searches that memory, and lets the guest go on.
 //!
-//! The path of one inspection: [`parameters`] are checked into a [`request`]; [`inspector`] starts the
-//! thread that works; [`target`] finds the VM; [`hook`] redirects its calls of KVM_RUN; [`inspect`]
-//! has [`freeze`] bring all vCPUs to a stop there ([`park`]), the registers read ([`kvm`]) and the
-//! memory searched ([`search`], [`memory`], [`scan`]); the guest goes on, and [`report`] prints the
-//! [`outcome`]. See `docs/design.md`.
+//! The path of one inspection: [`parameters`] are checked into a [`request`]; [`inspector`] starts
+//! the thread that works; [`target`] finds the VM; [`hook`] redirects its calls of KVM_RUN;
+//! [`inspect`] has [`freeze`] bring all vCPUs to a stop there ([`park`]), the registers read
+//! ([`kvm`]) and the memory searched ([`search`], [`memory`], [`scan`]); the guest goes on, and
+//! [`report`] prints the [`outcome`]. See `docs/design.md`.
 
 // The path of an inspection.
 mod error;
@@ -69,27 +69,27 @@ module! {
         },
         max_pause_ms: i64 {
             default: 0,
-            description: "How long the guest may be kept from running at a time (default: as long as it takes, once)",
+            description: "Longest pause; several follow if needed (default: one, of any length)",
         },
         threads: i64 {
             default: 0,
-            description: "How many threads may search, the inspecting one included (default: as many as CPUs)",
+            description: "Most threads that search, with the inspecting one (default: number of CPUs)",
         },
         max_hits: i64 {
             default: 64,
-            description: "How many hits to print; all are counted",
+            description: "Most hits to print; all are counted",
         },
         context: i64 {
             default: 0,
-            description: "How many guest bytes to print on each side of a hit (default: none, nor the hit's own)",
+            description: "Bytes to print on each side of a hit (default: none, nor the hit's own)",
         },
     },
 }
 
 /// The loaded module.
 ///
-/// Fields are dropped in this order: first nothing new begins, then nobody is left, then KVM may go,
-/// which both needed.
+/// Fields are dropped in this order: first nothing new begins, then nobody is left, then KVM may
+/// go, which both needed.
 struct KvmInspect {
     _inspector: Inspector,
     _drain: Drain,

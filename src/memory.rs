@@ -3,8 +3,9 @@
 //! The guest's memory: which pages are present, and how they are held to be read.
 //!
 //! Present pages that are neighbours in guest-physical memory, even across the border of two
-//! memslots, are read in place as one stretch ([`window`]). What the guest sees in system management
-//! mode at the same place as outside it, usually most of its memory, is read once ([`map`]).
+//! memslots, are read in place as one stretch ([`window`]). What the guest sees in system
+//! management mode at the same place as outside it, usually most of its memory, is read once
+//! ([`map`]).
 
 mod map;
 mod window;

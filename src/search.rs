@@ -111,8 +111,8 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// Prepares a search of about the memory in `slots` by at most `threads` threads. `in_pauses`: it
-    /// may take several pauses.
+    /// Prepares a search of about the memory in `slots` by at most `threads` threads. `in_pauses`:
+    /// it may take several pauses.
     ///
     /// # Errors
     ///
@@ -293,8 +293,8 @@ impl Search {
         }
     }
 
-    /// Looks, while the guest runs, whether all that was searched still is what was searched. What is
-    /// not is searched again in the next pause.
+    /// Looks, while the guest runs, whether all that was searched still is what was searched. What
+    /// is not is searched again in the next pause.
     ///
     /// # Errors
     ///

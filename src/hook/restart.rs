@@ -2,10 +2,10 @@
 
 //! Restarts calls of KVM_RUN that were under way before their VM was watched.
 //!
-//! The hook does not see such a call ([`crate::hook`]). Kicked out of the guest, it returns `-EINTR`,
-//! which its VMM must not see. On its way to user space each thread with a signal or a kick pending
-//! passes `arch_do_signal_or_restart`. A kprobe there turns the result into one that makes the kernel
-//! restart the call, which then comes to the hook.
+//! The hook does not see such a call ([`crate::hook`]). Kicked out of the guest, it returns
+//! `-EINTR`, which its VMM must not see. On its way to user space each thread with a signal or a
+//! kick pending passes `arch_do_signal_or_restart`. A kprobe there turns the result into one that
+//! makes the kernel restart the call, which then comes to the hook.
 
 use kernel::prelude::*;
 
@@ -47,8 +47,9 @@ struct RestartKvmRun;
 impl Handler for RestartKvmRun {
     fn redirect(arguments: Arguments<'_>) -> Option<usize> {
         let registers = arguments.first() as *mut bindings::pt_regs;
-        // SAFETY: The only probe with this handler is on `arch_do_signal_or_restart`, whose argument
-        // is the current task's registers of user space. Nobody else touches them meanwhile.
+        // SAFETY: The only probe with this handler is on `arch_do_signal_or_restart`, whose
+        // argument is the current task's registers of user space. Nobody else touches them
+        // meanwhile.
         let registers = unsafe { &mut *registers };
         if is_kicked_out_of_kvm_run(registers) {
             // If a signal with a handler comes first after all, this becomes `-EINTR` again.

@@ -39,8 +39,8 @@ use crate::{
     park::Parking, //
 };
 
-/// Longer pauses are reported to the guest. Shorter ones look like steal time, and each report resets
-/// the guest's watchdogs.
+/// Longer pauses are reported to the guest. Shorter ones look like steal time, and each report
+/// resets the guest's watchdogs.
 const REPORT_PAUSE_AFTER: Delta = Delta::from_millis(100);
 
 /// What the hook knows about one VM.

@@ -54,8 +54,8 @@ impl<'a> LockedVcpus<'a> {
     ///
     /// # Errors
     ///
-    /// `EBUSY`: it is running, or another ioctl works on it. `EINVAL`: it is another VM's. `ENOMEM`:
-    /// there is no room.
+    /// `EBUSY`: it is running, or another ioctl works on it. `EINVAL`: it is another VM's.
+    /// `ENOMEM`: there is no room.
     pub(crate) fn try_add(&mut self, vcpu: &'a Vcpu) -> Result {
         if vcpu.vm_id() != self.vm.id() {
             return Err(EINVAL);

@@ -150,8 +150,8 @@ fn index(address_space: c_int) -> usize {
 ///
 /// # Invariants
 ///
-/// Points to memslots of a VM whose `srcu` is held for reading during the lifetime. Other parts of them
-/// and of their slots than those read here may change at any time.
+/// Points to memslots of a VM whose `srcu` is held for reading during the lifetime. Other parts of
+/// them and of their slots than those read here may change at any time.
 struct SlotSet<'a>(*const bindings::kvm_memslots, PhantomData<&'a ()>);
 
 impl SlotSet<'_> {

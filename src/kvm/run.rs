@@ -127,8 +127,8 @@ impl RunCall<'_> {
         self.ioctl(bindings::KVM_INSPECT_KVM_RUN)
     }
 
-    /// Reports the pause to the guest, if that uses KVM's clock: its watchdogs then do not count the
-    /// time that has passed (`Documentation/virt/kvm/api.rst`, `KVM_KVMCLOCK_CTRL`).
+    /// Reports the pause to the guest, if that uses KVM's clock: its watchdogs then do not count
+    /// the time that has passed (`Documentation/virt/kvm/api.rst`, `KVM_KVMCLOCK_CTRL`).
     pub(crate) fn report_pause_to_guest(&self) {
         // KVM refuses it for a guest that does not use the clock.
         self.ioctl(bindings::KVM_INSPECT_KVMCLOCK_CTRL);
@@ -154,14 +154,15 @@ impl RunCall<'_> {
 
     /// Makes KVM store the registers, without entering the guest.
     ///
-    /// With `immediate_exit` set KVM_RUN completes what the last exit to the VMM left unfinished, an IN
-    /// for example, and returns `-EINTR`. On its way out it stores what `kvm_valid_regs` asks for
-    /// (`arch/x86/kvm/x86.c`, `kvm_arch_vcpu_ioctl_run`). That is the truth on AMD and on Intel, and
-    /// calls nothing that KVM does not export. While a nested guest runs, they are that guest's.
+    /// With `immediate_exit` set KVM_RUN completes what the last exit to the VMM left unfinished,
+    /// an IN for example, and returns `-EINTR`. On its way out it stores what `kvm_valid_regs` asks
+    /// for (`arch/x86/kvm/x86.c`, `kvm_arch_vcpu_ioctl_run`). That is the truth on AMD and on
+    /// Intel, and calls nothing that KVM does not export. While a nested guest runs, they are that
+    /// guest's.
     ///
-    /// The fields used here are put back. Those that every KVM_RUN reads (`kvm_dirty_regs`) or writes
-    /// (`flags`, `if_flag`, `cr8`, `apic_base`) are left as the VMM's own call, which follows, would
-    /// leave them.
+    /// The fields used here are put back. Those that every KVM_RUN reads (`kvm_dirty_regs`) or
+    /// writes (`flags`, `if_flag`, `cr8`, `apic_base`) are left as the VMM's own call, which
+    /// follows, would leave them.
     // Not inlined: KVM_RUN needs the stack, so this frame must be gone by then.
     #[inline(never)]
     pub(crate) fn read_registers(&self) -> Snapshot {
@@ -216,8 +217,8 @@ impl RunCall<'_> {
 
 /// What [`RunCall::read_registers`] has brought about.
 pub(crate) struct Snapshot {
-    /// The registers; [`None`] if KVM did not store them, as for a protected guest, or if there is no
-    /// memory.
+    /// The registers; [`None`] if KVM did not store them, as for a protected guest, or if there is
+    /// no memory.
     pub(crate) registers: Option<Arc<Registers>>,
     /// A result that KVM meant for the VMM, which must get it: completing the last exit has brought
     /// about another one, or KVM refused the call.
@@ -228,8 +229,8 @@ pub(crate) struct Snapshot {
 ///
 /// # Invariants
 ///
-/// The pointer is to a page that stays mapped for the lifetime. It is accessed by volatile and atomic
-/// operations only.
+/// The pointer is to a page that stays mapped for the lifetime. It is accessed by volatile and
+/// atomic operations only.
 struct RunPage<'a>(*mut bindings::kvm_run, PhantomData<&'a ()>);
 
 impl RunPage<'_> {

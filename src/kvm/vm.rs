@@ -145,8 +145,9 @@ enum Kind {
 
 /// Tells KVM's files from others by their `unlocked_ioctl`.
 ///
-/// KVM's operations are not exported, so it is the function's name that tells. To look that up takes
-/// long, and a process may have very many files, but few kinds of them: the last ones are remembered.
+/// KVM's operations are not exported, so it is the function's name that tells. To look that up
+/// takes long, and a process may have very many files, but few kinds of them: the last ones are
+/// remembered.
 #[derive(Default)]
 pub(crate) struct Kinds {
     known: [(usize, Option<Kind>); 8],

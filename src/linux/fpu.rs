@@ -42,8 +42,8 @@ pub(crate) fn has_avx2() -> bool {
     unsafe { bindings::has_avx2() }
 }
 
-/// Returns whether the CPU has the parts of AVX-512 that the search uses, and the kernel saves their
-/// registers.
+/// Returns whether the CPU has the parts of AVX-512 that the search uses, and the kernel saves
+/// their registers.
 pub(crate) fn has_avx512() -> bool {
     // SAFETY: No preconditions.
     unsafe { bindings::has_avx512() }

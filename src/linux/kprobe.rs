@@ -51,10 +51,10 @@ impl Arguments<'_> {
 
 /// A kprobe at the entry of one kernel function, registered while the value lives.
 ///
-/// It has no `post_handler`, though that would claim the right to redirect the function: if somebody
-/// else has a probe there already, the kernel (7.3, `add_new_kprobe`) would then arm the two with one
-/// kind of `ftrace_ops` and disarm them with another, which ends in a BUG when the last of them goes.
-/// The right is claimed apart, see [`crate::ftrace`].
+/// It has no `post_handler`, though that would claim the right to redirect the function: if
+/// somebody else has a probe there already, the kernel (7.3, `add_new_kprobe`) would then arm the
+/// two with one kind of `ftrace_ops` and disarm them with another, which ends in a BUG when the
+/// last of them goes. The right is claimed apart, see [`crate::ftrace`].
 ///
 /// # Invariants
 ///

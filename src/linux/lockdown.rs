@@ -11,8 +11,8 @@ use kernel::{
 
 use crate::bindings;
 
-/// Whether guests may be read: not under lockdown in its mode `confidentiality`, as with all that would
-/// tell root what is in memory.
+/// Whether guests may be read: not under lockdown in its mode `confidentiality`, as with all that
+/// would tell root what is in memory.
 ///
 /// # Errors
 ///

@@ -213,8 +213,8 @@ fn linear_piece<'a>(pages: &'a [NonNull<bindings::page>], at: usize) -> Piece<'a
         more += 1;
     }
     let offset = at % PAGE_SIZE;
-    // SAFETY: A held page. It and its `more` neighbours lie side by side, and stay mapped while they
-    // are held; `offset` is within the first.
+    // SAFETY: A held page. It and its `more` neighbours lie side by side, and stay mapped while
+    // they are held; `offset` is within the first.
     unsafe {
         let base = bindings::page_address(first.as_ptr()).cast::<u8>();
         Piece::new(base.add(offset), (1 + more) * PAGE_SIZE - offset)

@@ -13,9 +13,9 @@ use crate::bindings;
 
 /// A grace period of RCU tasks.
 ///
-/// When it is over, each task has slept, or been in user space, since it began. That takes a tenth of
-/// a second and more, by timers (`rcu_tasks_wait_gp` in `kernel/rcu/tasks.h`), so that it pays to do
-/// something else meanwhile. Dropping it waits for its end.
+/// When it is over, each task has slept, or been in user space, since it began. That takes a tenth
+/// of a second and more, by timers (`rcu_tasks_wait_gp` in `kernel/rcu/tasks.h`), so that it pays
+/// to do something else meanwhile. Dropping it waits for its end.
 ///
 /// # Invariants
 ///
@@ -39,8 +39,8 @@ impl TasksGracePeriod {
         let new = pin_init!(Self {
             // INVARIANT: Given to `call_rcu_tasks` here, once.
             wait <- Opaque::ffi_init(|slot: *mut bindings::rcu_synchronize| {
-                // SAFETY: `slot` is valid for writes, and stays in place until `drop` has waited. The
-                // callback is the kernel's, so that none of this module's code is called.
+                // SAFETY: `slot` is valid for writes, and stays in place until `drop` has waited.
+                // The callback is the kernel's, so that none of this module's code is called.
                 unsafe { bindings::rcu_tasks_begin(slot) };
             }),
         });

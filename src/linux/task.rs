@@ -83,8 +83,8 @@ pub(crate) fn is_dying(process: &Task) -> bool {
 
 /// Calls `visit` with each open file of a process and its number, in ascending order.
 ///
-/// Spin locks are held meanwhile: `visit` must not sleep, and must be quick, since a process may have
-/// a million files. A process that is exiting has none.
+/// Spin locks are held meanwhile: `visit` must not sleep, and must be quick, since a process may
+/// have a million files. A process that is exiting has none.
 pub(crate) fn for_each_file<F: FnMut(u32, &LocalFile)>(process: &Task, mut visit: F) {
     /// # Safety
     ///
@@ -114,14 +114,14 @@ pub(crate) fn for_each_file<F: FnMut(u32, &LocalFile)>(process: &Task, mut visit
 
 /// Kicks a thread: it leaves an interruptible wait or a guest, without a signal.
 ///
-/// This is what `TWA_SIGNAL` task work does, less the work (`kernel/task_work.c`): code that looks for
-/// pending signals sees one, KVM_RUN returns `-EINTR`, and on its way to user space the thread finds
-/// nothing to do.
+/// This is what `TWA_SIGNAL` task work does, less the work (`kernel/task_work.c`): code that looks
+/// for pending signals sees one, KVM_RUN returns `-EINTR`, and on its way to user space the thread
+/// finds nothing to do.
 pub(crate) fn kick(thread: &Task) {
     // SAFETY: `thread` is a valid task.
     unsafe { bindings::set_notify_flag(thread.as_ptr()) };
-    // For a vCPU that is halted in the kernel. `wake_up_state(TASK_INTERRUPTIBLE)` is not exported, and
-    // code in other waits copes with a spurious wake-up.
+    // For a vCPU that is halted in the kernel. `wake_up_state(TASK_INTERRUPTIBLE)` is not exported,
+    // and code in other waits copes with a spurious wake-up.
     thread.wake_up();
     // For one in the guest: an interrupt makes it exit.
     // SAFETY: `thread` is a valid task.
@@ -165,8 +165,8 @@ pub(crate) fn is_running(thread: &Task) -> bool {
     unsafe { bindings::task_is_running(thread.as_ptr()) }
 }
 
-/// No I/O for the current task's allocations while this lives: the frozen guest may serve the host's
-/// swap or disks.
+/// No I/O for the current task's allocations while this lives: the frozen guest may serve the
+/// host's swap or disks.
 pub(crate) struct NoIo {
     before: c_uint,
     _not_send: NotThreadSafe,
@@ -196,8 +196,8 @@ pub(crate) fn return_value(error: Error) -> c_long {
     error.to_errno() as c_long
 }
 
-/// Returns the address space of the current task; null for a kernel thread that has none. Only to be
-/// compared.
+/// Returns the address space of the current task; null for a kernel thread that has none. Only to
+/// be compared.
 pub(crate) fn current_mm() -> *const bindings::mm_struct {
     // SAFETY: The current task is valid, and only itself changes its address space.
     unsafe { (*Task::current_raw()).mm }

@@ -31,7 +31,8 @@ pub(crate) enum Plan {
     Read,
     /// Only count how much of it is present.
     Count,
-    /// Only count it: address space 0 has the same pages at the same place, and they are read there.
+    /// Only count it: address space 0 has the same pages at the same place, and they are read
+    /// there.
     SharedWithNormal,
     /// Nothing: it is private to the guest.
     Private,
@@ -73,8 +74,8 @@ impl Map {
         self.slots.have_changed(&self.vm)
     }
 
-    /// Returns what to do with the page at `gpa` of `slot`, and for how many pages from there on this
-    /// holds.
+    /// Returns what to do with the page at `gpa` of `slot`, and for how many pages from there on
+    /// this holds.
     pub(crate) fn plan(&self, ranges: &[Range], slot: &Memslot, gpa: u64) -> (Plan, u64) {
         let (private, last) = self.private(slot, gpa);
         let pages_to = |last: u64| (last.wrapping_sub(gpa) >> PAGE_SHIFT).saturating_add(1);
@@ -121,8 +122,8 @@ impl Map {
         Ok(())
     }
 
-    /// Returns what to do with the page at `gpa` of an address space, and its host-virtual address, if
-    /// there is one.
+    /// Returns what to do with the page at `gpa` of an address space, and its host-virtual address,
+    /// if there is one.
     pub(super) fn page_at(
         &self,
         ranges: &[Range],
@@ -169,8 +170,8 @@ impl Map {
         (private, next | (PAGE - 1))
     }
 
-    /// Returns whether address space 0 has the same page as `slot` at `gpa`, and up to which address
-    /// this holds.
+    /// Returns whether address space 0 has the same page as `slot` at `gpa`, and up to which
+    /// address this holds.
     fn is_shared_with_normal(&self, slot: &Memslot, gpa: u64) -> (bool, u64) {
         if slot.address_space == 0 {
             return (false, slot.last_gpa());

@@ -34,8 +34,8 @@ pub(crate) const WINDOW_PAGES: usize = 66;
 pub(crate) enum Neighbours {
     /// None.
     None,
-    /// The page after it, in which a match may end. The page before it, if it is not read in its own
-    /// place and a match may begin there.
+    /// The page after it, in which a match may end. The page before it, if it is not read in its
+    /// own place and a match may begin there.
     ForMatches {
         /// The page before it in any case.
         with_context: bool,
@@ -90,8 +90,8 @@ pub(crate) enum Step<'a> {
 }
 
 impl Windows<'_> {
-    /// Visits pages `first` up to `end` of `slot`, which are one stretch. `held` is empty before and
-    /// after.
+    /// Visits pages `first` up to `end` of `slot`, which are one stretch. `held` is empty before
+    /// and after.
     ///
     /// # Errors
     ///
@@ -204,8 +204,8 @@ impl Windows<'_> {
         Ok(window)
     }
 
-    /// Returns what to do with the page at `gpa`, which is next to one of `slot`, and its host-virtual
-    /// address, if a match may reach into it.
+    /// Returns what to do with the page at `gpa`, which is next to one of `slot`, and its
+    /// host-virtual address, if a match may reach into it.
     fn neighbour(&self, slot: &Memslot, gpa: u64) -> Option<(Plan, u64)> {
         let found = self.map.page_at(self.ranges, slot.address_space, gpa);
         found.filter(|(plan, _)| plan.is_readable())

@@ -30,12 +30,14 @@ pub(super) struct Counted {
     pub(super) private: u64,
 }
 
-/// Counts what is neither before `cursor` nor searched, slot by slot. `returned` are chunks that nobody
-/// has searched to their end. Calls `add` with the index of each slot and what was counted in it.
+/// Counts what is neither before `cursor` nor searched, slot by slot. `returned` are chunks that
+/// nobody has searched to their end. Calls `add` with the index of each slot and what was counted
+/// in it.
 ///
 /// # Errors
 ///
-/// [`Interrupted::Stopped`] if `windows` were told to stop. `ENOMEM`. What was counted before is added.
+/// [`Interrupted::Stopped`] if `windows` were told to stop. `ENOMEM`. What was counted before is
+/// added.
 pub(super) fn count_all(
     windows: &Windows<'_>,
     cursor: Cursor,

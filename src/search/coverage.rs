@@ -6,7 +6,8 @@
 //! A chunk's digest is taken just before it is searched, and again when all is searched. If both
 //! are equal, it has all the time in between been what was searched, but for what was changed and
 //! changed back. So all chunks of which this holds, and those that were searched in the last pause,
-//! are covered in one instant: that of the last pause. `docs/performance.md` says why it is done so.
+//! are covered in one instant: that of the last pause. `docs/performance.md` says why it is done
+//! so.
 
 use kernel::{
     bitmap::BitmapVec,

@@ -29,8 +29,8 @@ pub(super) struct ChunkDigest(u64);
 impl ChunkDigest {
     /// Adds the body of a window.
     ///
-    /// The products keep the places of windows apart. That no other content gives the same is the task
-    /// of the windows' digests, which nobody can foresee.
+    /// The products keep the places of windows apart. That no other content gives the same is the
+    /// task of the windows' digests, which nobody can foresee.
     pub(super) fn add(&mut self, query: &Query, key: &Key, view: &View<'_>, window: &Window) {
         const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
         let body = WindowBody { view, window };

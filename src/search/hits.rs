@@ -154,8 +154,8 @@ impl Hits {
         self.kept.len()
     }
 
-    /// Returns the kept hits in order, each with its bytes and those around it, if the query asks for
-    /// them.
+    /// Returns the kept hits in order, each with its bytes and those around it, if the query asks
+    /// for them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Hit, &[u8])> {
         self.kept.iter().map(|(hit, shown)| {
             let start = shown.place.saturating_mul(self.place_size);

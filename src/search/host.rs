@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel as the host of `scan/`: which engines the CPU has, where they may run, and their memory.
+//! The kernel as the host of `scan/`: which engines the CPU has, where they may run, and their
+//! memory.
 
 use kernel::prelude::*;
 

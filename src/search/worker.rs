@@ -141,8 +141,8 @@ impl Worker {
 }
 
 impl Job<'_> {
-    /// Adds a window to the digest of its chunk, before it is searched: what changes after this will
-    /// be noticed.
+    /// Adds a window to the digest of its chunk, before it is searched: what changes after this
+    /// will be noticed.
     fn add_to_digest(&self, chunk: &mut Chunk, view: &View<'_>, window: &Window) {
         let Some(key) = self.key else {
             return;
