@@ -8,6 +8,7 @@
 //!
 //! C header: [`include/linux/kvm_host.h`](srctree/include/linux/kvm_host.h)
 
+mod ids;
 mod lock;
 mod memslot;
 mod registers;
@@ -16,6 +17,10 @@ mod vcpu;
 mod vm;
 
 pub(crate) use self::{
+    ids::{
+        VcpuId,
+        VmId, //
+    },
     lock::LockedVcpus,
     memslot::{
         Memslot,
@@ -27,15 +32,11 @@ pub(crate) use self::{
         Registers, //
     },
     run::RunCall,
-    vcpu::{
-        Vcpu,
-        VcpuId, //
-    },
+    vcpu::Vcpu,
     vm::{
         Kinds,
         Kvm,
         KvmFile,
-        Vm,
-        VmId, //
+        Vm, //
     }, //
 };

@@ -26,9 +26,12 @@ use super::{
     table,
     watch::Watch, //
 };
-use crate::linux::rcu::{
-    synchronize_rcu_tasks,
-    TasksGracePeriod, //
+use crate::{
+    kvm::run,
+    linux::rcu::{
+        synchronize_rcu_tasks,
+        TasksGracePeriod, //
+    }, //
 };
 
 /// How long unloading waits for threads that are inside before it complains.
@@ -58,7 +61,7 @@ global_lock! {
 pub(crate) struct Drain(());
 
 impl Drain {
-    /// Prepares the counters and locks.
+    /// Prepares the locks, and the mark of the module's own calls.
     ///
     /// # Safety
     ///
@@ -68,6 +71,7 @@ impl Drain {
         unsafe { WATCHES.init() };
         // SAFETY: By this function's contract.
         unsafe { PROOF.init() };
+        run::draw_mark();
         Self(())
     }
 }

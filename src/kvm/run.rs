@@ -44,7 +44,7 @@ use crate::{
 static OWN_CALL: Atomic<u64> = Atomic::new(0);
 
 /// Draws the mark of this module's own calls, before the first probe.
-pub(super) fn draw_mark() {
+pub(crate) fn draw_mark() {
     // SAFETY: May be called from anywhere.
     let mark = unsafe { bindings::get_random_u32() } | 1;
     OWN_CALL.store(u64::from(mark) << 32, Relaxed);

@@ -9,15 +9,14 @@ use kernel::{
     types::Opaque, //
 };
 
-use super::VmId;
+use super::ids::{
+    VcpuId,
+    VmId, //
+};
 use crate::{
     bindings,
     linux::task, //
 };
-
-/// What tells vCPUs apart. It says nothing about whether the vCPU still exists.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct VcpuId(usize);
 
 /// A virtual CPU, which lives as long as its VM.
 #[repr(transparent)]
@@ -40,7 +39,7 @@ impl Vcpu {
 
     /// What tells this vCPU from others.
     pub(crate) fn id(&self) -> VcpuId {
-        VcpuId(self.as_raw().addr())
+        VcpuId::of(self.as_raw())
     }
 
     /// What tells the VM of this vCPU from others.

@@ -17,26 +17,10 @@ use kernel::{
 };
 
 use super::{
-    run,
+    ids::VmId,
     Vcpu, //
 };
 use crate::bindings;
-
-/// What tells VMs apart. It says nothing about whether the VM still exists.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct VmId(usize);
-
-impl VmId {
-    /// The identity of the VM at this address.
-    pub(super) fn of(vm: *const bindings::kvm) -> Self {
-        Self(vm.addr())
-    }
-
-    /// The identity as a number, which is never 0.
-    pub(crate) fn as_raw(self) -> usize {
-        self.0
-    }
-}
 
 /// A virtual machine.
 ///
@@ -64,7 +48,6 @@ impl Kvm {
     ///
     /// There is no other `Kvm`, and the result lives longer than all that uses a [`Vm`].
     pub(crate) unsafe fn get() -> Result<Self> {
-        run::draw_mark();
         // SAFETY: By this function's contract nobody uses what this sets.
         if unsafe { bindings::bind_kvm() } {
             Ok(Self(()))

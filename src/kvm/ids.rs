@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What tells VMs and vCPUs apart. It says nothing about whether they still exist.
+
+use crate::bindings;
+
+/// The identity of a VM.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VmId(usize);
+
+impl VmId {
+    /// Returns the identity of the VM at this address.
+    pub(super) fn of(vm: *const bindings::kvm) -> Self {
+        Self(vm.addr())
+    }
+
+    /// Returns the identity as a number, which is never 0.
+    pub(crate) fn as_raw(self) -> usize {
+        self.0
+    }
+}
+
+/// The identity of a vCPU.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VcpuId(usize);
+
+impl VcpuId {
+    /// Returns the identity of the vCPU at this address.
+    pub(super) fn of(vcpu: *const bindings::kvm_vcpu) -> Self {
+        Self(vcpu.addr())
+    }
+}
