@@ -10,7 +10,7 @@ build := /kvm_inspect/build
 # libraries in the VMs.
 export CARGO_BUILD_TARGET := x86_64-unknown-linux-gnu
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS := -C target-feature=+crt-static
-vm := cargo run --quiet --locked --release --package vm --bin
+vm := cargo run --quiet --locked --release --package harness --bin
 
 .PHONY: metadata
 metadata:
@@ -23,14 +23,14 @@ module: metadata
 # Not at the same time as the other, whose lock they share.
 .PHONY: test-modules
 test-modules: metadata module
-	@scripts/build-module $(kdir) tests/guest/modules $(build)/test-modules
+	@scripts/build-module $(kdir) tests/cases/modules $(build)/test-modules
 
 # The same for the kernel that catches mistakes.
 .PHONY: debug
 debug:
 	@scripts/debug-kernel $(build)/debug
 	@scripts/build-module $(build)/debug/build . $(build)/debug/module
-	@scripts/build-module $(build)/debug/build tests/guest/modules $(build)/debug/test-modules
+	@scripts/build-module $(build)/debug/build tests/cases/modules $(build)/debug/test-modules
 
 .PHONY: programs
 programs:

@@ -8,7 +8,7 @@ use std::{
     io::{self, Write},
 };
 
-use guest::{kernel_log::KernelLog, protocol::Message};
+use cases::{kernel_log::KernelLog, protocol::Message};
 use rustix::{
     mount::{mount, MountFlags},
     system::{delete_module, finit_module},

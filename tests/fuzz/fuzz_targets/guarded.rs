@@ -7,7 +7,6 @@ use std::{
     ptr, //
 };
 
-use host::Cut;
 use kvm_inspect_pure::scan::{
     Memory,
     Piece, //
@@ -20,6 +19,7 @@ use rustix::mm::{
     MprotectFlags,
     ProtFlags, //
 };
+use unit::Cut;
 
 const PAGE: usize = 4096;
 

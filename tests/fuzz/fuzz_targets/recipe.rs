@@ -8,10 +8,6 @@ use std::{
     ops::Range, //
 };
 
-use host::{
-    hex,
-    Nibbles, //
-};
 use kvm_inspect_pure::scan::{
     MAX_LEN,
     MAX_PATTERNS, //
@@ -20,6 +16,10 @@ use libfuzzer_sys::arbitrary::{
     self,
     Arbitrary,
     Unstructured, //
+};
+use unit::{
+    hex,
+    Nibbles, //
 };
 
 /// The most memory that is made run by run.
@@ -43,7 +43,7 @@ const VALUES: [u8; 8] = [0x00, 0x00, 0x01, 0x10, 0x11, b'a', b'A', 0xff];
 /// What to search for, and where.
 pub(crate) struct Input {
     pub(crate) memory: Vec<u8>,
-    /// Where it is cut, as [`host::Cut`] has it.
+    /// Where it is cut, as [`unit::Cut`] has it.
     pub(crate) borders: Vec<usize>,
     pub(crate) patterns: Vec<Wanted>,
     /// Where matches begin that are to be found.

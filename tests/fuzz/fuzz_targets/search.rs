@@ -7,14 +7,14 @@
 mod guarded;
 mod recipe;
 
-use host::{
+use kvm_inspect_pure::scan::Match;
+use libfuzzer_sys::fuzz_target;
+use unit::{
     naive_by,
     parse,
     search,
     Cut, //
 };
-use kvm_inspect_pure::scan::Match;
-use libfuzzer_sys::fuzz_target;
 
 use crate::{
     guarded::Guarded,

@@ -16,8 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cases::command_line::parameter;
 use demo::work::{Work, LOG_MARK, NOBODYS_PORT, WATCHDOGS, WORK};
-use guest::command_line::parameter;
 use rustix::thread::{sched_setaffinity, CpuSet};
 
 const HOLDER: &str = "holder";
@@ -149,7 +149,7 @@ fn hold_secret() -> std::io::Result<Never> {
     let mut secret = Box::new([0_u8; 32]);
     File::open("/dev/urandom")?.read_exact(secret.as_mut_slice())?;
     let cpus = thread::available_parallelism()?;
-    let digits = guest::hex::digits(secret.as_slice());
+    let digits = cases::hex::digits(secret.as_slice());
     let ready = format!("ready cpus={cpus} secret={digits}");
     say(&mut console()?, &ready)?;
     loop {

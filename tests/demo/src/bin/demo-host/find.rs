@@ -4,13 +4,13 @@
 
 use std::{fs, io, thread};
 
+use cases::{hex, kernel_log::KernelLog};
 use demo::{
     console::Console,
     host::{fail, insmod, refused, rmmod, say},
     qemu::{self, Qemu},
     report::{self, Line},
 };
-use guest::{hex, kernel_log::KernelLog};
 
 const CPUS: u32 = 2;
 

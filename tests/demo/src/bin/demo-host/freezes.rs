@@ -5,6 +5,7 @@
 
 use std::{fs, io, thread, time::Duration};
 
+use cases::{command_line::parameter, kernel_log::KernelLog};
 use demo::{
     console::Console,
     figures::{Figures, Standstill, COUNT, VCPUS},
@@ -13,7 +14,6 @@ use demo::{
     report::Line,
     work::{Work, NOBODYS_PORT, WORK},
 };
-use guest::{command_line::parameter, kernel_log::KernelLog};
 
 /// How often they take turns.
 const TURNS: usize = 10;

@@ -7,6 +7,7 @@
 
 use std::{io, thread, time::Duration};
 
+use cases::{kernel_log::KernelLog, protocol::GUEST_LOST_ALONE};
 use demo::{
     console::Console,
     host::{fail, inspect, rmmod, say},
@@ -14,7 +15,6 @@ use demo::{
     report::Line,
     work::{Work, LOG_MARK, WATCHDOGS, WORK},
 };
-use guest::{kernel_log::KernelLog, protocol::GUEST_LOST_ALONE};
 
 const CPUS: u32 = 2;
 

@@ -13,8 +13,8 @@ mod peers;
 
 use std::{io, thread, time::Duration};
 
+use cases::{command_line, protocol::Message};
 use demo::host::{fail, say, start, tell, SCENARIO};
-use guest::{command_line, protocol::Message};
 use rustix::{
     mount::{mount, MountFlags},
     system::{reboot, RebootCommand},

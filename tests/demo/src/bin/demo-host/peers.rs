@@ -11,13 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cases::{hex::digits, kernel_log::KernelLog};
 use demo::{
     console::Console,
     host::{fail, inspect, less_on_the_console, rmmod, say},
     qemu::Qemu,
     report::Line,
 };
-use guest::{hex::digits, kernel_log::KernelLog};
 use memchr::memmem::Finder;
 use nix::{
     sys::uio::{process_vm_readv, RemoteIoVec},

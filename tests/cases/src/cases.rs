@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The cases. Each runs in a process of its own in a VM, ends with a panic if something is wrong, and would fail if
+//! the module did nothing.
+
+mod bench;
+mod faults;
+mod find;
+mod invisible;
+mod life;
+mod limits;
+mod meanwhile;
+mod memory;
+mod merged;
+mod nested;
+mod patterns;
+mod refuse;
+mod registers;
+mod search;
+mod slots;
+mod threads;
+mod vcpus;
+mod vmms;
+
+use std::{
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use cases::protocol::{CaseInfo, Needs, VmNeeded};
+
+use crate::{
+    init::{repeat_divisor, scale},
+    role::Role,
+};
+
+/// With how much patience a case is waited for, unless it says so itself. It takes a few seconds on
+/// a fast machine.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// A case.
+#[derive(Clone, Copy)]
+pub(crate) struct Case {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// The function, which runs in a process of its own.
+    pub(crate) run: fn(),
+    /// With how much patience it is waited for ([`Patience`](crate::patience::Patience)).
+    pub(crate) limit: Duration,
+    /// Whether KVM is loaded before it begins.
+    pub(crate) needs_kvm: bool,
+    /// What else it needs.
+    pub(crate) needs: Needs,
+}
+
+impl Case {
+    /// A case with this name.
+    const fn new(name: &'static str, run: fn()) -> Self {
+        Self {
+            name,
+            run,
+            limit: LIMIT,
+            needs_kvm: true,
+            needs: Needs::NOTHING,
+        }
+    }
+
+    /// What the harness is told of it.
+    pub(crate) fn info(&self) -> CaseInfo {
+        CaseInfo {
+            name: self.name.to_owned(),
+            seconds: self.limit.as_secs(),
+            needs: self.needs,
+        }
+    }
+
+    /// Has more patience with it.
+    const fn within(mut self, seconds: u64) -> Self {
+        self.limit = Duration::from_secs(seconds);
+        self
+    }
+
+    /// Lets it begin without KVM, in a VM apart from most, of which it must be the first.
+    const fn without_kvm(mut self) -> Self {
+        self.needs_kvm = false;
+        self.alone()
+    }
+
+    /// Runs it on the kernel that catches mistakes only.
+    const fn with_debug(mut self) -> Self {
+        self.needs.debug_kernel = true;
+        self
+    }
+
+    /// Runs it on the stock kernel only: the one that catches mistakes lacks something that it needs, or
+    /// would see no more in it than in another case, and is slow.
+    const fn with_stock(mut self) -> Self {
+        self.needs.stock_kernel = true;
+        self
+    }
+
+    /// Lets allocations fail in it, on the kernel that catches mistakes.
+    const fn failing_allocations(mut self) -> Self {
+        self.needs.failing_allocations = true;
+        self.with_debug()
+    }
+
+    /// Gives it a VM whose memory is in two NUMA nodes.
+    const fn with_two_nodes(mut self) -> Self {
+        self.needs.vm = VmNeeded::TwoNodes;
+        self
+    }
+
+    /// Runs it in a VM apart from most, since it leaves behind what would disturb others.
+    const fn alone(mut self) -> Self {
+        self.needs.vm = VmNeeded::Own;
+        self
+    }
+}
+
+/// All cases.
+pub(crate) fn all() -> impl Iterator<Item = Case> {
+    [
+        memory::CASES,
+        slots::CASES,
+        patterns::CASES,
+        limits::CASES,
+        search::CASES,
+        merged::CASES,
+        vcpus::CASES,
+        invisible::CASES,
+        registers::CASES,
+        find::CASES,
+        refuse::CASES,
+        meanwhile::CASES,
+        threads::CASES,
+        vmms::CASES,
+        nested::CASES,
+        faults::CASES,
+        life::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+}
+
+/// The case, or the measurement, with this name.
+pub(crate) fn find(name: &str) -> Case {
+    let mut cases = all().chain(bench::CASES.iter().copied());
+    let case = cases.find(|case| case.name == name);
+    case.unwrap_or_else(|| panic!("there is no case {name}"))
+}
+
+/// The roles that other processes play in the cases.
+pub(crate) fn roles() -> impl Iterator<Item = &'static Role> {
+    [
+        memory::ROLES,
+        vcpus::ROLES,
+        find::ROLES,
+        threads::ROLES,
+        vmms::ROLES,
+        life::ROLES,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// How often to do something that a short run on a fast machine does `count` times.
+fn times(count: u32) -> u32 {
+    count.saturating_mul(scale()).div_ceil(repeat_divisor())
+}
+
+/// Of things that are much alike, all, but on a slow machine only some.
+fn some<T>(all: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
+    all.into_iter()
+        .step_by(usize::try_from(repeat_divisor()).expect("small"))
+}
+
+/// Bytes that stand nowhere by accident; another number gives others.
+fn secret(number: u64, len: usize) -> Vec<u8> {
+    let mut random = Random(number.wrapping_mul(0xd134_2543_de82_ef95));
+    let words = std::iter::repeat_with(|| random.next().to_le_bytes());
+    words.flatten().take(len).collect()
+}
+
+/// Numbers that nobody can foresee (`SplitMix64`).
+struct Random(u64);
+
+impl Random {
+    /// Others each time.
+    fn new() -> Self {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let seed = now.map_or(0, |time| u64::from(time.subsec_nanos()) ^ time.as_secs());
+        println!("random numbers from {seed:#x}");
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let word = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
+    }
+
+    /// A number less than `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// Returns some part of a time.
+    fn some_of(&mut self, most: Duration) -> Duration {
+        let micros = u64::try_from(most.as_micros()).expect("not long");
+        Duration::from_micros(self.below(micros + 1))
+    }
+
+    /// Sleeps for some time, `most` at the longest.
+    fn pause(&mut self, most: Duration) {
+        thread::sleep(self.some_of(most));
+    }
+}

@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module comes and goes, and so do VMMs, at any moment.
+
+use std::{
+    fs,
+    thread::{self, sleep},
+    time::{Duration, Instant},
+};
+
+use cases::kernel_log::KernelLog;
+use rustix::io::Errno;
+
+use super::{
+    search::{lengthen, long_us},
+    secret, times, Case,
+};
+use crate::{
+    inspect::{
+        assert_nothing_left, hex, is_live, is_loaded, module_thread, unload_module, Inspection,
+        Refusal,
+    },
+    process::{own_pid, wait_until, PAGE},
+    report::State,
+    role::{hear, say, Other, Role},
+    vmm::{Backing, Mapping, Mode, Vm, Work},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("life_load_unload", load_unload),
+    Case::new("life_unload_busy", unload_busy),
+    Case::new("life_unload_while_scanning", unload_while_scanning),
+    Case::new("life_insmod_killed", insmod_killed),
+    Case::new("life_vmm_killed", vmm_killed).within(600),
+    Case::new("life_vmm_ends", vmm_ends),
+    Case::new("life_other_tracers", other_tracers),
+];
+
+pub(super) const ROLES: &[Role] = &[
+    Role {
+        name: "large",
+        run: large,
+    },
+    Role {
+        name: "insmod",
+        run: insmod,
+    },
+];
+
+const MIB: u64 = 1 << 20;
+
+/// So much memory takes a while to search; how long depends on the machine.
+const LARGE: u64 = 16 * MIB;
+
+/// How often something is tried for which the right moment may be missed.
+const TRIES: u32 = 100;
+
+/// Loaded and unloaded again and again under a guest that counts, one that halts and one that does port
+/// I/O: their VMM checks what they do to the last step.
+fn load_unload() {
+    let mut vm = Vm::bootable();
+    for work in [Work::Count, Work::PortIo, Work::Halt] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    vm.start();
+    let secret = secret(100, 16);
+    vm.write(0x400, &secret);
+    let begin = Instant::now();
+    let count = times(20);
+    for _ in 0..count {
+        let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
+        assert_eq!(report.states(), [State::Parked; 3]);
+        assert_eq!(report.hits, vm.hits(0, &[0x400]));
+        vm.wait_until_it_goes_on();
+    }
+    println!("counted: freezes={count} unloads={count}");
+    println!("loaded and unloaded {count} times in {:?}", begin.elapsed());
+    vm.finish();
+}
+
+/// Unloaded while all vCPUs are in the module's hook: in the guest, halted, on their way in and out.
+fn unload_busy() {
+    for work in [Work::Spin, Work::Halt, Work::PortIo, Work::Count] {
+        let mut vm = Vm::bootable();
+        for _ in 0..3 {
+            vm.add_vcpu(Mode::Long, work);
+        }
+        for round in 0..times(5) {
+            let mut loaded = Inspection::of_self().set("interval_ms", 5).load();
+            // Each of their calls comes after the module; none may return early because of it.
+            vm.start();
+            loaded.reports();
+            wait_until("reports with all of them", || {
+                let reports = loaded.reports();
+                reports
+                    .iter()
+                    .any(|report| report.states() == [State::Parked; 3])
+            });
+            sleep(Duration::from_millis(3) * round);
+            loaded.unload();
+            vm.wait_until_it_goes_on();
+            vm.stop();
+        }
+        vm.finish();
+    }
+}
+
+/// Adds memory to a VM. Returns an inspection of it that takes long.
+fn long_inspection(vm: &mut Vm) -> Inspection {
+    let memory = Mapping::new(LARGE, Backing::Anonymous);
+    memory.touch_all();
+    let inspection = Inspection::of_self().patterns(&["text:not there"]);
+    lengthen(vm, MIB, &memory, &inspection, long_us);
+    inspection
+}
+
+/// Unloaded at any moment of an inspection that takes long.
+fn unload_while_scanning() {
+    let mut vm = Vm::running(Work::Count);
+    let inspection = long_inspection(&mut vm).set("interval_ms", 1);
+    let (mut rounds, mut cut_short) = (0, 0);
+    let mut pause = Duration::ZERO;
+    while rounds < times(8) || (cut_short == 0 && rounds < TRIES) {
+        let mut loaded = inspection.load();
+        let report = loaded.reports().pop().expect("the first report");
+        pause = Duration::from_micros(report.done.pause_us);
+        sleep(Duration::from_millis(1) + pause * (rounds % 8) / 8);
+        // One more has begun; its report would come at its end.
+        cut_short += u32::from(loaded.unload().is_empty());
+        rounds += 1;
+        vm.vcpu(0).wait_until_it_goes_on();
+    }
+    println!("{cut_short} of {rounds} inspections of {pause:?} were cut short");
+    assert!(cut_short > 0, "no inspection was cut short");
+    vm.finish();
+}
+
+/// `insmod` is killed while the guest is being searched.
+fn insmod_killed() {
+    let mut vm = Vm::running(Work::Count);
+    let inspection = long_inspection(&mut vm);
+    let pause = Duration::from_micros(inspection.report().done.pause_us);
+    let (mut rounds, mut cut_short) = (0, 0);
+    while rounds < times(8) || (cut_short == 0 && rounds < TRIES) {
+        let mut log = KernelLog::from_now();
+        let mut insmod = Other::start("insmod", &[&own_pid().to_string()]);
+        assert_eq!(insmod.hear(), "begins");
+        let has_begun = inspection_begins();
+        sleep(pause * (rounds % 8) / 8);
+        insmod.kill();
+        wait_until("the module is gone or stays", || !is_loaded() || is_live());
+        if is_live() {
+            unload_module("kvm_inspect");
+        }
+        assert_nothing_left();
+        let done = log
+            .module_lines()
+            .iter()
+            .any(|line| line.starts_with("done "));
+        cut_short += u32::from(has_begun && !done);
+        rounds += 1;
+        vm.vcpu(0).wait_until_it_goes_on();
+    }
+    println!("{cut_short} of {rounds} inspections of {pause:?} were cut short");
+    assert!(cut_short > 0, "no inspection was cut short");
+    assert_eq!(inspection.report().states(), [State::Parked]);
+    vm.finish();
+}
+
+/// Waits until an inspection that somebody has asked for begins. Returns false if it is over.
+fn inspection_begins() -> bool {
+    let mut begins = false;
+    wait_until("an inspection begins", || {
+        begins = module_thread().is_some();
+        begins || is_live()
+    });
+    begins
+}
+
+/// Loads the module, for the VMM with this number.
+fn insmod(arguments: &[&str]) {
+    let pid = arguments[0].parse().expect("a number");
+    let inspection = Inspection::of(pid).patterns(&["text:not there"]);
+    say("begins");
+    // Whatever comes of it: this process may be killed before.
+    let _ = inspection.try_load().map(std::mem::forget);
+}
+
+/// A VMM is killed before, while and after its guest is searched: it is gone at once, and the
+/// module says so, and can be unloaded.
+fn vmm_killed() {
+    let inspection = |vmm: &Other| Inspection::of(vmm.pid()).patterns(&[hex(&secret(101, 16))]);
+    let begin = Instant::now();
+    let mut vmm = Other::start("large", &[]);
+    assert_eq!(vmm.hear(), "runs");
+    let mut started = begin.elapsed();
+    // The first one takes longer than those that follow.
+    let (mut whole, mut pause) = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..2 {
+        let begin = Instant::now();
+        let report = inspection(&vmm).report();
+        whole = begin.elapsed();
+        pause = Duration::from_micros(report.done.pause_us);
+        assert_eq!(report.done.hits, 1);
+    }
+    vmm.kill();
+
+    let (mut killed, mut rounds) = (0, 0);
+    let count = times(12);
+    // The right moment may be missed, of few all the more.
+    while rounds < count || (killed == 0 && rounds < TRIES) {
+        rounds += 1;
+        let begin = Instant::now();
+        let mut vmm = Other::start("large", &[]);
+        assert_eq!(vmm.hear(), "runs");
+        // The longest of all: the machine may be busy now and then.
+        started = started.max(begin.elapsed());
+        let inspection = inspection(&vmm);
+        let load = thread::spawn(move || inspection.try_load());
+        if rounds % 2 == 0 {
+            // At any moment of the whole, most of which is the loading of the module.
+            sleep(whole * (rounds % 12) / 12);
+        } else {
+            wait_until("an inspection begins", || {
+                module_thread().is_some() || load.is_finished()
+            });
+            sleep(pause * (rounds % 12) / 12);
+        }
+        let begin = Instant::now();
+        vmm.kill();
+        let end = begin.elapsed();
+        // To make it takes longer than to end it, and a machine that is busy now may have been
+        // quick then.
+        assert!(
+            end < 20 * started,
+            "it took {end:?} to kill a VMM that was started in {started:?}"
+        );
+        match load.join().expect("a panic would have ended the process") {
+            Ok(loaded) => {
+                let reports = loaded.unload();
+                let [report] = reports.as_slice() else {
+                    panic!("one report: {reports:#?}");
+                };
+                match report.done.result.as_str() {
+                    "ok" => assert_eq!(report.done.hits, 1),
+                    "vmm_killed" => killed += 1,
+                    other => panic!("unexpected result {other}"),
+                }
+            }
+            Err(Refusal { errno, lines }) => {
+                let gone = [Errno::SRCH, Errno::NOENT, Errno::TIMEDOUT].contains(&errno);
+                assert!(gone, "{errno}: {lines:#?}");
+                let errors = lines.iter().filter(|line| line.starts_with("error: "));
+                assert_eq!(errors.count(), 1, "{lines:#?}");
+            }
+        }
+        assert_nothing_left();
+    }
+    println!("counted: kills={rounds}");
+    println!("of {rounds} killed, {killed} in the middle of an inspection of {whole:?}");
+    assert!(
+        killed > 0,
+        "no VMM was killed in the middle of its inspection"
+    );
+}
+
+/// A VMM with much memory, a secret at its end, and vCPUs of three kinds.
+fn large(_: &[&str]) {
+    let mut vm = Vm::bootable();
+    vm.add_memory(MIB, LARGE, Backing::Anonymous).touch_all();
+    vm.write(MIB + LARGE - PAGE, &secret(101, 16));
+    for work in [Work::Count, Work::Halt, Work::PortIo] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    vm.start();
+    say("runs");
+    hear();
+}
+
+/// A VMM ends between two inspections: the module waits for the next one and keeps nothing of it.
+fn vmm_ends() {
+    let mut vmm = Other::start("large", &[]);
+    assert_eq!(vmm.hear(), "runs");
+    let (pid, mut log) = (vmm.pid(), KernelLog::from_now());
+    let has_vm = || {
+        let known = fs::read_dir("/sys/kernel/debug/kvm").expect("KVM has its folder");
+        let prefix = format!("{pid}-");
+        known
+            .flatten()
+            .any(|vm| vm.file_name().to_string_lossy().starts_with(&prefix))
+    };
+    assert!(has_vm(), "the VM is known to KVM");
+    let loaded = Inspection::of(pid).set("interval_ms", 2000).load();
+    vmm.kill();
+    wait_until("the VM is destroyed", || !has_vm());
+    let mut lines = Vec::new();
+    wait_until("the module has noticed", || {
+        lines.extend(log.module_lines());
+        lines.iter().any(|line| line.starts_with("error: "))
+    });
+    assert!(is_live(), "the module stays");
+    let lines = loaded.unload_for_lines();
+    let errors: Vec<_> = lines
+        .iter()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert!(
+        errors.len() == 1 && errors[0].contains("no process"),
+        "{errors:?}"
+    );
+}
+
+/// Others trace the same function, before and while the module is there.
+fn other_tracers() {
+    const TRACING: &str = "/sys/kernel/tracing";
+    let write = |file: &str, text: &str| {
+        let path = format!("{TRACING}/{file}");
+        fs::write(&path, text).unwrap_or_else(|error| panic!("{path}: {error}"));
+    };
+    let trace = || {
+        // Little, so that it can be read soon.
+        write("buffer_size_kb", "16");
+        write("tracing_on", "1");
+        write(
+            "kprobe_events",
+            "p:kvm_enter kvm_vcpu_ioctl\nr:kvm_leave kvm_vcpu_ioctl\n",
+        );
+        write("events/kprobes/enable", "1");
+        write("set_ftrace_filter", "kvm_vcpu_ioctl");
+        write("current_tracer", "function");
+    };
+    let untrace = || {
+        write("tracing_on", "0");
+        let text = fs::read_to_string(format!("{TRACING}/trace")).expect("the trace can be read");
+        for name in ["kvm_enter:", "kvm_leave:", "kvm_vcpu_ioctl <-"] {
+            assert!(text.contains(name), "no {name} in the trace");
+        }
+        write("current_tracer", "nop");
+        write("set_ftrace_filter", "\n");
+        write("events/kprobes/enable", "0");
+        write("kprobe_events", "\n");
+    };
+    let mut vm = Vm::bootable();
+    for work in [Work::Count, Work::PortIo, Work::Halt] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    let inspection = Inspection::of_self().set("interval_ms", 5);
+    for before in [true, false] {
+        if before {
+            trace();
+        }
+        let mut loaded = inspection.load();
+        vm.start();
+        if !before {
+            trace();
+        }
+        loaded.reports();
+        for _ in 0..times(20) {
+            wait_until("a report with all of them", || {
+                let reports = loaded.reports();
+                reports
+                    .iter()
+                    .any(|report| report.states() == [State::Parked; 3])
+            });
+        }
+        vm.wait_until_it_goes_on();
+        if before {
+            loaded.unload_beside_others();
+            untrace();
+        } else {
+            untrace();
+            loaded.unload();
+        }
+        vm.wait_until_it_goes_on();
+        vm.stop();
+    }
+    vm.finish();
+}

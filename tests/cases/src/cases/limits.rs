@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What limits an inspection, or makes it repeat.
+
+use cases::hex::digits;
+
+use super::{
+    search::{fill_with_matches, freeze_us, lengthen, long_us, Long, MATCH},
+    secret, Case,
+};
+use crate::{
+    inspect::{hex, Inspection},
+    process::{wait_until, PAGE},
+    report::{Report, State},
+    vmm::{Backing, Mapping, Mode, Vm, Work, LOW_MEMORY},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("limits_range", range).with_stock(),
+    Case::new("limits_max_hits", max_hits).with_stock(),
+    Case::new("limits_context", context).with_stock(),
+    Case::new("limits_no_pattern", no_pattern),
+    Case::new("limits_interval", interval),
+    Case::new("limits_max_pause", max_pause).with_stock(),
+    Case::new("limits_max_pause_dense", max_pause_dense).with_stock(),
+];
+
+const MIB: u64 = 1 << 20;
+
+/// How often a machine may be busy with something else, which prolongs any pause, when none is to
+/// be longer than was asked for.
+const TRIES: u32 = 30;
+
+/// A match counts if all of it is in one range, or in ranges that touch.
+fn range() {
+    let mut vm = Vm::running(Work::Spin);
+    vm.add_memory(MIB, 64 * PAGE, Backing::Anonymous)
+        .touch_all();
+    let secret = secret(60, 16);
+    let (first, second) = (MIB + 10 * PAGE - 8, MIB + 20 * PAGE);
+    vm.write(first, &secret);
+    vm.write(second, &secret);
+
+    let hex = hex(&secret);
+    let hits = |ranges: &[String]| {
+        let report = Inspection::of_self()
+            .patterns(&[&hex])
+            .ranges(ranges)
+            .report();
+        vm.assert_slots(&report);
+        assert_eq!(report.done.hits, report.hits.len() as u64);
+        (report.hits_of(0), report.done.scanned_bytes)
+    };
+    let one = |first: u64, last: u64| vec![format!("{first:#x}-{last:#x}")];
+
+    // To the byte, on both sides; scanned are whole pages.
+    assert_eq!(hits(&one(first, first + 15)), (vec![first], 2 * PAGE));
+    assert_eq!(hits(&one(first + 1, first + 15)), (vec![], 2 * PAGE));
+    assert_eq!(hits(&one(first, first + 14)), (vec![], 2 * PAGE));
+    assert_eq!(
+        hits(&one(0, u64::MAX)),
+        (vec![first, second], LOW_MEMORY + 64 * PAGE)
+    );
+    assert_eq!(hits(&one(second, u64::MAX)).0, [second]);
+    assert_eq!(hits(&one(0, second - 1)).0, [first]);
+    // Decimal, and as a start and a size.
+    assert_eq!(hits(&[format!("{first}-{}", first + 15)]).0, [first]);
+    assert_eq!(hits(&[format!("{first:#x}+16")]).0, [first]);
+    assert_eq!(hits(&[format!("{first:#x}+15")]).0, [0; 0]);
+    assert_eq!(hits(&["1M+64K".to_owned()]).0, [first]);
+    // Two ranges that touch are one, in whatever order; with a byte between them they are not.
+    let touch = [one(first + 5, first + 100), one(first - 10, first + 4)].concat();
+    assert_eq!(hits(&touch).0, [first]);
+    let apart = [one(first - 10, first + 4), one(first + 6, first + 100)].concat();
+    assert_eq!(hits(&apart).0, [0; 0]);
+    let both = [one(second, second + 15), one(first, first + 15)].concat();
+    assert_eq!(hits(&both), (vec![first, second], 3 * PAGE));
+    // Where there is no memory.
+    assert_eq!(hits(&one(1 << 40, 1 << 41)), (vec![], 0));
+    vm.finish();
+}
+
+/// Only so many are printed, but all are counted.
+fn max_hits() {
+    let mut vm = Vm::running(Work::Spin);
+    vm.add_memory(MIB, 64 * PAGE, Backing::Anonymous)
+        .touch_all();
+    let secret = secret(61, 16);
+    let places: Vec<u64> = (0..300).map(|index| MIB + index * 800).collect();
+    for &place in &places {
+        vm.write(place, &secret);
+    }
+    let inspection = || Inspection::of_self().patterns(&[hex(&secret)]);
+    for (limit, printed) in [
+        (None, 64),
+        (Some(0), 0),
+        (Some(1), 1),
+        (Some(299), 299),
+        (Some(16384), 300),
+    ] {
+        let report = match limit {
+            Some(limit) => inspection().set("max_hits", limit).report(),
+            None => inspection().report(),
+        };
+        assert_eq!(report.done.hits, 300, "with max_hits={limit:?}");
+        assert_eq!(
+            report.hits,
+            vm.hits(0, &places[..printed]),
+            "with max_hits={limit:?}"
+        );
+    }
+    vm.finish();
+}
+
+/// Guest bytes are printed only when asked for, and then exactly those that are there.
+fn context() {
+    let mut vm = Vm::running(Work::Halt);
+    // Two stretches of memory: one that begins and ends with a match, and one of 5 MiB with matches
+    // about the borders of its windows, wherever in it they are.
+    let (small, large) = (MIB, 16 * MIB);
+    let (small_len, large_len) = (4 * PAGE, 5 * MIB);
+    for (gpa, len) in [(small, small_len), (large, large_len)] {
+        let noise = secret(gpa, usize::try_from(len).expect("64 bits"));
+        vm.add_memory(gpa, len, Backing::Anonymous).write(0, &noise);
+    }
+    let secret = secret(62, 256);
+    let mut places = vec![small, small + small_len - 256];
+    let distances = [1, 64, 128, 200, 255, 320].into_iter().cycle();
+    let borders = (large + PAGE..large + large_len).step_by(4096);
+    places.extend(
+        borders
+            .zip(distances)
+            .map(|(border, before)| border - before),
+    );
+    for &place in &places {
+        vm.write(place, &secret);
+    }
+    let read = |from: u64, to: u64| -> String {
+        let slot = vm.slot_at(from);
+        digits(&slot.mapping.read(from - slot.gpa, to - from))
+    };
+    for context in [1, 64] {
+        let report = Inspection::of_self()
+            .patterns(&[hex(&secret)])
+            .set("context", context)
+            .set("max_hits", 2000)
+            .report();
+        let mut expected = vm.hits(0, &places);
+        for hit in &mut expected {
+            let slot = vm.slot_at(hit.gpa);
+            let from = (hit.gpa - context).max(slot.gpa);
+            let to = (hit.gpa + 256 + context).min(slot.gpa + slot.len);
+            hit.bytes = Some(read(from, to));
+        }
+        assert_eq!(report.hits, expected, "with context={context}");
+    }
+    let report = Inspection::of_self()
+        .patterns(&[hex(&secret)])
+        .set("max_hits", 2000)
+        .report();
+    assert_eq!(report.hits, vm.hits(0, &places), "no bytes");
+    vm.finish();
+}
+
+/// Without a pattern nothing is searched, and all else is reported.
+fn no_pattern() {
+    let mut vm = Vm::running(Work::Count);
+    vm.add_memory(MIB, 64 * PAGE, Backing::Anonymous)
+        .write(5 * PAGE, &[1]);
+    let report = Inspection::of_self().report();
+    assert_eq!(report.states(), [State::Parked]);
+    assert_eq!((report.done.scanned_bytes, report.done.hits), (0, 0));
+    vm.assert_slots(&report);
+    vm.finish();
+}
+
+/// With an interval there is one report after the other, each of what is there at the time. The
+/// VMM never sees an `EINTR`, but for that of the first freeze.
+fn interval() {
+    let mut vm = Vm::bootable();
+    for work in [Work::Count, Work::Halt, Work::PortIo] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    vm.add_memory(MIB, 64 * PAGE, Backing::Anonymous)
+        .touch_all();
+    let secret = secret(63, 16);
+    let mut loaded = Inspection::of_self()
+        .patterns(&[hex(&secret)])
+        .set("interval_ms", 20)
+        .load();
+    // `insmod` is back, and there is one report.
+    let first = loaded.reports();
+    assert_eq!(first[0].states(), [State::Outside; 3]);
+    assert_eq!(first[0].done.hits, 0);
+    // From here on every KVM_RUN comes after the module.
+    vm.start();
+
+    let mut seen = 0;
+    let mut wait_for = |what: &str, wanted: &dyn Fn(&Report) -> bool| {
+        wait_until(what, || {
+            let reports = loaded.reports();
+            for report in &reports {
+                assert_eq!(report.done.result, "ok");
+                vm.assert_slots(report);
+            }
+            seen += reports.len();
+            reports.iter().any(wanted)
+        });
+    };
+    wait_for("a report in which all stand", &|report| {
+        report.states() == [State::Parked; 3]
+    });
+    let places = [MIB + 123, MIB + 33 * PAGE - 1];
+    for count in 1..=2 {
+        vm.write(places[count - 1], &secret);
+        let expected = vm.hits(0, &places[..count]);
+        wait_for("the hits of a report", &|report| report.hits == expected);
+    }
+    for _ in 0..20 {
+        wait_for("one more report", &|report| report.hits.len() == 2);
+    }
+    assert!(seen >= 20, "{seen} reports");
+    vm.wait_until_it_goes_on();
+    let rest = loaded.unload();
+    assert!(rest.iter().all(|report| report.hits.len() == 2));
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// No pause is longer than was asked for, however much there is to search; what does not fit into one
+/// is searched in the next ones, between which the guest runs.
+fn max_pause() {
+    let mut vm = Vm::running(Work::Count);
+    let memory = Mapping::new(16 * MIB, Backing::Anonymous);
+    let hits = fill_with_matches(&memory, 1, 40);
+    // The slowest way.
+    let inspection = Inspection::of_self()
+        .patterns(&[hex(&MATCH)])
+        .set("engine", "portable")
+        .set("threads", 1);
+    let Long { whole, times } = lengthen(&mut vm, MIB, &memory, &inspection, long_us);
+    let hits = times * hits;
+    let shown: Vec<u64> = (MIB..)
+        .take(25)
+        .chain((MIB + PAGE..).take(25))
+        .chain(MIB + 2 * PAGE..)
+        .take(64)
+        .collect();
+    assert_eq!(whole.hits, vm.hits(0, &shown));
+    assert_eq!(whole.done.hits, hits);
+    assert_eq!(
+        (whole.done.pauses, whole.done.paused_us),
+        (1, whole.done.pause_us)
+    );
+
+    // An eighth of it; to get to a thread that is due may take the emulator three more.
+    let whole_us = whole.done.scan_us;
+    let in_pauses = inspection.clone();
+    let in_pauses = in_pauses.set("max_pause_ms", whole_us / 8000);
+    let mut tries = (0..TRIES).map(|_| in_pauses.report());
+    let report = tries.find(|report| report.done.pause_us < whole_us / 2 && report.done.pauses > 2);
+    let report = report.expect("there is no pause that is too long");
+    let done = &report.done;
+    assert!(done.paused_us > done.pause_us, "{done:?}");
+    // The guest counts all the time, and so its first memory is another in each pause.
+    assert!(done.rescanned_bytes > 0, "{done:?}");
+    assert_eq!((&report.hits, done.hits), (&whole.hits, hits));
+    assert_eq!(done.scanned_bytes, LOW_MEMORY + times * memory.len());
+    vm.assert_slots(&report);
+    vm.wait_until_it_goes_on();
+
+    // Enough time for all of it.
+    let report = inspection.set("max_pause_ms", 3_600_000).report();
+    assert_eq!((&report.hits, report.done.hits), (&whole.hits, hits));
+    assert_eq!(report.done.pauses, 1);
+    vm.finish();
+}
+
+/// A pause ends in the middle of what is handed out at once, if that takes longer: each byte is a match.
+fn max_pause_dense() {
+    const CHUNKS: u64 = 2;
+
+    let mut vm = Vm::bootable();
+    for _ in 0..2 {
+        vm.add_vcpu(Mode::Long, Work::Halt);
+    }
+    vm.start();
+    let size = CHUNKS * (256 << 10);
+    vm.add_memory(MIB, size, Backing::Anonymous)
+        .fill_all(MATCH[0]);
+    // As many patterns as it takes for a chunk to take long for a freeze.
+    let mut lens = 16..17;
+    let (inspection, alone) = loop {
+        let patterns = lens.clone().map(|len| hex(&vec![MATCH[0]; len]));
+        let patterns: Vec<String> = patterns.collect();
+        let inspection = Inspection::of_self().patterns(&patterns);
+        let alone = inspection.clone().set("threads", 1).shortest(3);
+        if alone.done.scan_us / CHUNKS > 16 * freeze_us(&alone) {
+            break (inspection, alone);
+        }
+        lens.end += lens.len();
+        assert!(lens.end < 256, "too quick: {:?}", alone.done);
+    };
+    println!("{} patterns", lens.len());
+    let hits = lens.map(|len| size + 1 - len as u64).sum::<u64>();
+    assert_eq!(alone.done.hits, hits);
+    let chunk_us = alone.done.scan_us / CHUNKS;
+    for threads in [1, 3] {
+        let inspection = inspection.clone().set("threads", threads);
+        let in_pauses = inspection.set("max_pause_ms", chunk_us / 4000);
+        let mut tries = (0..TRIES).map(|_| in_pauses.report());
+        let report =
+            tries.find(|report| report.done.pause_us < chunk_us * 2 / 3 && report.done.pauses > 3);
+        let report = report.expect("there is no pause that is shorter than a chunk takes");
+        let done = &report.done;
+        assert_eq!((&report.hits, done.hits), (&alone.hits, hits));
+        assert_eq!(
+            (done.scanned_bytes, done.rescanned_bytes),
+            (LOW_MEMORY + size, 0),
+            "what was cut is searched once"
+        );
+        vm.assert_slots(&report);
+    }
+    vm.finish();
+}

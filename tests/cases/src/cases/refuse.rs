@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is refused: with the fitting error and one line that says what to do; the guest goes on,
+//! and nothing is left.
+
+use std::{
+    fs, iter,
+    time::{Duration, Instant},
+};
+
+use cases::kernel_log::KernelLog;
+use rustix::{
+    io::Errno,
+    mount::{mount, MountFlags},
+};
+
+use super::{secret, some, Case};
+use crate::{
+    init::load_kvm,
+    inspect::{assert_nothing_left, hex, load_module, unload_module, Inspection},
+    process::{own_pid, wait_until},
+    report::State,
+    vmm::{Mode, Userfault, Vm, Work},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("refuse_patterns", patterns).with_stock(),
+    Case::new("refuse_ranges", ranges).with_stock(),
+    Case::new("refuse_numbers", numbers).with_stock(),
+    Case::new("refuse_processes", processes).with_stock(),
+    Case::new("refuse_without_kvm", without_kvm)
+        .without_kvm()
+        .with_stock(),
+    Case::new("refuse_probe_taken", probe_taken),
+    Case::new("refuse_probes_off", probes_off).with_stock(),
+    Case::new("refuse_protected", protected),
+    Case::new("refuse_late_vcpu", late_vcpu),
+    Case::new("refuse_lockdown", lockdown).alone().with_stock(),
+];
+
+/// Wants each of the inspections to be refused, while a guest counts; afterwards the same guest can
+/// be inspected.
+fn all_refused(refused: impl FnOnce(&mut Vm)) {
+    let mut vm = Vm::running(Work::Count);
+    vm.add_vcpu(Mode::Long, Work::Halt);
+    vm.vcpu(1).start();
+    vm.vcpu(1).wait_until_at_work();
+    refused(&mut vm);
+    vm.vcpu(0).wait_until_it_goes_on();
+    let secret = secret(90, 16);
+    vm.write(0x700, &secret);
+    let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
+    assert_eq!(report.hits, vm.hits(0, &[0x700]));
+    vm.vcpu(0).wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// Patterns that are none.
+fn patterns() {
+    let long: String = iter::repeat_n("a5", 257).collect();
+    let bad = [
+        ("foo:abc", "kind of pattern"),
+        ("abc", "kind of pattern"),
+        ("TEXT:abc", "kind of pattern"),
+        ("text:", "empty"),
+        ("utf16:", "empty"),
+        ("hex:", "empty"),
+        ("hex: ", "empty"),
+        ("hex:488", "one hex digit"),
+        ("hex:48 8 b", "one hex digit"),
+        ("hex:4g", "no hex digit"),
+        ("hex:??", "everywhere"),
+        ("hex:?? ??", "everywhere"),
+        ("text:a\\", "escape"),
+        ("text:a\\n", "escape"),
+        ("utf16:a\\x1", "escape"),
+        ("utf16:a\u{fffd}", ""),
+        (&format!("hex:{long}"), "more than 256"),
+        (&format!("text:{}", &long[..257]), "more than 256"),
+        (&format!("utf16:{}", &long[..129]), "more than 256"),
+    ];
+    all_refused(|_| {
+        for (pattern, why) in some(bad) {
+            if why.is_empty() {
+                continue;
+            }
+            let why = [why, "pattern 0: "];
+            Inspection::of_self()
+                .patterns(&[pattern])
+                .refused(Errno::INVAL, &why);
+        }
+        // The number of the wrong one is said.
+        Inspection::of_self()
+            .patterns(&["text:good", "hex:00", "hex:0"])
+            .refused(Errno::INVAL, &["pattern 2: "]);
+        // One byte less, and the longest is good.
+        let report = Inspection::of_self()
+            .patterns(&[format!("hex:{}", &long[..512])])
+            .report();
+        assert_eq!(report.done.hits, 0);
+    });
+}
+
+/// Ranges that are none.
+fn ranges() {
+    let bad = [
+        ("0x2000-0x1fff", "before it starts"),
+        ("5-3", "before it starts"),
+        ("0x1000", "no separator"),
+        ("", "no separator"),
+        ("-0x1000", "start is no number"),
+        ("0x-0x1000", "start is no number"),
+        ("0x1000-", "end is no number"),
+        ("0x1000-0x10g0", "end is no number"),
+        ("1000-0x2000 ", "end is no number"),
+        ("0-0x10000000000000000", "larger than 64 bits"),
+        ("0x1000+0", "size is 0"),
+        ("0x1000+1T", "size is no number"),
+        ("0xffffffffffffffff+2", "beyond"),
+    ];
+    all_refused(|_| {
+        for (range, why) in some(bad) {
+            let why = [why, "range 0: "];
+            Inspection::of_self()
+                .patterns(&["text:a"])
+                .ranges(&[range])
+                .refused(Errno::INVAL, &why);
+        }
+        Inspection::of_self()
+            .ranges(&["0-1", "2-3", "9-8"])
+            .refused(Errno::INVAL, &["range 2: "]);
+    });
+}
+
+/// Numbers out of range, and what is no number.
+fn numbers() {
+    let out_of_range = [
+        ("vm_fd", "-2"),
+        ("vm_fd", "2147483648"),
+        ("interval_ms", "-1"),
+        ("interval_ms", "86400001"),
+        ("freeze_timeout_ms", "0"),
+        ("freeze_timeout_ms", "-5"),
+        ("freeze_timeout_ms", "86400001"),
+        ("max_hits", "-1"),
+        ("max_hits", "16385"),
+        ("context", "-1"),
+        ("context", "65"),
+    ];
+    all_refused(|_| {
+        for (name, value) in some(out_of_range) {
+            let why = [&format!("{name}={value} is out of range"), "give"];
+            Inspection::of_self()
+                .set(name, value)
+                .refused(Errno::INVAL, &why.map(|why| why));
+        }
+        for pid in ["-1", "2147483648"] {
+            let inspection = Inspection::without_pid().set("pid", pid);
+            inspection.refused(Errno::INVAL, &["pid=", "out of range"]);
+        }
+        Inspection::without_pid().refused(Errno::INVAL, &["pid= is missing"]);
+        Inspection::of(0).refused(Errno::INVAL, &["pid= is missing"]);
+        // Here the kernel itself says what is wrong.
+        for (name, value) in [
+            ("pid", "abc"),
+            ("max_hits", "99999999999999999999"),
+            ("context", ""),
+        ] {
+            let refusal = Inspection::of_self().set(name, value).try_load().err();
+            let refusal = refusal.unwrap_or_else(|| panic!("{name}={value} was not refused"));
+            assert!(
+                matches!(refusal.errno, Errno::INVAL | Errno::RANGE),
+                "{refusal:?}"
+            );
+            assert!(
+                refusal.lines.iter().any(|line| line.contains(name)),
+                "{refusal:?}"
+            );
+            assert_nothing_left();
+        }
+    });
+}
+
+/// Processes that are none, or have no VM.
+fn processes() {
+    all_refused(|vm| {
+        // Above the highest number that a process can have.
+        let max: i32 = fs::read_to_string("/proc/sys/kernel/pid_max")
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .expect("a number");
+        let no_process = ["no process", "give the process number of the VMM"];
+        Inspection::of(max).refused(Errno::SRCH, &no_process);
+        // A thread of a VMM is not the VMM.
+        let thread = fs::read_dir("/proc/self/task")
+            .expect("there are threads")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .find(|&thread: &i32| thread != own_pid());
+        Inspection::of(thread.expect("a vCPU's thread")).refused(Errno::SRCH, &no_process);
+        // The first process has no VM, and the second one is a kernel thread.
+        for pid in [1, 2] {
+            Inspection::of(pid).refused(Errno::NOENT, &["has no VM"]);
+        }
+        // A file that is none, one that is another, one of a vCPU.
+        vm.vcpu(0).stop();
+        let vcpu = vm.vcpu(0).file_number();
+        vm.vcpu(0).start();
+        vm.vcpu(0).wait_until_at_work();
+        for fd in [1000, 0, vcpu] {
+            Inspection::of_self().set("vm_fd", fd).refused(
+                Errno::NOENT,
+                &[&format!("file descriptor {fd}"), "is not a VM"],
+            );
+        }
+    });
+}
+
+/// Without KVM there is nothing to inspect; with it, there is.
+fn without_kvm() {
+    let inspection = Inspection::of_self();
+    inspection.refused(
+        Errno::NOENT,
+        &["KVM is not loaded", "load kvm_amd or kvm_intel"],
+    );
+
+    load_kvm().expect("KVM can be loaded");
+    inspection.refused(Errno::NOENT, &["has no VM"]);
+    let mut vm = Vm::running(Work::Count);
+    assert_eq!(inspection.report().states(), [State::Parked]);
+    vm.finish();
+}
+
+/// Somebody else redirects the function already.
+fn probe_taken() {
+    all_refused(|_| {
+        load_module("/modules/redirect.ko", "").expect("the test's own module can be loaded");
+        Inspection::of_self().refused(Errno::BUSY, &["kvm_vcpu_ioctl", "live patch"]);
+        unload_module("redirect");
+
+        // The other way round it is the other one that is refused: the probe does redirect.
+        let loaded = Inspection::of_self().set("interval_ms", 900).load();
+        let other = load_module("/modules/redirect.ko", "");
+        assert_eq!(other.expect_err("it is taken"), Errno::BUSY);
+        assert!(!loaded.unload().is_empty());
+    });
+}
+
+/// All probes are turned off.
+fn probes_off() {
+    let turn = |on: &str| fs::write("/sys/kernel/debug/kprobes/enabled", on).expect("a switch");
+    all_refused(|_| {
+        turn("0");
+        Inspection::of_self().refused(Errno::NODEV, &["kprobes", "enabled"]);
+        turn("1");
+    });
+}
+
+/// A guest whose registers and memory the host cannot read.
+fn protected() {
+    // KVM_X86_*_VM of arch/x86/include/uapi/asm/kvm.h.
+    let kinds = [(2, "SEV"), (3, "SEV-ES"), (4, "SEV-SNP"), (5, "TDX")];
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::Count);
+    let secret = secret(91, 16);
+    vm.write(0x600, &secret);
+    let inspection = Inspection::of_self().patterns(&[hex(&secret)]);
+    let protect = |parameters: &str, why: &[&str]| {
+        // The module does to the VM what KVM does, as long as it is loaded; the VM does not run.
+        let parameters = format!("fd={} {parameters}", vm.fd());
+        load_module("/modules/protect.ko", &parameters).expect("the test's own module");
+        inspection.refused(Errno::OPNOTSUPP, why);
+        unload_module("protect");
+    };
+    protect("state=1", &["protected", "hardware"]);
+    protect("sev=1", &["protected", "SEV or SEV-ES"]);
+    for (kind, name) in kinds {
+        protect(&format!("vm_type={kind}"), &["protected", name]);
+    }
+    let report = inspection.report();
+    assert_eq!(report.hits, vm.hits(0, &[0x600]));
+    vm.start();
+    vm.vcpu(0).wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// A vCPU that does not come, because its thread is in another ioctl: all go on when time is up.
+fn late_vcpu() {
+    let mut vm = Vm::bootable();
+    for _ in 0..2 {
+        vm.add_vcpu(Mode::Long, Work::Count);
+    }
+    vm.start();
+    vm.vcpu(1).stop();
+
+    let inspection = Inspection::of_self();
+    let fault = Userfault::new();
+    let (first, second) = vm.vcpus().split_at_mut(1);
+    std::thread::scope(|scope| {
+        // KVM_SET_REGS holds the vCPU while it waits for the registers.
+        let call = scope.spawn(|| second[0].set_regs_from(&fault));
+        fault.wait();
+        // On a busy machine the other one may be late, too, if there is not much time.
+        let mut timeouts = (0..8).map(|power| Duration::from_millis(300) * (1 << power));
+        let only_one = timeouts.any(|timeout| {
+            let inspection = inspection.clone();
+            let inspection = inspection.set("freeze_timeout_ms", timeout.as_millis());
+            let begin = Instant::now();
+            let refusal = inspection.try_load().err().expect("it is refused");
+            assert!(begin.elapsed() >= timeout);
+            assert_eq!(refusal.errno, Errno::TIMEDOUT);
+            assert_nothing_left();
+            let Some((error, vcpus)) = refusal.lines.split_last() else {
+                panic!("lines: {refusal:?}");
+            };
+            assert!(
+                error.starts_with("error: ") && error.contains("freeze_timeout_ms="),
+                "{error}"
+            );
+            assert!(
+                vcpus
+                    .iter()
+                    .any(|line| line.contains("vcpu 1 did not stop")),
+                "{refusal:?}"
+            );
+            vcpus.len() == 1
+        });
+        assert!(only_one, "the other one never stood");
+        // The one that did stand goes on, though the other does not yet.
+        first[0].wait_until_it_goes_on();
+        fault.resolve();
+        call.join().expect("a panic would have ended the process");
+    });
+    assert_eq!(
+        inspection.report().states(),
+        [State::Parked, State::Outside]
+    );
+    vm.vcpu(1).start();
+    vm.vcpu(1).wait_until_at_work();
+    assert_eq!(inspection.report().states(), [State::Parked; 2]);
+    vm.finish();
+}
+
+/// A kernel that is locked down, so that not even root is to know what is in memory, between two
+/// inspections. (Before the first one the module could not be loaded: it is not signed.)
+fn lockdown() {
+    const SECURITY: &str = "/sys/kernel/security";
+    let mut vm = Vm::running(Work::Count);
+    let mut log = KernelLog::from_now();
+    let inspection = Inspection::of_self().set("interval_ms", 200);
+    let loaded = inspection.load();
+    mount(
+        "securityfs",
+        SECURITY,
+        "securityfs",
+        MountFlags::empty(),
+        None,
+    )
+    .expect("securityfs can be mounted");
+    fs::write(format!("{SECURITY}/lockdown"), "confidentiality")
+        .expect("the kernel is locked down");
+    let mut lines = Vec::new();
+    wait_until("the module refuses to go on", || {
+        lines.extend(log.module_lines());
+        lines
+            .iter()
+            .any(|line| line.contains("no more inspections"))
+    });
+    let errors: Vec<_> = lines
+        .iter()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert_eq!(errors.len(), 1, "{lines:#?}");
+    assert!(
+        errors[0].contains("locked down") && errors[0].contains("; "),
+        "{errors:?}"
+    );
+    vm.wait_until_it_goes_on();
+    loaded.unload_beside_others();
+    vm.finish();
+}

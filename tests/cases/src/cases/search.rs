@@ -1,0 +1,742 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How memory is searched: by whom, in which way, in one pause or in several. Whatever the way, what is
+//! found must be the same.
+
+use std::{
+    fs,
+    ops::Range,
+    sync::{
+        atomic::{AtomicBool, Ordering::SeqCst},
+        Arc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use cases::{command_line::parameter, protocol::ENGINE_PARAMETER};
+use rustix::io::Errno;
+
+use super::{secret, some, times, Case, Random};
+use crate::{
+    inspect::{hex, is_live, module_thread, Inspection},
+    process::{cpu_time, process_state, wait_until, PAGE},
+    report::Report,
+    vmm::{Backing, Mapping, Mode, Vcpu, Vm, Work, LOW_MEMORY},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("search_itext", itext).with_stock(),
+    Case::new("search_ways", ways).within(600).with_stock(),
+    Case::new("search_threads", threads),
+    Case::new("search_killed", killed).within(600).with_stock(),
+    Case::new("search_lowest_hits", lowest_hits).with_stock(),
+    Case::new("search_sparse", sparse).with_stock(),
+    Case::new("search_own_memory", own_memory).with_stock(),
+    Case::new("search_pauses_still", pauses_still).with_stock(),
+    Case::new("search_pauses_moving", pauses_moving)
+        .within(600)
+        .with_stock(),
+    Case::new("search_pauses_writing", pauses_writing).with_stock(),
+    Case::new("search_refused", refused),
+];
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// What is handed out at once to those who search, aligned to the beginning of the slot.
+const CHUNK: u64 = 256 << 10;
+
+/// How pages may be read.
+const ACCESSES: [&str; 3] = ["linear", "vmap", "copy"];
+
+/// What may search on this CPU, the best one first.
+fn engines() -> Vec<&'static str> {
+    let info = fs::read_to_string("/proc/cpuinfo").expect("it can be read");
+    let flags = info.lines().find(|line| line.starts_with("flags"));
+    let has = |flag: &str| flags.is_some_and(|flags| flags.split(' ').any(|has| has == flag));
+    let mut engines = vec!["portable"];
+    if has("avx2") {
+        engines.insert(0, "avx2");
+        if has("avx512bw") && has("avx512vl") && has("avx512vbmi") {
+            engines.insert(0, "avx512");
+        }
+    }
+    engines
+}
+
+/// What stands very often where [`fill_with_matches`] was.
+pub(super) const MATCH: [u8; 16] = [0x5a; 16];
+
+/// Makes the search of memory slow, whatever searches: the first `len` bytes of each `step`th page are full
+/// of matches. How many there are.
+pub(super) fn fill_with_matches(memory: &Mapping, step: usize, len: usize) -> u64 {
+    let pages = (0..memory.len() / PAGE).step_by(step);
+    let bytes = vec![MATCH[0]; len];
+    for page in pages.clone() {
+        memory.write(page * PAGE, &bytes);
+    }
+    (pages.count() * (len - MATCH.len() + 1)) as u64
+}
+
+/// Returns how long it takes a guest to stand, in microseconds; not less than a few of the ticks by
+/// which the kernel measures time.
+pub(super) fn freeze_us(report: &Report) -> u64 {
+    report.done.freeze_us.max(10_000)
+}
+
+/// Returns how long a search has to take, in microseconds, if it is to be cut into pauses, each of
+/// which is long for a freeze.
+pub(super) fn long_us(report: &Report) -> u64 {
+    40 * freeze_us(report)
+}
+
+/// A search that takes long, whatever the machine.
+pub(super) struct Long {
+    /// The report of the whole of it.
+    pub(super) whole: Report,
+    /// How often the memory is there that it takes long for.
+    pub(super) times: u64,
+}
+
+/// Makes an inspection's search take as long as `wanted_us` says of a report, on any machine: adds
+/// `memory` to the VM from `gpa` on, the same again and again.
+pub(super) fn lengthen(
+    vm: &mut Vm,
+    gpa: u64,
+    memory: &Arc<Mapping>,
+    inspection: &Inspection,
+    wanted_us: impl Fn(&Report) -> u64,
+) -> Long {
+    const MOST: u64 = 4096;
+    const MOST_AT_ONCE: u64 = 16;
+
+    let (mut times, mut more) = (0, 1);
+    loop {
+        for _ in 0..more {
+            vm.add_mapping(gpa + times * memory.len(), memory);
+            times += 1;
+        }
+        let whole = inspection.shortest(3);
+        let (wanted, is) = (wanted_us(&whole), whole.done.scan_us.max(1));
+        if is >= wanted {
+            println!(
+                "{times} times the memory, {} us of {wanted}",
+                whole.done.scan_us
+            );
+            return Long { whole, times };
+        }
+        assert!(times < MOST, "too quick: {:?}", whole.done);
+        // A bit more than it seems, so that it is enough the next time.
+        let enough = (times * wanted).div_ceil(is) * 5 / 4;
+        more = enough.saturating_sub(times).clamp(1, MOST_AT_ONCE * times);
+    }
+}
+
+/// Letters of either case, and nothing else that differs from them by one bit.
+fn itext() {
+    let mut vm = Vm::running(Work::Count);
+    vm.add_memory(MIB, 4 * PAGE, Backing::Anonymous).touch_all();
+    let written: [(u64, &[u8]); 6] = [
+        (0x100, b"PassWord: [1]"),
+        (0x200, b"password: [1]"),
+        (0x300, b"PASSWORD: {1}"),
+        (0x400, b"\x10assword: [1]"),
+        (PAGE - 4, b"paSSwoRD: [1]"),
+        (0x500, b"p\x01ssword: [1]"),
+    ];
+    for (offset, bytes) in written {
+        vm.write(MIB + offset, bytes);
+    }
+    let report = Inspection::of_self()
+        .patterns(&[r"itext:pAssword:\s[1]", "itext:PASSWORD", "text:password"])
+        .report();
+    let at = |offsets: &[u64]| -> Vec<u64> { offsets.iter().map(|offset| MIB + offset).collect() };
+    assert_eq!(report.hits_of(0), at(&[0x100, 0x200, PAGE - 4]));
+    assert_eq!(report.hits_of(1), at(&[0x100, 0x200, 0x300, PAGE - 4]));
+    assert_eq!(report.hits_of(2), at(&[0x200]));
+    vm.finish();
+}
+
+/// Matches at each offset around each kind of border, with and without the bytes around them, in
+/// each way in which memory can be read and searched.
+fn ways() {
+    // No way is left out without notice.
+    let best = parameter(ENGINE_PARAMETER).expect("the harness says it");
+    assert_eq!(engines()[0], best);
+    let mut vm = Vm::running(Work::Halt);
+    // Two slots that are neighbours in the guest, and not in the VMM, the first one with a part of a
+    // chunk at its end; and one of huge pages.
+    let (first, second) = (MIB, MIB + 3 * CHUNK + 5 * PAGE);
+    let huge = 16 * MIB;
+    vm.add_memory(first, second - first, Backing::Anonymous)
+        .touch_all();
+    let neighbour = vm.add_memory(second, 2 * CHUNK, Backing::Anonymous);
+    neighbour.touch_all();
+    // With a hole: what is there begins in the middle of a chunk.
+    neighbour.discard(CHUNK + 3 * PAGE, 7 * PAGE);
+    vm.add_memory(huge, 4 * MIB, Backing::TransparentHuge)
+        .touch_all();
+
+    let secret = secret(200, 21);
+    // A short pattern, or one with open bits, is searched for in another way than a long one.
+    let mut short = hex(&secret[..6]);
+    short.replace_range("hex:".len() + 2.."hex:".len() + 3, "?");
+    let patterns = [hex(&secret), short];
+    let borders = [
+        first + 64,
+        first + PAGE,
+        first + CHUNK,
+        first + 2 * CHUNK,
+        second,
+        second + CHUNK,
+        huge + CHUNK,
+        huge + 2 * MIB,
+    ];
+    let set = |before: u64| -> Vec<u64> {
+        let places = borders.iter().map(|border| border - before);
+        let mut places: Vec<u64> = places.collect();
+        places.push(second + CHUNK + 10 * PAGE + 42 - before);
+        places.sort_unstable();
+        places
+    };
+    // How far before the border it begins: it ends just there, it has one byte on one side, …
+    let all = some([(20, 0), (21, 64), (0, 0), (11, 64), (1, 0), (22, 64)]);
+    let (without, with): (Vec<_>, Vec<_>) = all.partition(|(_, context)| *context == 0);
+    let all = [without, with].into_iter().filter(|all| !all.is_empty());
+    for (access, engine, all) in all.flat_map(each_way) {
+        let context = all[0].1;
+        let mut loaded = Inspection::of_self()
+            .patterns(&patterns)
+            .set("access", access)
+            .set("engine", engine)
+            .set("context", context)
+            .set("interval_ms", 5)
+            .load();
+        for (before, _) in all {
+            let places = set(before);
+            for &place in &places {
+                vm.write(place, &secret);
+            }
+            let report = loaded.fresh_report();
+            assert_eq!(report.done.result, "ok");
+            assert_eq!(
+                (&*report.done.access, &*report.done.engine),
+                (access, engine)
+            );
+            for pattern in 0..patterns.len() {
+                let found = report.hits_of(pattern);
+                assert_eq!(found, places, "{pattern} {access} {engine} at {before}");
+            }
+            if context > 0 {
+                for hit in &report.hits {
+                    let bytes = hit.bytes.as_ref().expect("they were asked for");
+                    assert!(bytes.contains(&hex(&secret)["hex:".len()..]), "{hit:?}");
+                }
+            }
+            vm.assert_slots(&report);
+            for &place in &places {
+                vm.write(place, &[0; 21]);
+            }
+        }
+        loaded.unload();
+    }
+    vm.finish();
+}
+
+/// Returns each way in which memory can be read and searched, each time with the same.
+fn each_way<T: Clone>(what: T) -> impl Iterator<Item = (&'static str, &'static str, T)> {
+    let ways = ACCESSES
+        .into_iter()
+        .flat_map(|access| engines().into_iter().map(move |engine| (access, engine)));
+    ways.map(move |(access, engine)| (access, engine, what.clone()))
+}
+
+/// What several threads find is what one finds, and they do search.
+fn threads() {
+    let mut vm = Vm::bootable();
+    for work in [Work::Count, Work::Halt, Work::PortIo] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    vm.start();
+    let size = 8 * MIB;
+    vm.add_memory(MIB, size, Backing::Anonymous).touch_all();
+    let secret = secret(201, 16);
+    let places: Vec<u64> = (MIB..MIB + size - 16).step_by(200_003).collect();
+    for &place in &places {
+        vm.write(place, &secret);
+    }
+    let expected = vm.hits(0, &places);
+    let all = [1, 2, 4, 16].into_iter();
+    let all = all.flat_map(|threads| ACCESSES.map(|access| (threads, access)));
+    for (threads, access) in some(all) {
+        let report = Inspection::of_self()
+            .patterns(&[hex(&secret)])
+            .set("max_hits", 2000)
+            .set("threads", threads)
+            .set("access", access)
+            .report();
+        assert_eq!(report.hits, expected, "threads={threads} access={access}");
+        assert!((1..=threads).contains(&report.done.threads));
+        vm.assert_slots(&report);
+    }
+    let inspection = Inspection::of_self().patterns(&[hex(&secret)]);
+    let inspection = inspection.set("interval_ms", 1);
+    // They need not come in time each time.
+    let mut loaded = inspection.clone().set("threads", 4).load();
+    let has_helped = |report: &Report| {
+        assert_eq!(report.done.hits, places.len() as u64);
+        assert!((1..=4).contains(&report.done.threads));
+        report.done.threads > 1
+    };
+    wait_until("somebody has helped", || {
+        loaded.reports().iter().any(has_helped)
+    });
+    loaded.unload();
+    // One means the inspecting one: it does not rely on a thread that comes and goes.
+    let mut loaded = inspection.set("threads", 1).load();
+    let mut reports = 0;
+    let mut check = |report: &Report| {
+        let done = &report.done;
+        let seen = (done.result.as_str(), done.threads, done.pauses, done.hits);
+        assert_eq!(seen, ("ok", 1, 1, places.len() as u64));
+        reports += 1;
+        reports
+    };
+    while loaded.next_reports().iter().map(&mut check).max() < Some(times(12)) {}
+    loaded.unload().iter().for_each(|report| {
+        check(report);
+    });
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// Who helps to search is killed meanwhile, and the VM lives on: what it has not searched others do, once.
+fn killed() {
+    /// The vCPUs whose threads can be killed alone.
+    const ALONE: Range<usize> = 1..3;
+    const SHOWN: u64 = 100;
+
+    let mut vm = Vm::bootable();
+    for work in [Work::Count, Work::Halt, Work::Halt] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    vm.start();
+    vm.vcpus()[ALONE].iter_mut().for_each(Vcpu::stop);
+    start_alone(&mut vm, ALONE);
+    let inspection = Inspection::of_self()
+        .patterns(&[hex(&MATCH)])
+        .set("max_hits", SHOWN)
+        .set("engine", "portable")
+        .set("threads", 4);
+    // Each second page is not there: a chunk consists of many windows, and may be left between them.
+    let memory = Mapping::new(16 * MIB, Backing::Anonymous);
+    let hits = fill_with_matches(&memory, 2, 128);
+    let Long { whole, times: len } = lengthen(&mut vm, MIB, &memory, &inspection, long_us);
+    let shown: Vec<u64> = (MIB..MIB + SHOWN).collect();
+    let check = |vm: &Vm, report: &Report| {
+        // What is left out shows, and what is searched twice.
+        assert_eq!(report.done.hits, len * hits, "{:?}", report.done);
+        assert_eq!(report.hits, vm.hits(0, &shown));
+        assert_eq!(report.done.uncovered_bytes, 0);
+        assert!(report.done.threads <= 4, "{:?}", report.done);
+        Vm::assert_scanned(report, LOW_MEMORY + len * memory.len() / 2);
+        vm.assert_slots(report);
+    };
+    check(&vm, &whole);
+
+    let in_pauses = inspection.clone();
+    let in_pauses = in_pauses.set("max_pause_ms", whole.done.scan_us / 4000);
+    let mut random = Random::new();
+    let (mut kills, mut while_searching) = (0, 0);
+    for inspection in [inspection, in_pauses] {
+        let (mut rounds, mut most) = (0, 0);
+        let before = while_searching;
+        // The right moment may be missed, and two of them may not come in time to help.
+        let missed = |while_searching, most| while_searching == before || most <= 2;
+        while rounds < times(6) || (missed(while_searching, most) && rounds < 60) {
+            rounds += 1;
+            let report = thread::scope(|scope| {
+                let alone = &mut vm.vcpus()[ALONE];
+                // One that halts takes time for nothing but the search.
+                let used = |vcpu: &Vcpu| cpu_time(vcpu.pid());
+                let before: Vec<Duration> = alone.iter().map(used).collect();
+                let loading = scope.spawn(|| inspection.report());
+                for (vcpu, before) in alone.iter_mut().zip(before) {
+                    // More than it takes to stand. There is half a CPU for each who searches, or
+                    // less.
+                    let some = random.below(whole.done.scan_us / 5);
+                    let enough = Duration::from_micros(2 * freeze_us(&whole) + some);
+                    let searches = |vcpu: &Vcpu| {
+                        used(vcpu) - before > enough && process_state(vcpu.pid()) == 'R'
+                    };
+                    while !loading.is_finished() {
+                        if searches(vcpu) {
+                            while_searching += 1;
+                            break;
+                        }
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    vcpu.stop();
+                    kills += 1;
+                }
+                let report = loading.join();
+                report.expect("a panic would have ended the process")
+            });
+            check(&vm, &report);
+            most = most.max(report.done.threads);
+            start_alone(&mut vm, ALONE);
+            vm.wait_until_it_goes_on();
+        }
+        assert!(while_searching > before, "all were killed too late");
+        assert!(most > 2, "{most}: no two of them have helped");
+    }
+    println!("counted: helpers_killed={kills} while_searching={while_searching}");
+    vm.finish();
+}
+
+/// Lets those of some vCPUs that do not run do so, each in a process that can be killed alone.
+fn start_alone(vm: &mut Vm, vcpus: Range<usize>) {
+    vm.vcpus()[vcpus]
+        .iter_mut()
+        .for_each(Vcpu::start_in_process);
+}
+
+/// Of more hits than are printed it is the lowest ones, whoever finds them first.
+fn lowest_hits() {
+    let mut vm = Vm::bootable();
+    for _ in 0..2 {
+        vm.add_vcpu(Mode::Long, Work::Halt);
+    }
+    vm.start();
+    let size = 8 * MIB;
+    vm.add_memory(MIB, size, Backing::Anonymous).touch_all();
+    let secret = secret(202, 16);
+    let places: Vec<u64> = (MIB..MIB + size - 16).step_by(2003).collect();
+    for &place in &places {
+        vm.write(place, &secret);
+    }
+    for (most, context) in [(0, 0), (1, 5), (100, 0), (1000, 64)] {
+        let report = Inspection::of_self()
+            .patterns(&[hex(&secret)])
+            .set("max_hits", most)
+            .set("context", context)
+            .set("threads", 3)
+            .report();
+        assert_eq!(report.done.hits, places.len() as u64);
+        assert_eq!(report.hits_of(0), places[..most]);
+        for hit in report.hits.iter().filter(|_| context > 0) {
+            let bytes = hit.bytes.as_ref().expect("they were asked for");
+            assert!(bytes.contains(&hex(&secret)["hex:".len()..]), "{hit:?}");
+        }
+    }
+    vm.finish();
+}
+
+/// A guest costs what it has touched, not what it could have.
+fn sparse() {
+    let inspect = |size: u64, places: &[u64]| -> u64 {
+        let mut vm = Vm::running(Work::Halt);
+        let memory = vm.add_memory(4 * GIB, size, Backing::Anonymous);
+        let secret = secret(203, 16);
+        for offset in (0..16 * MIB).step_by(4096) {
+            memory.write(offset, &[1]);
+        }
+        for &place in places {
+            vm.write(4 * GIB + place, &secret);
+        }
+        let gpas: Vec<u64> = places.iter().map(|place| 4 * GIB + place).collect();
+        let inspection = Inspection::of_self().patterns(&[hex(&secret)]);
+        let report = inspection.shortest(5);
+        assert_eq!(report.hits, vm.hits(0, &gpas));
+        vm.assert_slots(&report);
+        vm.finish();
+        report.done.pause_us
+    };
+    let small = inspect(32 * MIB, &[123, 31 * MIB]);
+    let large = inspect(64 * GIB, &[123, 31 * MIB, 33 * GIB + 5, 64 * GIB - 16]);
+    println!("the pause is {small} us with 32 MiB, {large} us with 64 GiB");
+    assert!(large < 3 * small, "{large} us, and {small} us");
+}
+
+/// The module's own memory stays small, whatever the size of the guest.
+fn own_memory() {
+    const LEAST: u64 = 6 * MIB;
+    const MOST: u64 = 8 * MIB;
+
+    let mut vm = Vm::running(Work::Count);
+    let memory = vm.add_memory(4 * GIB, 64 * GIB, Backing::Anonymous);
+    let secret = secret(204, 256);
+    for offset in (0..16 * MIB).step_by(4096) {
+        memory.write(offset, &[1]);
+    }
+    vm.write(4 * GIB, &secret);
+    // What the kernel has given to anybody by `vmalloc`, of which the module has all that is large.
+    let allocated = || -> u64 {
+        let info = fs::read_to_string("/proc/vmallocinfo").expect("it can be read");
+        let areas = info.lines().filter(|line| line.contains("vmalloc"));
+        let size = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
+        areas.filter_map(size).sum()
+    };
+    let inspection = Inspection::of_self()
+        .patterns(&[hex(&secret)])
+        .set("max_hits", 16384)
+        .set("context", 64);
+    let whole = inspection.report();
+    let before = allocated();
+    let pause_us = (whole.done.pause_us / 4).max(5 * freeze_us(&whole));
+    let mut loaded = inspection
+        .set("max_pause_ms", pause_us / 1000)
+        .set("interval_ms", 1)
+        .load();
+    // The module itself is in such memory, too: it counts.
+    let (mut most, mut reports) = (0, 0);
+    while reports < 5 || (most <= LEAST && reports < 200) {
+        wait_until("a report", || {
+            most = most.max(allocated().saturating_sub(before));
+            let more = loaded.reports().len();
+            reports += more;
+            more > 0
+        });
+    }
+    loaded.unload();
+    println!("{} KiB at most, {reports} reports", most >> 10);
+    assert!(most > LEAST, "{most}: that is not what the module needs");
+    assert!(most < MOST + MIB, "{most}");
+    vm.finish();
+}
+
+/// An inspection in several pauses.
+fn in_pauses(patterns: &[String], most_ms: u64) -> Inspection {
+    Inspection::of_self()
+        .patterns(patterns)
+        .set("max_pause_ms", most_ms)
+        .set("max_hits", 2000)
+}
+
+/// Memory at both ends of so much that it takes many pauses to search all. What is between is the
+/// same again and again.
+struct Ends {
+    first: Arc<Mapping>,
+    between: Arc<Mapping>,
+    /// How often `between` is there.
+    times: u64,
+    last: Arc<Mapping>,
+    /// How long a pause may be, in milliseconds.
+    most_ms: u64,
+}
+
+impl Ends {
+    const FIRST: u64 = MIB;
+    const LAST: u64 = 256 * GIB;
+    /// How much memory each of the three has.
+    const LEN: u64 = 4 * MIB;
+
+    /// Adds it to a VM, where these patterns are to be searched for. None of them stands there.
+    fn add_to(vm: &mut Vm, patterns: &[String]) -> Self {
+        let [first, between, last] = [(); 3].map(|()| {
+            let memory = Mapping::new(Self::LEN, Backing::Anonymous);
+            memory.fill_all(0x5a);
+            memory
+        });
+        vm.add_mapping(Self::FIRST, &first);
+        vm.add_mapping(Self::LAST, &last);
+        let inspection = Inspection::of_self().patterns(patterns).set("threads", 2);
+        let long = lengthen(vm, GIB, &between, &inspection, long_us);
+        Self {
+            first,
+            between,
+            times: long.times,
+            last,
+            most_ms: long.whole.done.scan_us / 8000,
+        }
+    }
+}
+
+/// Of a guest that writes nothing all is covered, though it runs in between.
+fn pauses_still() {
+    let mut vm = Vm::bootable();
+    for work in [Work::Spin, Work::Halt] {
+        vm.add_vcpu(Mode::Long, work);
+    }
+    vm.start();
+    let secret = secret(205, 16);
+    let patterns = [hex(&secret)];
+    let ends = Ends::add_to(&mut vm, &patterns);
+    let places = (0..Ends::LEN - 16).step_by(25_003);
+    let places: Vec<u64> = [Ends::FIRST, Ends::LAST]
+        .into_iter()
+        .flat_map(|gpa| places.clone().map(move |offset| gpa + offset))
+        .collect();
+    for &place in &places {
+        vm.write(place, &secret);
+    }
+    for threads in [1, 2] {
+        let report = in_pauses(&patterns, ends.most_ms)
+            .set("threads", threads)
+            .report();
+        assert!(report.done.pauses > 1, "{:?}", report.done);
+        assert_eq!(report.hits, vm.hits(0, &places));
+        assert_eq!(report.done.hits, places.len() as u64);
+        assert_eq!(report.done.uncovered_bytes, 0);
+        Vm::assert_scanned(&report, LOW_MEMORY + (2 + ends.times) * Ends::LEN);
+        vm.assert_slots(&report);
+        vm.wait_until_it_goes_on();
+    }
+    vm.finish();
+}
+
+/// Whether the report has a place of the secret, or says that it does not know.
+fn is_told(report: &Report, place: u64) -> bool {
+    let mut uncovered = report.uncovered.iter();
+    report.hits_of(0).contains(&place)
+        || uncovered.any(|(_, _, (first, last))| (*first..=*last).contains(&place))
+}
+
+/// A secret that is moved while the guest runs, by the VMM, which KVM knows nothing of, from memory that
+/// is searched late to memory that was searched early: it is never missed in silence.
+fn pauses_moving() {
+    let mut vm = Vm::running(Work::Halt);
+    let secret = secret(206, 24);
+    let patterns = [hex(&secret)];
+    let ends = Ends::add_to(&mut vm, &patterns);
+    let (low, high) = (3 * PAGE + 100, Ends::LEN - 5 * PAGE);
+    let mut random = Random::new();
+    let (mut rounds, mut noticed) = (0, 0);
+    let (mut at_low, mut at_high, mut uncovered) = (0, 0, 0);
+    let mut takes = Duration::ZERO;
+    // The right moment may be missed.
+    while rounds < times(8) || (noticed == 0 && rounds < 100) {
+        rounds += 1;
+        ends.first.write(low, &[0x5a; 24]);
+        ends.last.write(high, &secret);
+        let delay = random.some_of(takes);
+        let loaded = thread::scope(|scope| {
+            let mover = scope.spawn(|| {
+                wait_until("the inspection begins", || {
+                    module_thread().is_some() || is_live()
+                });
+                let begun = Instant::now();
+                thread::sleep(delay);
+                ends.first.write(low, &secret);
+                ends.last.write(high, &[0x5a; 24]);
+                begun
+            });
+            let loaded = in_pauses(&patterns, ends.most_ms).load();
+            let over = Instant::now();
+            let begun = mover.join().expect("it moves it");
+            takes = over.saturating_duration_since(begun);
+            loaded
+        });
+        println!("moved after {delay:?} of {takes:?}");
+        let reports = loaded.unload();
+        let [report] = reports.as_slice() else {
+            panic!("one VM, one report: {reports:#?}");
+        };
+        assert!(matches!(&*report.done.result, "ok" | "changed"));
+        let low = is_told(report, Ends::FIRST + low);
+        let high = is_told(report, Ends::LAST + high);
+        assert!(
+            low || high,
+            "missed: {:?} {:?}",
+            report.done,
+            report.uncovered
+        );
+        at_low += u32::from(low && !high);
+        at_high += u32::from(high && !low);
+        uncovered += u32::from(report.done.uncovered_bytes > 0);
+        // Nobody else writes.
+        noticed += u32::from(report.done.rescanned_bytes > 0);
+    }
+    println!("counted: moved_seen={at_low} moved_late={at_high} moved_uncovered={uncovered}");
+    println!("{noticed} of {rounds} moves were noticed between two pauses");
+    assert!(noticed > 0, "it was never moved between two pauses");
+    vm.finish();
+}
+
+/// Memory that a thread writes to all the time, until it is told to end.
+fn write_all_the_time(
+    memory: Vec<Arc<Mapping>>,
+    offsets: impl Iterator<Item = u64> + Clone + Send + 'static,
+    stop: &Arc<AtomicBool>,
+) -> thread::JoinHandle<()> {
+    let stop = stop.clone();
+    thread::spawn(move || {
+        let mut value = 0_u8;
+        while !stop.load(SeqCst) {
+            value = value.wrapping_add(1);
+            for (memory, offset) in memory
+                .iter()
+                .flat_map(|memory| offsets.clone().map(move |offset| (memory, offset)))
+            {
+                memory.write(offset, &[value]);
+            }
+        }
+    })
+}
+
+/// What changes faster than it can be searched is said; what does not is covered.
+fn pauses_writing() {
+    let mut vm = Vm::running(Work::Count);
+    let secret = secret(207, 24);
+    let patterns = [hex(&secret)];
+    let ends = Ends::add_to(&mut vm, &patterns);
+    let places = [Ends::FIRST + 11 * CHUNK + 5, Ends::LAST + Ends::LEN - 24];
+    for &place in &places {
+        vm.write(place, &secret);
+    }
+
+    // A page of its own, and what the guest counts in: few enough for one pause.
+    let stop = Arc::new(AtomicBool::new(false));
+    let first = vec![ends.first.clone()];
+    let writer = write_all_the_time(first, std::iter::once(7 * PAGE), &stop);
+    let report = in_pauses(&patterns, ends.most_ms).report();
+    assert_eq!(report.hits, vm.hits(0, &places));
+    assert!(report.done.rescanned_bytes > 0, "{:?}", report.done);
+    stop.store(true, SeqCst);
+    writer.join().expect("it ends");
+
+    // A byte in each chunk: too many, if the writer gets to run between the pauses.
+    let stop = Arc::new(AtomicBool::new(false));
+    let all = (0..Ends::LEN / CHUNK).map(|chunk| chunk * CHUNK + 9 * PAGE);
+    let memory = [&ends.first, &ends.between, &ends.last].map(Arc::clone);
+    let writer = write_all_the_time(memory.into(), all, &stop);
+    let mut tries = (0..20).map(|_| in_pauses(&patterns, ends.most_ms).partial_report());
+    let report = tries.find(|report| report.done.result != "ok");
+    let report = report.expect("what changes all the time is not covered");
+    stop.store(true, SeqCst);
+    writer.join().expect("it ends");
+    assert_eq!(report.done.result, "changed");
+    assert_eq!(report.left, None);
+    assert!(!report.uncovered.is_empty());
+    assert!(report.done.uncovered_bytes >= CHUNK);
+    assert!(report.done.rescanned_bytes > 0, "{:?}", report.done);
+    assert_eq!(report.hits, vm.hits(0, &places), "they have not moved");
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// Ways that there are not.
+fn refused() {
+    let mut vm = Vm::running(Work::Count);
+    let inspection = || Inspection::of_self().patterns(&["text:abc"]);
+    for (name, value, why) in [
+        ("access", "direct", "access=direct"),
+        ("access", "Linear", "access=Linear"),
+        ("engine", "sse", "engine=sse"),
+        ("engine", "avx", "engine=avx"),
+        ("threads", "-1", "threads=-1"),
+        ("threads", "17", "threads=17"),
+    ] {
+        inspection().set(name, value).refused(Errno::INVAL, &[why]);
+    }
+    for engine in ["avx512", "avx2"] {
+        if !engines().contains(&engine) {
+            inspection()
+                .set("engine", engine)
+                .refused(Errno::OPNOTSUPP, &[engine]);
+        }
+    }
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}

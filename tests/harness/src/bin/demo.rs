@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The demo: boots a host in an emulator, and in it a guest, and shows what the module finds there.
+
+use std::{process::ExitCode, time::Duration};
+
+use harness::nested::Scenario;
+
+fn main() -> ExitCode {
+    println!("Booting a host in an emulator; all in all this takes about 20 seconds ...");
+    let demo = Scenario {
+        name: "find",
+        parameters: "",
+        log: "demo",
+        memory: 1024,
+        limit: Duration::from_secs(150),
+    };
+    match demo.run(|line| println!("{line}")) {
+        Ok(figures) => {
+            println!("demo: PASS {figures}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            println!("demo: FAIL {why}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A host in an emulator, and in it QEMU with a Linux guest. What happens there is in the crate `demo`.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use cases::protocol::Message;
+
+use crate::{
+    fresh,
+    initramfs::Initramfs,
+    judge::{judge, Verdict},
+    kernel::Kernel,
+    paths,
+    qemu::Machine,
+    stamp::Stamp,
+    testbed::Testbed,
+};
+
+/// How often a host is started that did not boot or was lost: emulated hardware virtualization is
+/// not as reliable as the real one.
+const ATTEMPTS: u32 = 3;
+
+/// The guest's QEMU, the smallest that Debian has, and the firmware that it needs for `microvm`.
+const QEMU: &str = "/usr/bin/qemu-system-x86_64-microvm";
+const FIRMWARE: [&str; 2] = [
+    "/usr/share/seabios/bios-microvm.bin",
+    "/usr/share/qemu/linuxboot_dma.bin",
+];
+
+/// What searches the files that QEMU writes, in the scenario `peers`.
+const RIPGREP: &str = "/usr/bin/rg";
+
+/// What a host does.
+pub struct Scenario<'a> {
+    /// Its name in the crate `demo`.
+    pub name: &'a str,
+    /// What is added to the kernel's command line for it.
+    pub parameters: &'a str,
+    /// The folder of its logs, below that of all; the number of the attempt is added.
+    pub log: &'a str,
+    /// How much memory it has, in MiB.
+    pub memory: u32,
+    /// How long it may take from the boot on, and from each line that it says to the next one.
+    pub limit: Duration,
+}
+
+impl Scenario<'_> {
+    /// Boots a host, in another one again if it was lost. Each line that it says is given to
+    /// `show`; gives the last one, its figures.
+    ///
+    /// # Errors
+    ///
+    /// It has failed; why, and where the logs are.
+    pub fn run(&self, mut show: impl FnMut(&str)) -> io::Result<String> {
+        let testbed = Testbed::stock();
+        fresh::check_module(&testbed)?;
+        fresh::check_programs()?;
+        let kernel = Kernel::open(&testbed.kernel)?;
+        let initramfs = paths::build().join("vm/demo.cpio");
+        pack(&testbed, &kernel, &initramfs)?;
+        let machine = Machine {
+            kernel: kernel.image(),
+            initramfs,
+            parameters: format!(
+                "ignore_loglevel mitigations=off cryptomgr.notests=1 scenario={} {}",
+                self.name, self.parameters
+            ),
+            memory: self.memory,
+            // With two, software SVM loses guests with two vCPUs now and then.
+            processors: 1,
+            in_parallel: false,
+        };
+        let mut why = String::new();
+        for attempt in 1..=ATTEMPTS {
+            let log = paths::log().join(format!("{}.{attempt}", self.log));
+            let mut is_over = false;
+            let run = machine.run_and_tell(&log, self.limit, |message| match message {
+                Message::Pass | Message::Fail => is_over = true,
+                Message::Text(line) if !is_over => show(line),
+                _ => (),
+            })?;
+            let last = run.text.last().cloned().unwrap_or_default();
+            match judge(&run) {
+                Verdict::Passed(_) => return Ok(last),
+                Verdict::Failed(reason) => {
+                    if reason != run.text.join("\n") {
+                        show(&reason);
+                    }
+                    let first = reason.lines().next().unwrap_or_default();
+                    let why = if run.passed == Some(false) {
+                        &last
+                    } else {
+                        first
+                    };
+                    let log = log.display();
+                    return Err(io::Error::other(format!("{why} (logs: {log})")));
+                }
+                Verdict::Infrastructure(reason) => {
+                    show(&format!(
+                        "infrastructure: {reason} (attempt {attempt} of {ATTEMPTS})"
+                    ));
+                    why = format!("infrastructure: {reason}, {attempt} times");
+                }
+            }
+        }
+        Err(io::Error::other(why))
+    }
+}
+
+/// Packs the host with the guest in it, if anything has changed.
+fn pack(testbed: &Testbed, kernel: &Kernel, path: &Path) -> io::Result<()> {
+    let program = |name| paths::cases().with_file_name(name);
+    let (host, guest) = (program("demo-host"), program("demo-guest"));
+    let kvm = kernel.module("kvm-amd")?;
+    let mut files: Vec<PathBuf> = [libraries(QEMU)?, libraries(RIPGREP)?].concat();
+    files.extend([QEMU, RIPGREP].iter().chain(&FIRMWARE).map(PathBuf::from));
+    files.sort_unstable();
+    files.dedup();
+    let inputs = [
+        vec![
+            host.clone(),
+            guest.clone(),
+            testbed.module.clone(),
+            kernel.image(),
+        ],
+        kvm,
+        files.clone(),
+    ]
+    .concat();
+    let stamp = Stamp::new(path, &inputs)?;
+    if stamp.is_current() {
+        return Ok(());
+    }
+    stamp.clear()?;
+
+    let inner = path.with_extension("guest.cpio");
+    let mut initramfs = Initramfs::new();
+    for folder in ["/dev", "/proc"] {
+        initramfs.folder(folder);
+    }
+    initramfs.program("/init", fs::read(guest)?);
+    initramfs.write(&inner)?;
+
+    let mut initramfs = Initramfs::new();
+    for folder in ["/dev", "/proc", "/sys", "/tmp", "/guest"] {
+        initramfs.folder(folder);
+    }
+    initramfs.program("/init", fs::read(host)?);
+    initramfs.kvm(kernel, "kvm-amd")?;
+    initramfs.file("/modules/kvm_inspect.ko", fs::read(&testbed.module)?);
+    initramfs.file("/guest/vmlinuz", fs::read(kernel.image())?);
+    initramfs.file("/guest/initramfs", fs::read(&inner)?);
+    for file in files {
+        initramfs.program_with_folders(&file)?;
+    }
+    initramfs.write(path)?;
+    stamp.set()
+}
+
+/// The shared libraries of a program, and its loader.
+fn libraries(program: &str) -> io::Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(program).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
+    let paths: Vec<PathBuf> = paths.map(PathBuf::from).collect();
+    if paths.is_empty() {
+        return Err(io::Error::other(format!("{program} is not there")));
+    }
+    Ok(paths)
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! VMs in QEMU, which emulates AMD's virtualization extension.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    slice,
+    time::Duration,
+};
+
+use cases::protocol::Message;
+
+use crate::{
+    run::{listen, read_console, split_console, Limits, Run},
+    tsc,
+};
+
+/// How long a VM may take until its first process begins the case: some ten times what it takes.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long it may take, after a case has ended, until it is off or begins the next one.
+const END_LIMIT: Duration = Duration::from_secs(120);
+
+/// A VM to be run.
+pub struct Machine {
+    /// The kernel's image.
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initramfs: PathBuf,
+    /// What is added to the kernel's command line.
+    pub parameters: String,
+    /// Its memory in MiB.
+    pub memory: u32,
+    /// Its processors.
+    pub processors: u32,
+    /// Whether they run at the same time, and not in turns. With two the emulator then is not reliable: once
+    /// in some thousand freezes it loses a guest, or the VM.
+    pub in_parallel: bool,
+}
+
+impl Machine {
+    /// Runs the VM until it is off or time is up: once the case has begun, that is `limit`.
+    ///
+    /// The kernel log, the case's messages, QEMU's own and its command line go into files in the
+    /// folder `log`; so does where the processors are if time is up.
+    ///
+    /// # Errors
+    ///
+    /// QEMU cannot be started, or a log not be written.
+    pub fn run(&self, log: &Path, limit: Duration) -> io::Result<Run> {
+        self.run_and_tell(log, limit, |_| ())
+    }
+
+    /// The same; also tells each message of the VM at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::run`].
+    pub fn run_and_tell(
+        &self,
+        log: &Path,
+        limit: Duration,
+        mut tell: impl FnMut(&Message),
+    ) -> io::Result<Run> {
+        let mut runs = self.listen(log, slice::from_ref(&limit), &mut tell)?;
+        // There is always one.
+        Ok(runs.swap_remove(0))
+    }
+
+    /// The same with several cases, which the VM runs one after the other; gives those that began,
+    /// or one that did not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::run`].
+    pub fn run_all(&self, log: &Path, limits: &[Duration]) -> io::Result<Vec<Run>> {
+        self.listen(log, limits, &mut |_| ())
+    }
+
+    fn listen(
+        &self,
+        log: &Path,
+        limits: &[Duration],
+        tell: &mut dyn FnMut(&Message),
+    ) -> io::Result<Vec<Run>> {
+        fs::create_dir_all(log)?;
+        let console = log.join("console.log");
+        let arguments = self.arguments(log, &console);
+        fs::write(log.join("command"), quoted(&arguments))?;
+        let child = Command::new("qemu-system-x86_64")
+            .args(&arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(log.join("qemu.log"))?)
+            .spawn()
+            .map_err(|error| io::Error::other(format!("qemu-system-x86_64: {error}")))?;
+        let limits = Limits {
+            boot: BOOT_LIMIT,
+            cases: limits,
+            end: END_LIMIT,
+        };
+        let messages = &mut File::create(log.join("messages.log"))?;
+        let examine = || {
+            // Without it nothing is known of why it hangs; nothing else depends on it.
+            let said = ask_monitor(&log.join("monitor"));
+            let _ = fs::write(
+                log.join("hang.log"),
+                said.unwrap_or_else(|error| error.to_string()),
+            );
+        };
+        let mut runs = listen(child, &limits, messages, tell, &examine)?;
+        split_console(&read_console(&console)?, &mut runs);
+        Ok(runs)
+    }
+
+    fn arguments(&self, log: &Path, console: &Path) -> Vec<OsString> {
+        // After an Oops nothing else is of interest. The watchdog of clocks waits for another processor, without
+        // a good clock for ever; if that waits for this one in `stop_machine`, the boot hangs
+        // (`watchdog_wait_seq` in `kernel/time/clocksource.c`).
+        let mut parameters = format!(
+            "console=ttyS0,115200 tsc=nowatchdog log_buf_len=4M oops=panic panic=-1 \
+             rdinit=/init {}",
+            self.parameters
+        );
+        // On a busy machine the kernel errs when it measures this itself, and then its clock is
+        // several times as fast as ours.
+        if let Some(khz) = tsc::khz() {
+            parameters.push_str(&format!(" tsc_early_khz={khz}"));
+        }
+        let mut port = OsString::from("file:");
+        port.push(console);
+        let mut monitor = OsString::from("unix:");
+        monitor.push(log.join("monitor"));
+        monitor.push(",server=on,wait=off");
+        let accelerator = if self.in_parallel {
+            "tcg,thread=multi"
+        } else {
+            "tcg,thread=single"
+        };
+        let mut arguments: Vec<OsString> =
+            "-machine pc -cpu max -no-user-config -nodefaults -display none -no-reboot \
+            -chardev stdio,id=messages,signal=off"
+                .split_whitespace()
+                .map(OsString::from)
+                .collect();
+        for (option, value) in [
+            ("-accel", accelerator.into()),
+            ("-smp", self.processors.to_string().into()),
+            ("-m", self.memory.to_string().into()),
+            ("-kernel", self.kernel.clone().into()),
+            ("-initrd", self.initramfs.clone().into()),
+            ("-append", parameters.into()),
+            ("-serial", port),
+            ("-serial", "chardev:messages".into()),
+            ("-monitor", monitor),
+        ] {
+            arguments.extend([option.into(), value]);
+        }
+        arguments
+    }
+}
+
+/// Asks QEMU twice where the processors are, a second apart.
+fn ask_monitor(socket: &Path) -> io::Result<String> {
+    const WAIT: Duration = Duration::from_secs(1);
+
+    let mut monitor = UnixStream::connect(socket)?;
+    monitor.set_read_timeout(Some(WAIT))?;
+    monitor.set_write_timeout(Some(WAIT))?;
+    let mut said = Vec::new();
+    for _ in 0..2 {
+        monitor.write_all(b"info registers -a\n")?;
+        // It says no more when there was nothing for so long.
+        let mut part = [0; 4096];
+        while let Ok(len @ 1..) = monitor.read(&mut part) {
+            said.extend_from_slice(&part[..len]);
+        }
+    }
+    Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+/// The command line as a shell takes it.
+fn quoted(arguments: &[OsString]) -> String {
+    let quote = |argument: &OsString| {
+        let argument = argument.to_string_lossy();
+        if argument.contains(' ') {
+            format!("'{argument}'")
+        } else {
+            argument.into_owned()
+        }
+    };
+    let words: Vec<String> = arguments.iter().map(quote).collect();
+    format!("qemu-system-x86_64 {}\n", words.join(" "))
+}

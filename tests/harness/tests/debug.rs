@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The cases on the kernel that catches mistakes, but for some that would show no more there. It is slow, so
+//! that a VM runs many cases.
+
+use std::process::ExitCode;
+
+use harness::{
+    suite::{groups, run, Vm},
+    testbed::Testbed,
+};
+
+/// How many cases a VM runs at most. Memory that is leaked is noticed at its end.
+const CASES: usize = 24;
+
+fn main() -> ExitCode {
+    run("debug", Testbed::debug(), |cases| {
+        let cases = cases.into_iter().filter(|case| case.needs.fit(true));
+        let groups = groups(cases, CASES).into_iter().enumerate();
+        let vms = groups.map(|(index, cases)| Vm::debug(format!("vm{index}"), cases));
+        vms.collect()
+    })
+}

@@ -1,0 +1,741 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The search, against one that is plainly right, and at the borders where it could go wrong.
+
+use std::{
+    cell::Cell,
+    sync::atomic::{
+        AtomicBool,
+        AtomicU8,
+        Ordering, //
+    },
+    thread, //
+};
+
+use kvm_inspect_pure::scan::{
+    Host,
+    Level,
+    Match,
+    Memory,
+    Pattern,
+    Piece,
+    Scratch,
+    Searcher,
+    Tables, //
+};
+use proptest::{
+    collection::vec,
+    prelude::*,
+    sample::{
+        select,
+        Index, //
+    },
+};
+use unit::{
+    cases,
+    hex,
+    naive,
+    naive_of,
+    parse,
+    search,
+    search_all,
+    Cut,
+    Nibbles,
+    Thread, //
+};
+
+/// Few values, so that matches are frequent; zeros, since they are searched in a way of their own.
+const VALUES: [u8; 5] = [0x00, 0x00, 0x01, 0x10, 0x11];
+
+fn any_byte() -> impl Strategy<Value = u8> {
+    prop_oneof![20 => select(&VALUES[..]), 1 => any::<u8>()]
+}
+
+/// Memory with runs of zeros, as guests have them.
+fn any_memory() -> impl Strategy<Value = Vec<u8>> {
+    let run = prop_oneof![
+        vec(any_byte(), 0..40),
+        (0..100_usize).prop_map(|len| vec![0; len])
+    ];
+    vec(run, 0..10).prop_map(|runs| runs.concat())
+}
+
+/// A few of the nibbles of `bytes` left open, but not all.
+fn open(bytes: &[u8], wild: &[u8]) -> Vec<Nibbles> {
+    let mut pattern: Vec<Nibbles> = bytes
+        .iter()
+        .zip(wild.iter().cycle())
+        .map(|(byte, wild)| {
+            (
+                (wild & 1 == 0).then_some(byte >> 4),
+                (wild & 2 == 0).then_some(byte & 0xf),
+            )
+        })
+        .collect();
+    if pattern.iter().all(|&nibbles| nibbles == (None, None)) {
+        pattern[bytes.len() / 2].0 = Some(bytes[bytes.len() / 2] >> 4);
+    }
+    pattern
+}
+
+fn any_wildcards() -> impl Strategy<Value = Vec<u8>> {
+    vec(
+        prop_oneof![6 => Just(0_u8), 1 => Just(1), 1 => Just(2), 2 => Just(3)],
+        1..20,
+    )
+}
+
+/// Memory, and patterns that were taken out of it or may well be in it.
+fn any_search(
+    patterns: impl Into<proptest::collection::SizeRange> + Clone,
+) -> impl Strategy<Value = (Vec<u8>, Vec<Vec<Nibbles>>)> {
+    any_memory().prop_flat_map(move |memory| {
+        let short = (vec(any_byte(), 1..7), any_wildcards());
+        let taken = (any::<Index>(), 1..=256_usize, any_wildcards());
+        let source = memory.clone();
+        let taken = taken.prop_map(move |(start, len, wild)| {
+            if source.is_empty() {
+                return (vec![0], wild);
+            }
+            let start = start.index(source.len());
+            let end = source.len().min(start + len);
+            (source[start..end].to_vec(), wild)
+        });
+        let pattern =
+            prop_oneof![2 => short, 1 => taken].prop_map(|(bytes, wild)| open(&bytes, &wild));
+        (Just(memory), vec(pattern, patterns.clone()))
+    })
+}
+
+/// Letters, other bytes, and what is one of them again and again, so that much is almost a match.
+fn any_text() -> impl Strategy<Value = Vec<u8>> {
+    let letters = || vec(select(&b"aAbBzZ019{[\x80"[..]), 1..30);
+    let run = prop_oneof![
+        letters(),
+        (letters(), 1..12_usize).prop_map(|(part, times)| part.repeat(times))
+    ];
+    vec(run, 0..12).prop_map(|runs| runs.concat())
+}
+
+/// Text, and long patterns that were taken out of it: most of them as they are, some with another last byte, with a
+/// digit left open, or with letters of either case.
+fn any_long_search() -> impl Strategy<Value = (Vec<u8>, Vec<String>)> {
+    any_text().prop_flat_map(|memory| {
+        let source = memory.clone();
+        let taken = (any::<Index>(), 8..60_usize, 0..6_u8, any::<Index>());
+        let pattern = taken.prop_map(move |(start, len, kind, open_at)| {
+            let start = start.index(source.len() + 1);
+            let end = source.len().min(start + len);
+            let mut bytes = [&source[start..end], b"tail"].concat();
+            let all = bytes.len();
+            bytes.truncate(if all < 12 { all } else { all - 4 });
+            match kind {
+                0 => *bytes.last_mut().expect("there are some") ^= 1,
+                1 => {
+                    let text = bytes.iter().map(|byte| format!("\\x{byte:02x}"));
+                    return format!("itext:{}", text.collect::<String>());
+                }
+                _ => (),
+            }
+            let mut spec = hex(&open(&bytes, &[0]));
+            if kind == 2 {
+                let at = "hex:".len() + open_at.index(2 * bytes.len());
+                spec.replace_range(at..=at, "?");
+            }
+            spec
+        });
+        (Just(memory), vec(pattern, 1..80))
+    })
+}
+
+fn specs(patterns: &[Vec<Nibbles>]) -> Vec<String> {
+    patterns.iter().map(|pattern| hex(pattern)).collect()
+}
+
+/// Where memory may be cut: near the sizes that the search works with, or anywhere.
+fn any_cuts() -> impl Strategy<Value = Vec<Index>> {
+    prop_oneof![1 => Just(vec![]), 3 => vec(any::<Index>(), 0..8), 1 => vec(any::<Index>(), 100)]
+}
+
+/// As [`Cut::borders`].
+fn borders(cuts: &[Index], len: usize) -> Vec<usize> {
+    let mut borders: Vec<_> = cuts.iter().map(|cut| cut.index(len + 1)).collect();
+    borders.sort_unstable();
+    borders
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(1000)))]
+
+    #[test]
+    fn finds_what_a_naive_search_finds(
+        (memory, patterns) in any_search(0..45),
+        cuts in any_cuts(),
+    ) {
+        let borders = borders(&cuts, memory.len());
+        let cut = Cut { bytes: &memory, borders: &borders };
+        let found = search_all(&cut, &parse(&specs(&patterns)));
+        prop_assert_eq!(found, naive(&memory, &patterns));
+    }
+
+    #[test]
+    fn parts_are_as_good_as_the_whole(
+        (memory, patterns) in any_search(0..10),
+        cuts in any_cuts(),
+        parts in any_cuts(),
+    ) {
+        let cuts = borders(&cuts, memory.len());
+        let cut = Cut { bytes: &memory, borders: &cuts };
+        let mut parts = borders(&parts, memory.len());
+        parts.push(memory.len());
+        for level in kvm_inspect_pure::levels() {
+            let (mut found, mut begin) = (Vec::new(), 0);
+            for end in parts.iter().copied() {
+                found.extend(search(level, &cut, &parse(&specs(&patterns)), begin..end));
+                begin = end;
+            }
+            found.sort_unstable();
+            prop_assert_eq!(found, naive(&memory, &patterns));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(200)))]
+
+    #[test]
+    fn long_patterns((memory, specs) in any_long_search(), cuts in any_cuts(), parts in vec(any::<Index>(), 0..4)) {
+        let patterns = parse(&specs);
+        let borders = |cuts| borders(cuts, memory.len());
+        let cuts = borders(&cuts);
+        let cut = Cut { bytes: &memory, borders: &cuts };
+        let expected = naive_of(&memory, &patterns);
+        prop_assert_eq!(search_all(&cut, &patterns), &expected[..]);
+        for level in kvm_inspect_pure::levels() {
+            let (mut found, mut begin) = (Vec::new(), 0);
+            for end in borders(&parts).into_iter().chain([memory.len()]) {
+                found.extend(search(level, &cut, &patterns, begin..end));
+                begin = end;
+            }
+            found.sort_unstable();
+            prop_assert_eq!(&found, &expected);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(60)))]
+
+    #[test]
+    fn buckets_may_be_shared((memory, patterns) in any_search(60..=256), cuts in any_cuts()) {
+        let borders = borders(&cuts, memory.len());
+        let cut = Cut { bytes: &memory, borders: &borders };
+        let found = search_all(&cut, &parse(&specs(&patterns)));
+        prop_assert_eq!(found, naive(&memory, &patterns));
+    }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(30)))]
+
+    /// Larger than what is filtered at once, with pieces and matches at all its borders.
+    #[test]
+    #[cfg_attr(miri, ignore = "takes too long")]
+    fn large_memory(
+        places in vec((0..3_usize, 0..600_usize), 1..20),
+        cuts in vec((0..3_usize, 0..200_usize), 0..20),
+        lens in vec(1..=256_usize, 1..20),
+    ) {
+        const STEP: usize = 128 << 10;
+        let near = |(step, by): (usize, usize)| (step * STEP + by).saturating_sub(300);
+        let mut memory = vec![0; 3 * STEP];
+        let patterns: Vec<Vec<Nibbles>> = lens
+            .iter()
+            .zip(1_u8..)
+            .map(|(&len, seed)| {
+                let steps = (0..=u8::MAX).cycle().take(len);
+                let bytes = steps.map(|at| seed.wrapping_mul(31).wrapping_add(at.wrapping_mul(7)));
+                bytes.map(|byte| (Some(byte >> 4), Some(byte & 0xf))).collect()
+            })
+            .collect();
+        for (place, pattern) in places.iter().zip(patterns.iter().cycle()) {
+            let here = memory[near(*place)..].iter_mut();
+            for (byte, (high, low)) in here.zip(pattern) {
+                *byte = (high.unwrap_or(0) << 4) | low.unwrap_or(0);
+            }
+        }
+        let mut borders: Vec<_> = cuts.iter().map(|cut| near(*cut)).collect();
+        borders.sort_unstable();
+        let cut = Cut { bytes: &memory, borders: &borders };
+        let parsed = parse(&specs(&patterns));
+        prop_assert_eq!(search_all(&cut, &parsed), naive(&memory, &patterns));
+        for level in kvm_inspect_pure::levels() {
+            let mut farthest = 0;
+            for Match { offset, .. } in search(level, &cut, &parsed, 0..memory.len()) {
+                prop_assert!(offset + STEP > farthest, "{level:?}: {offset} is late");
+                farthest = farthest.max(offset);
+            }
+        }
+    }
+}
+
+/// Matches at every offset around every border: of what is filtered at once, of a page, of a piece.
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn every_border() {
+    let patterns = parse(&["text:Queen", "hex:5175 ?? 65", "itext:queeN"]);
+    for (border, around) in [(64, 64), (4096, 70), (128 << 10, 6)] {
+        let mut memory = vec![0x51; border + 200];
+        for at in border - around..border + around {
+            for cut in [usize::MAX, border - 1, border, border + 1] {
+                memory.fill(0x51);
+                memory[at..at + 5].copy_from_slice(b"Queen");
+                let cut = Cut {
+                    bytes: &memory,
+                    borders: &[cut],
+                };
+                let found = search_all(&cut, &patterns);
+                let expected = [0, 1, 2].map(|pattern| Match {
+                    offset: at,
+                    pattern,
+                });
+                assert_eq!(found, expected, "at {at}, cut at {cut:?}");
+            }
+        }
+    }
+}
+
+/// The offsets at which `spec` is found in `memory`.
+fn offsets(memory: &[u8], spec: &str) -> Vec<usize> {
+    search_all(memory, &parse(&[spec]))
+        .iter()
+        .map(|found| found.offset)
+        .collect()
+}
+
+#[test]
+fn nothing_to_look_for() {
+    assert_eq!(search_all(&[0; 64][..], &[]), []);
+}
+
+#[test]
+fn nothing_to_look_into() {
+    assert_eq!(search_all(&[][..], &parse(&["hex:00", "text:abc"])), []);
+}
+
+#[test]
+fn memory_shorter_than_the_pattern() {
+    assert_eq!(offsets(b"secre", "text:secret"), []);
+    assert_eq!(offsets(b"secret", "text:secret"), [0]);
+    assert_eq!(offsets(&[7; 255], &format!("hex:{}", "07".repeat(256))), []);
+    assert_eq!(
+        offsets(&[7; 257], &format!("hex:{}", "07".repeat(256))),
+        [0, 1]
+    );
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn every_offset_and_length() {
+    // Each length of the memory around each place, so that every part of a word comes last once.
+    for pattern_len in [1, 2, 3, 4, 7, 8, 9, 256] {
+        let pattern: Vec<u8> = (1..=u8::MAX).cycle().take(pattern_len).collect();
+        let digits = pattern.iter().map(|byte| format!("{byte:02x}"));
+        let spec = format!("hex:{}", digits.collect::<String>());
+        for before in 0..20 {
+            for after in 0..20 {
+                let memory = [&vec![0; before], &pattern[..], &vec![0; after]].concat();
+                let found = offsets(&memory, &spec);
+                assert_eq!(found, [before], "{pattern_len} bytes, {after} after them");
+            }
+        }
+    }
+}
+
+#[test]
+fn overlapping_matches() {
+    assert_eq!(offsets(b"aaaaa", "text:aa"), [0, 1, 2, 3]);
+    assert_eq!(offsets(b"abababa", "text:aba"), [0, 2, 4]);
+    let nine_zeros = offsets(&[0; 20], "hex:0000000000000000 00");
+    assert_eq!(nine_zeros, (0..12).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_same_pattern_twice() {
+    let found = search_all(&b"-x"[..], &parse(&["text:x", "text:x"]));
+    let expected = [0, 1].map(|pattern| Match { offset: 1, pattern });
+    assert_eq!(found, expected);
+}
+
+/// As many as there may be, each so long that the places that are looked at are as far apart as there is room for.
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn many_long_patterns() {
+    const LEN: usize = 48;
+    let mut word = 1_u64;
+    let mut byte = || {
+        word = word.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        word.to_be_bytes()[0]
+    };
+    let patterns: Vec<Vec<u8>> = (0..256)
+        .map(|_| (0..LEN).map(|_| byte()).collect())
+        .collect();
+    let (mut memory, mut expected) = (Vec::new(), Vec::new());
+    // Often enough for each of them to stand at each distance from such a place.
+    for _ in 0..=30 {
+        for (pattern, bytes) in patterns.iter().enumerate() {
+            let offset = memory.len();
+            expected.push(Match { offset, pattern });
+            memory.extend(bytes);
+        }
+        memory.push(0);
+    }
+    let specs: Vec<_> = patterns
+        .iter()
+        .map(|bytes| hex(&open(bytes, &[0])))
+        .collect();
+    assert_eq!(search_all(&memory[..], &parse(&specs)), expected);
+}
+
+/// At the border of the 1024 places that are looked at first, to see whether many of them pass; by how far they
+/// may be apart.
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn a_second_look() {
+    let specs = [
+        "text:0123456789abcdef",
+        "text:ABCDEFGHIJKLMNOP",
+        "text:qrstuvwxyz-+*/=?",
+    ];
+    let patterns = parse(&specs);
+    let borders = (7..=16).map(|distance| 1024 * distance);
+    for offset in borders.flat_map(|border| border - 32..border + 32_usize) {
+        let pattern = offset % patterns.len();
+        let mut memory = vec![b' '; offset + 100];
+        memory[offset..][..16].copy_from_slice(&specs[pattern].as_bytes()["text:".len()..]);
+        assert_eq!(
+            search_all(&memory[..], &patterns),
+            [Match { offset, pattern }]
+        );
+    }
+}
+
+#[test]
+fn open_bytes_need_room_on_both_sides() {
+    assert_eq!(offsets(b"xaxaxa", "hex:?? 61 ??"), [0, 2]);
+    assert_eq!(offsets(b"a", "hex:?? 61"), []);
+    assert_eq!(offsets(b"a", "hex:61 ??"), []);
+    assert_eq!(offsets(&[0; 5], "hex:?? ?? ?? 00"), [0, 1]);
+    assert_eq!(offsets(&[0; 5], "hex:00 ?? ?? ??"), [0, 1]);
+}
+
+#[test]
+fn open_nibbles() {
+    assert_eq!(offsets(&[0x41, 0x14, 0x42, 0x24], "hex:4?"), [0, 2]);
+    assert_eq!(offsets(&[0x41, 0x14, 0x42, 0x24], "hex:?4"), [1, 3]);
+    assert_eq!(offsets(&[0x41, 0x14, 0x42, 0x24], "hex:4? ?4"), [0, 2]);
+}
+
+#[test]
+fn text_in_utf16() {
+    assert_eq!(offsets(b"_h\0\xe9\0_", "utf16:h\u{e9}"), [1]);
+}
+
+#[test]
+fn text_in_either_case() {
+    assert_eq!(offsets(b"aBcAbC@bc`BC", "itext:abc"), [0, 3]);
+    assert_eq!(offsets(b"[1] {1}", "itext:[1]"), [0]);
+    assert_eq!(offsets(b"Z z", "itext:z\\sZ"), [0]);
+}
+
+#[test]
+fn longest_is_that_of_the_set() {
+    let longest = |patterns: &[Pattern]| {
+        let mut tables = Box::new(Tables::new());
+        // SAFETY: Every CPU has it.
+        unsafe { Searcher::new(&mut tables, patterns, Level::Portable) }.longest()
+    };
+    assert_eq!(longest(&[]), 0);
+    assert_eq!(longest(&parse(&["text:ab", "text:abcde", "text:abc"])), 5);
+}
+
+#[test]
+fn tables_and_scratch_can_be_used_again() {
+    let mut tables = Box::new(Tables::new());
+    let mut scratch = Box::new(Scratch::new());
+    let patterns = [parse(&["text:a", "hex:00"]), parse(&["text:b"])];
+    for (patterns, expected) in patterns.iter().zip([0, 1]) {
+        let mut found = Vec::new();
+        // SAFETY: Every CPU has it.
+        let searcher = unsafe { Searcher::new(&mut tables, patterns, Level::Portable) };
+        searcher.search(&b"ab"[..], 0..2, &mut scratch, &Thread, |hit| {
+            found.push(hit);
+        });
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].offset, expected);
+    }
+}
+
+/// Memory that counts how often the search looks closely.
+struct Watched<'a> {
+    bytes: &'a [u8],
+    looks: Cell<usize>,
+}
+
+impl Memory for Watched<'_> {
+    fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn piece(&self, at: usize) -> Piece<'_> {
+        Piece::from(&self.bytes[at..])
+    }
+
+    fn copy(&self, at: usize, into: &mut [u8]) {
+        self.looks.set(self.looks.get() + 1);
+        self.bytes.copy(at, into);
+    }
+}
+
+#[test]
+fn frequent_bytes_are_not_what_is_looked_for() {
+    let patterns = parse(&[
+        "hex:00 00 00 00 00 f4 00 00 00",
+        "hex:?? ?? 7f 00 ??",
+        "utf16:Queen",
+        "text:eeeeeQueeeee",
+        "text:ZZZZZZZZe",
+    ]);
+    let text = "e\0".repeat(4096) + &"e".repeat(4096) + &"Z".repeat(4096) + &"\0".repeat(4096);
+    for level in kvm_inspect_pure::levels() {
+        let memory = Watched {
+            bytes: text.as_bytes(),
+            looks: Cell::new(0),
+        };
+        let found = search(level, &memory, &patterns, 0..memory.len());
+        assert_eq!(found, []);
+        // At the end of memory what comes after it is not known.
+        assert!(memory.looks.get() < 8, "{level:?}: {}", memory.looks.get());
+    }
+}
+
+/// One piece of memory.
+struct Shared<'a>(Piece<'a>);
+
+impl Memory for Shared<'_> {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn piece(&self, at: usize) -> Piece<'_> {
+        self.0.after(at)
+    }
+}
+
+/// Another thread writes all the time: what is found is within bounds, and found once.
+#[test]
+#[cfg_attr(miri, ignore = "is a data race, on purpose")]
+fn memory_may_change_meanwhile() {
+    let memory: Vec<AtomicU8> = (0..200_000).map(|_| AtomicU8::new(0)).collect();
+    let patterns = parse(&["hex:01 01 00", "hex:00 01", "hex:01 00 ?? ?? 01 01 01"]);
+    let stop = AtomicBool::new(false);
+    // SAFETY: Read by volatile reads only; the borrow of the vector outlives the piece.
+    let piece = unsafe { Piece::new(memory.as_ptr().cast(), memory.len()) };
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut seed = 1_u64;
+            while !stop.load(Ordering::Relaxed) {
+                for byte in &memory {
+                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    byte.store(u8::from(seed >> 63 == 1), Ordering::Relaxed);
+                }
+            }
+        });
+        for level in kvm_inspect_pure::levels() {
+            for _ in 0..20 {
+                let mut found = search(level, &Shared(piece), &patterns, 0..memory.len());
+                let all = found.len();
+                for hit in &found {
+                    assert!(hit.offset + patterns[hit.pattern].len() <= memory.len());
+                }
+                found.sort_unstable();
+                found.dedup();
+                assert_eq!(found.len(), all, "a match was reported twice");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Memory of which the filter and the check see different things.
+struct TwoFaced {
+    filter: [u8; 100],
+    check: u8,
+}
+
+impl Memory for TwoFaced {
+    fn len(&self) -> usize {
+        100
+    }
+
+    fn piece(&self, at: usize) -> Piece<'_> {
+        Piece::from(&self.filter[at..])
+    }
+
+    fn copy(&self, _: usize, into: &mut [u8]) {
+        into.fill(self.check);
+    }
+}
+
+#[test]
+fn a_match_is_decided_on_a_copy() {
+    let patterns = parse(&["hex:11 11"]);
+    let mut filter = [0; 100];
+    filter[3..5].fill(0x11);
+    filter[5] = 0x12;
+    for level in kvm_inspect_pure::levels() {
+        let gone = TwoFaced { filter, check: 0 };
+        assert_eq!(search(level, &gone, &patterns, 0..90), []);
+        let there = TwoFaced {
+            filter,
+            check: 0x11,
+        };
+        let expected = Match {
+            offset: 3,
+            pattern: 0,
+        };
+        assert_eq!(search(level, &there, &patterns, 0..90), [expected]);
+    }
+}
+
+/// A host that counts.
+struct Counting {
+    breaths: Cell<usize>,
+    in_vector: Cell<bool>,
+}
+
+impl Host for Counting {
+    fn vector<R>(&self, work: impl FnOnce() -> R) -> R {
+        assert!(!self.in_vector.replace(true));
+        let result = work();
+        self.in_vector.set(false);
+        result
+    }
+
+    fn breathe(&self) {
+        assert!(!self.in_vector.get());
+        self.breaths.set(self.breaths.get() + 1);
+    }
+}
+
+/// Whatever it costs to check, others get the CPU soon; and never while the vector registers are used.
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn breathes_often() {
+    // The costliest there is: of many long patterns all but the last byte is everywhere.
+    let patterns: Vec<String> = (0..=255_u8)
+        .map(|last| format!("hex:{}{last:02x}{}", "a5".repeat(254), "a5"))
+        .collect();
+    let patterns = parse(&patterns);
+    let memory = vec![0xa5; 1 << 20];
+    for level in kvm_inspect_pure::levels() {
+        let mut tables = Box::new(Tables::new());
+        let mut scratch = Box::new(Scratch::new());
+        // SAFETY: The CPU has the level.
+        let searcher = unsafe { Searcher::new(&mut tables, &patterns, level) };
+        let host = Counting {
+            breaths: Cell::new(0),
+            in_vector: Cell::new(false),
+        };
+        let mut found = 0;
+        searcher.search(&memory[..], 0..4096, &mut scratch, &host, |_| {
+            assert!(!host.in_vector.get());
+            found += 1;
+        });
+        assert_eq!(found, 4096);
+        assert!(host.breaths.get() >= 4096 / 64, "{}", host.breaths.get());
+    }
+}
+
+mod digests {
+    use kvm_inspect_pure::scan::digest::{digest, Key};
+
+    use super::{any, cases, vec, Cut, Index, Level, Thread};
+    use proptest::prelude::*;
+
+    fn key(seed: u64) -> Key {
+        let mut key = Key::new();
+        key.fill(|words| {
+            for (at, word) in words.iter_mut().enumerate() {
+                let mixed = (at as u64 ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                *word = (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            }
+        });
+        key
+    }
+
+    fn of(level: Level, memory: &[u8]) -> u64 {
+        let borders: Vec<usize> = (0..memory.len()).step_by(4096).collect();
+        let cut = Cut {
+            bytes: memory,
+            borders: &borders,
+        };
+        // SAFETY: Only levels that the CPU has are asked for.
+        unsafe { digest(level, &key(7), &cut, &Thread) }
+    }
+
+    fn of_all(memory: &[u8]) -> u64 {
+        let digest = of(Level::Portable, memory);
+        for level in kvm_inspect_pure::levels() {
+            assert_eq!(of(level, memory), digest, "{level:?}");
+        }
+        digest
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(cases(100)))]
+
+        #[test]
+        fn sees_each_change(
+            mut memory in vec(any::<u8>(), 4 * 4096),
+            at in any::<Index>(),
+            bit in 0..8_u8,
+        ) {
+            let before = of_all(&memory);
+            prop_assert_eq!(before, of_all(&memory));
+            memory[at.index(4 * 4096)] ^= 1 << bit;
+            prop_assert_ne!(before, of_all(&memory));
+        }
+
+        #[test]
+        fn does_not_depend_on_pieces(
+            memory in vec(any::<u8>(), 3 * 4096),
+            cuts in vec(any::<Index>(), 0..5),
+        ) {
+            let borders = super::borders(&cuts, memory.len());
+            let cut = Cut { bytes: &memory, borders: &borders };
+            for level in kvm_inspect_pure::levels() {
+                // SAFETY: The CPU has it.
+                let digest = unsafe { digest(level, &key(7), &cut, &Thread) };
+                prop_assert_eq!(digest, of_all(&memory));
+            }
+        }
+    }
+
+    #[test]
+    fn order_counts() {
+        let [a, b] = [vec![1; 4096], vec![2; 4096]];
+        let ab = of_all(&[&a[..], &b].concat());
+        assert_ne!(ab, of_all(&[&b[..], &a].concat()));
+        assert_ne!(ab, of_all(&[&a[..], &a].concat()));
+    }
+
+    #[test]
+    fn is_secret() {
+        let memory = vec![3; 4096];
+        // SAFETY: Every CPU has it.
+        let with = |seed| unsafe { digest(Level::Portable, &key(seed), &memory[..], &Thread) };
+        assert_ne!(with(1), with(2));
+    }
+}
