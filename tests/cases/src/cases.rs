@@ -3,6 +3,24 @@
 //! The cases. Each runs in a process of its own in a VM, ends with a panic if something is wrong, and would fail if
 //! the module did nothing.
 
+/// Makes a list of cases from functions of the module that it is used in. A case is named after both:
+/// `load_unload` of `life` is `life_load_unload`. What changes it may follow: `.within(600)`.
+macro_rules! cases {
+    ($($name:ident $(.$method:ident($($argument:expr)?))*),+ $(,)?) => {
+        &[$(
+            Case::new(concat!(module_path!(), "::", stringify!($name)), $name)
+                $(.$method($($argument)?))*
+        ),+]
+    };
+}
+
+/// Makes a list of roles, named after their functions.
+macro_rules! roles {
+    ($($run:ident),+ $(,)?) => {
+        &[$(Role { name: stringify!($run), run: $run }),+]
+    };
+}
+
 mod bench;
 mod faults;
 mod find;
@@ -11,7 +29,6 @@ mod life;
 mod limits;
 mod meanwhile;
 mod memory;
-mod merged;
 mod nested;
 mod patterns;
 mod refuse;
@@ -41,8 +58,8 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// A case.
 #[derive(Clone, Copy)]
 pub(crate) struct Case {
-    /// Its name.
-    pub(crate) name: &'static str,
+    /// The path of its function, which its name is made of.
+    path: &'static str,
     /// The function, which runs in a process of its own.
     pub(crate) run: fn(),
     /// With how much patience it is waited for ([`Patience`](crate::patience::Patience)).
@@ -54,10 +71,10 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// A case with this name.
-    const fn new(name: &'static str, run: fn()) -> Self {
+    /// Creates a case from a function with this path.
+    const fn new(path: &'static str, run: fn()) -> Self {
         Self {
-            name,
+            path,
             run,
             limit: LIMIT,
             needs_kvm: true,
@@ -65,10 +82,16 @@ impl Case {
         }
     }
 
+    /// Returns its name: that of its module, from this one on, and of its function.
+    pub(crate) fn name(&self) -> String {
+        let path = self.path.strip_prefix(concat!(module_path!(), "::"));
+        path.unwrap_or(self.path).replace("::", "_")
+    }
+
     /// What the harness is told of it.
     pub(crate) fn info(&self) -> CaseInfo {
         CaseInfo {
-            name: self.name.to_owned(),
+            name: self.name(),
             seconds: self.limit.as_secs(),
             needs: self.needs,
         }
@@ -126,7 +149,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
         patterns::CASES,
         limits::CASES,
         search::CASES,
-        merged::CASES,
+        search::pauses::CASES,
         vcpus::CASES,
         invisible::CASES,
         registers::CASES,
@@ -144,10 +167,10 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
     .copied()
 }
 
-/// The case, or the measurement, with this name.
+/// Returns the case, or the measurement, with this name.
 pub(crate) fn find(name: &str) -> Case {
-    let mut cases = all().chain(bench::CASES.iter().copied());
-    let case = cases.find(|case| case.name == name);
+    let measurements = bench::CASES.iter().chain(nested::MEASUREMENTS).copied();
+    let case = all().chain(measurements).find(|case| case.name() == name);
     case.unwrap_or_else(|| panic!("there is no case {name}"))
 }
 

@@ -171,11 +171,12 @@ fn run_cases(cases: &[Case], mut port: File) -> io::Result<()> {
 /// Runs a case as a child, watches over it, and reports. Whether it passed.
 fn run_case(case: &Case, is_last: bool, said: &mut Said, port: &mut File) -> io::Result<bool> {
     let mut tell = |message: Message| writeln!(port, "{message}");
-    fs::write("/dev/kmsg", format!("{CASE_MARK}{}", case.name))?;
-    tell(Message::Start(case.name.to_owned()))?;
+    let name = case.name();
+    fs::write("/dev/kmsg", format!("{CASE_MARK}{name}"))?;
+    tell(Message::Start(name.clone()))?;
 
     let mut child = Command::new("/proc/self/exe")
-        .args(["--case", case.name])
+        .args(["--case", &name])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -27,7 +27,7 @@ const CORE: &[&str] = &[
     "vcpus_halt",
     "vcpus_port_io",
     "vcpus_user_space",
-    "search_ways",
+    "search_access_and_engine",
     "slots_flags",
     "slots_smm",
     "find_silent",

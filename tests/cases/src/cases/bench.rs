@@ -4,13 +4,9 @@
 //! emulator's times mean nothing.
 
 mod idle;
-mod nested_alone;
-mod search;
+mod module;
 
+use self::{idle::idle, module::module};
 use super::Case;
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("bench_idle", idle::idle).within(600),
-    Case::new("bench_module", search::search).within(1800),
-    Case::new("nested_alone", nested_alone::nested_alone).within(1800),
-];
+pub(super) const CASES: &[Case] = cases![idle.within(600), module.within(1800),];

@@ -16,10 +16,10 @@ use crate::{
     vmm::{Mode, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("faults_load", load).failing_allocations(),
-    Case::new("faults_rounds", rounds).failing_allocations(),
-    Case::new("faults_vcpus", vcpus).failing_allocations(),
+pub(super) const CASES: &[Case] = cases![
+    load.failing_allocations(),
+    rounds.failing_allocations(),
+    vcpus.failing_allocations(),
 ];
 
 /// Lets every kind of allocation fail, once a thread is told to have one fail.

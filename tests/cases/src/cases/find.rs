@@ -13,17 +13,10 @@ use crate::{
     vmm::{Mode, Vcpu, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("find_silent", silent),
-    Case::new("find_two_vms", two_vms).with_stock(),
-    Case::new("find_two_vmms", two_vmms).with_stock(),
-    Case::new("find_by_vcpu", by_vcpu),
-];
+pub(super) const CASES: &[Case] =
+    cases![silent, two_vms.with_stock(), two_vmms.with_stock(), by_vcpu,];
 
-pub(super) const ROLES: &[Role] = &[Role {
-    name: "has_secret",
-    run: has_secret,
-}];
+pub(super) const ROLES: &[Role] = roles![has_secret];
 
 /// A VM whose vCPUs make no ioctl at all: one halts, one spins, one never ran.
 fn silent() {

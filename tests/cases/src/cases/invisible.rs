@@ -15,18 +15,12 @@ use crate::{
     vmm::{Manner, Mode, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("invisible_plain", || frozen_often(Manner::Plain)),
-    Case::new("invisible_sync_regs", || frozen_often(Manner::SyncRegs)),
-    Case::new("invisible_immediate_exit", || {
-        frozen_often(Manner::ImmediateExit);
-    })
-    .with_stock(),
-    Case::new("invisible_signal_mask", || {
-        frozen_often(Manner::SignalMask);
-    })
-    .with_stock(),
-    Case::new("invisible_rearmed", rearmed),
+pub(super) const CASES: &[Case] = cases![
+    plain,
+    sync_regs,
+    immediate_exit.with_stock(),
+    signal_mask.with_stock(),
+    rearmed,
 ];
 
 /// Loaded and unloaded, and with long pauses between inspections, for which the probe is taken away:
@@ -59,6 +53,26 @@ fn rearmed() {
     println!("counted: freezes={freezes}");
     vm.wait_until_it_goes_on();
     vm.finish();
+}
+
+/// With the plainest loop.
+fn plain() {
+    frozen_often(Manner::Plain);
+}
+
+/// With registers exchanged in the `kvm_run` page.
+fn sync_regs() {
+    frozen_often(Manner::SyncRegs);
+}
+
+/// With `immediate_exit`.
+fn immediate_exit() {
+    frozen_often(Manner::ImmediateExit);
+}
+
+/// With signals that only `KVM_RUN` lets in.
+fn signal_mask() {
+    frozen_often(Manner::SignalMask);
 }
 
 /// Frozen again and again, while the VMM checks each return of `KVM_RUN`: an `EINTR` that it has

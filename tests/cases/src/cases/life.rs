@@ -26,26 +26,17 @@ use crate::{
     vmm::{Backing, Mapping, Mode, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("life_load_unload", load_unload),
-    Case::new("life_unload_busy", unload_busy),
-    Case::new("life_unload_while_scanning", unload_while_scanning),
-    Case::new("life_insmod_killed", insmod_killed),
-    Case::new("life_vmm_killed", vmm_killed).within(600),
-    Case::new("life_vmm_ends", vmm_ends),
-    Case::new("life_other_tracers", other_tracers),
+pub(super) const CASES: &[Case] = cases![
+    load_unload,
+    unload_busy,
+    unload_while_scanning,
+    insmod_killed,
+    vmm_killed.within(600),
+    vmm_ends,
+    other_tracers,
 ];
 
-pub(super) const ROLES: &[Role] = &[
-    Role {
-        name: "large",
-        run: large,
-    },
-    Role {
-        name: "insmod",
-        run: insmod,
-    },
-];
+pub(super) const ROLES: &[Role] = roles![large, insmod];
 
 const MIB: u64 = 1 << 20;
 

@@ -15,14 +15,14 @@ use crate::{
     vmm::{Backing, Mapping, Mode, Vm, Work, LOW_MEMORY},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("limits_range", range).with_stock(),
-    Case::new("limits_max_hits", max_hits).with_stock(),
-    Case::new("limits_context", context).with_stock(),
-    Case::new("limits_no_pattern", no_pattern),
-    Case::new("limits_interval", interval),
-    Case::new("limits_max_pause", max_pause).with_stock(),
-    Case::new("limits_max_pause_dense", max_pause_dense).with_stock(),
+pub(super) const CASES: &[Case] = cases![
+    range.with_stock(),
+    max_hits.with_stock(),
+    context.with_stock(),
+    no_pattern,
+    interval,
+    max_pause.with_stock(),
+    max_pause_dense.with_stock(),
 ];
 
 const MIB: u64 = 1 << 20;

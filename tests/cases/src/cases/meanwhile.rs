@@ -13,14 +13,14 @@ use crate::{
     vmm::{Backing, Mapping, Mode, Slot, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("meanwhile_slots_change", slots_change),
-    Case::new("meanwhile_memory_ballooned", ballooned),
-    Case::new("meanwhile_memory_unmapped", unmapped),
-    Case::new("meanwhile_memory_punched", punched),
-    Case::new("meanwhile_memory_swapped", swapped),
-    Case::new("meanwhile_memory_migrated", migrated).with_two_nodes(),
-    Case::new("meanwhile_memory_huge", huge),
+pub(super) const CASES: &[Case] = cases![
+    slots_change,
+    memory_ballooned,
+    memory_unmapped,
+    memory_punched,
+    memory_swapped,
+    memory_migrated.with_two_nodes(),
+    memory_huge,
 ];
 
 const MIB: u64 = 1 << 20;
@@ -136,7 +136,7 @@ impl Guest {
 }
 
 /// The VMM takes memory away and touches it again, as for a balloon.
-fn ballooned() {
+fn memory_ballooned() {
     Guest::new(Backing::Anonymous).change(Stay::Always, |memory, offset, len| {
         memory.discard(offset, len);
         memory.write(offset, &[1]);
@@ -144,7 +144,7 @@ fn ballooned() {
 }
 
 /// The VMM unmaps memory below a slot, and maps other memory there.
-fn unmapped() {
+fn memory_unmapped() {
     Guest::new(Backing::Anonymous).change(Stay::Always, |memory, offset, len| {
         memory.unmap(offset, len);
         memory.map_again(offset, len);
@@ -153,7 +153,7 @@ fn unmapped() {
 }
 
 /// Holes are punched into the memfd that the memory is in.
-fn punched() {
+fn memory_punched() {
     Guest::new(Backing::Memfd).change(Stay::Always, |memory, offset, len| {
         memory.punch(offset, len);
         memory.write(offset, &[1]);
@@ -161,7 +161,7 @@ fn punched() {
 }
 
 /// The kernel swaps the memory out, that of the program, too.
-fn swapped() {
+fn memory_swapped() {
     swap::turn_on();
     let guest = Guest::new(Backing::Anonymous);
     let low = guest.vm.slot_at(0).mapping.clone();
@@ -180,7 +180,7 @@ fn swapped() {
 }
 
 /// The kernel moves the memory to the other NUMA node, and back.
-fn migrated() {
+fn memory_migrated() {
     let guest = Guest::new(Backing::Anonymous);
     let before = vm_event("pgmigrate_success");
     let (mut node, mut there) = (0, 0);
@@ -194,7 +194,7 @@ fn migrated() {
 }
 
 /// Huge pages are split, and made again.
-fn huge() {
+fn memory_huge() {
     let guest = Guest::new(Backing::TransparentHuge);
     let before = vm_event("thp_split_pmd");
     guest.change(Stay::Seldom, |memory, offset, len| {

@@ -17,34 +17,22 @@ use crate::{
     vmm::{Backing, Mapping, Mode, Slot, Vm, Work, HUGE_PAGE, LOW_MEMORY},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("memory_borders", borders),
-    Case::new("memory_highest", highest),
-    Case::new("memory_overlaps", overlaps).with_stock(),
-    Case::new("memory_holes", holes),
-    Case::new("memory_anonymous", || backing(Backing::Anonymous)).with_stock(),
-    Case::new("memory_transparent_huge", || {
-        backing(Backing::TransparentHuge);
-    }),
-    Case::new("memory_memfd", || backing(Backing::Memfd)).with_stock(),
-    Case::new("memory_hugetlb", || backing(Backing::HugeTlb)),
-    Case::new("memory_untouched", untouched).with_stock(),
-    Case::new("memory_untouched_two_nodes", untouched)
-        .with_two_nodes()
-        .with_stock(),
-    Case::new("memory_numa_hints", || numa_hints(Backing::Anonymous))
-        .with_two_nodes()
-        .with_stock(),
-    Case::new("memory_numa_hints_huge", || {
-        numa_hints(Backing::TransparentHuge);
-    })
-    .with_two_nodes(),
+pub(super) const CASES: &[Case] = cases![
+    borders,
+    highest,
+    overlaps.with_stock(),
+    holes,
+    anonymous.with_stock(),
+    transparent_huge,
+    memfd.with_stock(),
+    hugetlb,
+    untouched.with_stock(),
+    untouched_two_nodes.with_two_nodes().with_stock(),
+    numa_hints.with_two_nodes().with_stock(),
+    numa_hints_huge.with_two_nodes(),
 ];
 
-pub(super) const ROLES: &[Role] = &[Role {
-    name: "mostly_untouched",
-    run: mostly_untouched,
-}];
+pub(super) const ROLES: &[Role] = roles![mostly_untouched];
 
 const MIB: u64 = 1 << 20;
 
@@ -202,9 +190,29 @@ fn holes() {
     vm.finish();
 }
 
-/// Memory of each kind: found at both ends and across borders of both page sizes, counted to the
+/// Pages of 4 KiB.
+fn anonymous() {
+    kind_of_memory(Backing::Anonymous);
+}
+
+/// Transparent huge pages.
+fn transparent_huge() {
+    kind_of_memory(Backing::TransparentHuge);
+}
+
+/// A file in memory.
+fn memfd() {
+    kind_of_memory(Backing::Memfd);
+}
+
+/// Huge pages of hugetlbfs.
+fn hugetlb() {
+    kind_of_memory(Backing::HugeTlb);
+}
+
+/// Memory of one kind: found at both ends and across borders of both page sizes, counted to the
 /// page, and left as it was.
-fn backing(backing: Backing) {
+fn kind_of_memory(backing: Backing) {
     let mut vm = Vm::running(Work::Count);
     let gpa = 64 * MIB;
     let chunk = HUGE_PAGE;
@@ -258,9 +266,19 @@ fn backing(backing: Backing) {
     vm.finish();
 }
 
+/// Pages of 4 KiB with NUMA hints.
+fn numa_hints() {
+    with_numa_hints(Backing::Anonymous);
+}
+
+/// Transparent huge pages with NUMA hints.
+fn numa_hints_huge() {
+    with_numa_hints(Backing::TransparentHuge);
+}
+
 /// Memory that NUMA balancing has made inaccessible, to see who uses it next, is searched, and
 /// stays as it is.
-fn numa_hints(backing: Backing) {
+fn with_numa_hints(backing: Backing) {
     fs::write("/proc/sys/kernel/numa_balancing", "1").expect("the kernel has NUMA balancing");
     for (file, value) in [
         ("scan_delay_ms", "100"),
@@ -309,6 +327,11 @@ fn numa_hints(backing: Backing) {
 const GIANT: u64 = 4 << 30;
 const GIANT_GPA: u64 = 4 << 30;
 const GIANT_STEP: u64 = 1000 * PAGE;
+
+/// [`untouched`] on a host with two NUMA nodes.
+fn untouched_two_nodes() {
+    untouched();
+}
 
 /// Of a large VM that uses little memory no page is faulted in.
 fn untouched() {

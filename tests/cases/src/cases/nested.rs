@@ -2,8 +2,11 @@
 
 //! A guest that runs a guest of its own.
 
+mod alone;
+
 use std::{thread, time::Duration};
 
+use self::alone::alone;
 use super::{meanwhile::inspect_while, secret, Case};
 use crate::{
     inspect::{hex, Inspection},
@@ -11,10 +14,12 @@ use crate::{
     vmm::{Mode, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] = &[Case::new("nested_guest", nested_guest)];
+pub(super) const CASES: &[Case] = cases![guest];
+
+pub(super) const MEASUREMENTS: &[Case] = cases![alone.within(1800)];
 
 /// It is frozen in the one or the other, and both go on. The registers are of the one that ran.
-fn nested_guest() {
+fn guest() {
     let mut vm = Vm::bootable();
     vm.add_vcpu(Mode::Long, Work::Nested);
     vm.add_vcpu(Mode::Long, Work::Count);

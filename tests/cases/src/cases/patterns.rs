@@ -9,11 +9,8 @@ use crate::{
     vmm::{Backing, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("patterns_many", many).with_stock(),
-    Case::new("patterns_wildcards", wildcards).with_stock(),
-    Case::new("patterns_text", text).with_stock(),
-];
+pub(super) const CASES: &[Case] =
+    cases![many.with_stock(), wildcards.with_stock(), text.with_stock(),];
 
 const MIB: u64 = 1 << 20;
 

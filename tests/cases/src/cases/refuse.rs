@@ -23,19 +23,17 @@ use crate::{
     vmm::{Mode, Userfault, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("refuse_patterns", patterns).with_stock(),
-    Case::new("refuse_ranges", ranges).with_stock(),
-    Case::new("refuse_numbers", numbers).with_stock(),
-    Case::new("refuse_processes", processes).with_stock(),
-    Case::new("refuse_without_kvm", without_kvm)
-        .without_kvm()
-        .with_stock(),
-    Case::new("refuse_probe_taken", probe_taken),
-    Case::new("refuse_probes_off", probes_off).with_stock(),
-    Case::new("refuse_protected", protected),
-    Case::new("refuse_late_vcpu", late_vcpu),
-    Case::new("refuse_lockdown", lockdown).alone().with_stock(),
+pub(super) const CASES: &[Case] = cases![
+    patterns.with_stock(),
+    ranges.with_stock(),
+    numbers.with_stock(),
+    processes.with_stock(),
+    without_kvm.without_kvm().with_stock(),
+    probe_taken,
+    probes_off.with_stock(),
+    protected,
+    late_vcpu,
+    lockdown.alone().with_stock(),
 ];
 
 /// Wants each of the inspections to be refused, while a guest counts; afterwards the same guest can

@@ -15,21 +15,35 @@ use crate::{
     vmm::{port_number, Mode, Vcpu, Vm, Work, GDT_LIMIT, IDT_LIMIT, MMIO_BYTE},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("registers_real", || parked(&[Mode::Real])).with_stock(),
-    Case::new("registers_protected", || {
-        parked(&[Mode::Protected, Mode::ProtectedPaging, Mode::ProtectedPae]);
-    })
-    .with_stock(),
-    Case::new("registers_long", || {
-        parked(&[Mode::Long, Mode::Compatibility, Mode::LongUser]);
-    })
-    .with_stock(),
-    Case::new("registers_la57", || parked(&[Mode::LongLa57])).with_stock(),
-    Case::new("registers_outside", outside).with_stock(),
-    Case::new("registers_after_exit", after_exit).with_stock(),
-    Case::new("registers_port_io", port_io).with_stock(),
+pub(super) const CASES: &[Case] = cases![
+    real.with_stock(),
+    protected.with_stock(),
+    long.with_stock(),
+    la57.with_stock(),
+    outside.with_stock(),
+    after_exit.with_stock(),
+    port_io.with_stock(),
 ];
+
+/// Real mode.
+fn real() {
+    parked(&[Mode::Real]);
+}
+
+/// Protected mode: without paging, with it, with PAE.
+fn protected() {
+    parked(&[Mode::Protected, Mode::ProtectedPaging, Mode::ProtectedPae]);
+}
+
+/// Long mode: the kernel's, 32-bit code, user space.
+fn long() {
+    parked(&[Mode::Long, Mode::Compatibility, Mode::LongUser]);
+}
+
+/// Long mode with five levels of page tables.
+fn la57() {
+    parked(&[Mode::LongLa57]);
+}
 
 /// Two vCPUs in each mode that load every register: one halts then, one spins. Both modes of
 /// standing show the same as the VMM's own ioctls once they are stopped.

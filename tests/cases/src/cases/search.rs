@@ -3,42 +3,33 @@
 //! How memory is searched: by whom, in which way, in one pause or in several. Whatever the way, what is
 //! found must be the same.
 
-use std::{
-    fs,
-    ops::Range,
-    sync::{
-        atomic::{AtomicBool, Ordering::SeqCst},
-        Arc,
-    },
-    thread,
-    time::{Duration, Instant},
-};
+mod ksm;
+pub(super) mod pauses;
+
+use std::{fs, ops::Range, sync::Arc, thread, time::Duration};
 
 use cases::{command_line::parameter, protocol::ENGINE_PARAMETER};
 use rustix::io::Errno;
 
+use self::ksm::ksm;
 use super::{secret, some, times, Case, Random};
 use crate::{
-    inspect::{hex, is_live, module_thread, Inspection},
+    inspect::{hex, Inspection},
     process::{cpu_time, process_state, wait_until, PAGE},
     report::Report,
     vmm::{Backing, Mapping, Mode, Vcpu, Vm, Work, LOW_MEMORY},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("search_itext", itext).with_stock(),
-    Case::new("search_ways", ways).within(600).with_stock(),
-    Case::new("search_threads", threads),
-    Case::new("search_killed", killed).within(600).with_stock(),
-    Case::new("search_lowest_hits", lowest_hits).with_stock(),
-    Case::new("search_sparse", sparse).with_stock(),
-    Case::new("search_own_memory", own_memory).with_stock(),
-    Case::new("search_pauses_still", pauses_still).with_stock(),
-    Case::new("search_pauses_moving", pauses_moving)
-        .within(600)
-        .with_stock(),
-    Case::new("search_pauses_writing", pauses_writing).with_stock(),
-    Case::new("search_refused", refused),
+pub(super) const CASES: &[Case] = cases![
+    itext.with_stock(),
+    access_and_engine.within(600).with_stock(),
+    threads,
+    killed.within(600).with_stock(),
+    lowest_hits.with_stock(),
+    sparse.with_stock(),
+    own_memory.with_stock(),
+    ksm.with_stock(),
+    refused,
 ];
 
 const MIB: u64 = 1 << 20;
@@ -160,7 +151,7 @@ fn itext() {
 
 /// Matches at each offset around each kind of border, with and without the bytes around them, in
 /// each way in which memory can be read and searched.
-fn ways() {
+fn access_and_engine() {
     // No way is left out without notice.
     let best = parameter(ENGINE_PARAMETER).expect("the harness says it");
     assert_eq!(engines()[0], best);
@@ -503,216 +494,6 @@ fn own_memory() {
     println!("{} KiB at most, {reports} reports", most >> 10);
     assert!(most > LEAST, "{most}: that is not what the module needs");
     assert!(most < MOST + MIB, "{most}");
-    vm.finish();
-}
-
-/// An inspection in several pauses.
-fn in_pauses(patterns: &[String], most_ms: u64) -> Inspection {
-    Inspection::of_self()
-        .patterns(patterns)
-        .set("max_pause_ms", most_ms)
-        .set("max_hits", 2000)
-}
-
-/// Memory at both ends of so much that it takes many pauses to search all. What is between is the
-/// same again and again.
-struct Ends {
-    first: Arc<Mapping>,
-    between: Arc<Mapping>,
-    /// How often `between` is there.
-    times: u64,
-    last: Arc<Mapping>,
-    /// How long a pause may be, in milliseconds.
-    most_ms: u64,
-}
-
-impl Ends {
-    const FIRST: u64 = MIB;
-    const LAST: u64 = 256 * GIB;
-    /// How much memory each of the three has.
-    const LEN: u64 = 4 * MIB;
-
-    /// Adds it to a VM, where these patterns are to be searched for. None of them stands there.
-    fn add_to(vm: &mut Vm, patterns: &[String]) -> Self {
-        let [first, between, last] = [(); 3].map(|()| {
-            let memory = Mapping::new(Self::LEN, Backing::Anonymous);
-            memory.fill_all(0x5a);
-            memory
-        });
-        vm.add_mapping(Self::FIRST, &first);
-        vm.add_mapping(Self::LAST, &last);
-        let inspection = Inspection::of_self().patterns(patterns).set("threads", 2);
-        let long = lengthen(vm, GIB, &between, &inspection, long_us);
-        Self {
-            first,
-            between,
-            times: long.times,
-            last,
-            most_ms: long.whole.done.scan_us / 8000,
-        }
-    }
-}
-
-/// Of a guest that writes nothing all is covered, though it runs in between.
-fn pauses_still() {
-    let mut vm = Vm::bootable();
-    for work in [Work::Spin, Work::Halt] {
-        vm.add_vcpu(Mode::Long, work);
-    }
-    vm.start();
-    let secret = secret(205, 16);
-    let patterns = [hex(&secret)];
-    let ends = Ends::add_to(&mut vm, &patterns);
-    let places = (0..Ends::LEN - 16).step_by(25_003);
-    let places: Vec<u64> = [Ends::FIRST, Ends::LAST]
-        .into_iter()
-        .flat_map(|gpa| places.clone().map(move |offset| gpa + offset))
-        .collect();
-    for &place in &places {
-        vm.write(place, &secret);
-    }
-    for threads in [1, 2] {
-        let report = in_pauses(&patterns, ends.most_ms)
-            .set("threads", threads)
-            .report();
-        assert!(report.done.pauses > 1, "{:?}", report.done);
-        assert_eq!(report.hits, vm.hits(0, &places));
-        assert_eq!(report.done.hits, places.len() as u64);
-        assert_eq!(report.done.uncovered_bytes, 0);
-        Vm::assert_scanned(&report, LOW_MEMORY + (2 + ends.times) * Ends::LEN);
-        vm.assert_slots(&report);
-        vm.wait_until_it_goes_on();
-    }
-    vm.finish();
-}
-
-/// Whether the report has a place of the secret, or says that it does not know.
-fn is_told(report: &Report, place: u64) -> bool {
-    let mut uncovered = report.uncovered.iter();
-    report.hits_of(0).contains(&place)
-        || uncovered.any(|(_, _, (first, last))| (*first..=*last).contains(&place))
-}
-
-/// A secret that is moved while the guest runs, by the VMM, which KVM knows nothing of, from memory that
-/// is searched late to memory that was searched early: it is never missed in silence.
-fn pauses_moving() {
-    let mut vm = Vm::running(Work::Halt);
-    let secret = secret(206, 24);
-    let patterns = [hex(&secret)];
-    let ends = Ends::add_to(&mut vm, &patterns);
-    let (low, high) = (3 * PAGE + 100, Ends::LEN - 5 * PAGE);
-    let mut random = Random::new();
-    let (mut rounds, mut noticed) = (0, 0);
-    let (mut at_low, mut at_high, mut uncovered) = (0, 0, 0);
-    let mut takes = Duration::ZERO;
-    // The right moment may be missed.
-    while rounds < times(8) || (noticed == 0 && rounds < 100) {
-        rounds += 1;
-        ends.first.write(low, &[0x5a; 24]);
-        ends.last.write(high, &secret);
-        let delay = random.some_of(takes);
-        let loaded = thread::scope(|scope| {
-            let mover = scope.spawn(|| {
-                wait_until("the inspection begins", || {
-                    module_thread().is_some() || is_live()
-                });
-                let begun = Instant::now();
-                thread::sleep(delay);
-                ends.first.write(low, &secret);
-                ends.last.write(high, &[0x5a; 24]);
-                begun
-            });
-            let loaded = in_pauses(&patterns, ends.most_ms).load();
-            let over = Instant::now();
-            let begun = mover.join().expect("it moves it");
-            takes = over.saturating_duration_since(begun);
-            loaded
-        });
-        println!("moved after {delay:?} of {takes:?}");
-        let reports = loaded.unload();
-        let [report] = reports.as_slice() else {
-            panic!("one VM, one report: {reports:#?}");
-        };
-        assert!(matches!(&*report.done.result, "ok" | "changed"));
-        let low = is_told(report, Ends::FIRST + low);
-        let high = is_told(report, Ends::LAST + high);
-        assert!(
-            low || high,
-            "missed: {:?} {:?}",
-            report.done,
-            report.uncovered
-        );
-        at_low += u32::from(low && !high);
-        at_high += u32::from(high && !low);
-        uncovered += u32::from(report.done.uncovered_bytes > 0);
-        // Nobody else writes.
-        noticed += u32::from(report.done.rescanned_bytes > 0);
-    }
-    println!("counted: moved_seen={at_low} moved_late={at_high} moved_uncovered={uncovered}");
-    println!("{noticed} of {rounds} moves were noticed between two pauses");
-    assert!(noticed > 0, "it was never moved between two pauses");
-    vm.finish();
-}
-
-/// Memory that a thread writes to all the time, until it is told to end.
-fn write_all_the_time(
-    memory: Vec<Arc<Mapping>>,
-    offsets: impl Iterator<Item = u64> + Clone + Send + 'static,
-    stop: &Arc<AtomicBool>,
-) -> thread::JoinHandle<()> {
-    let stop = stop.clone();
-    thread::spawn(move || {
-        let mut value = 0_u8;
-        while !stop.load(SeqCst) {
-            value = value.wrapping_add(1);
-            for (memory, offset) in memory
-                .iter()
-                .flat_map(|memory| offsets.clone().map(move |offset| (memory, offset)))
-            {
-                memory.write(offset, &[value]);
-            }
-        }
-    })
-}
-
-/// What changes faster than it can be searched is said; what does not is covered.
-fn pauses_writing() {
-    let mut vm = Vm::running(Work::Count);
-    let secret = secret(207, 24);
-    let patterns = [hex(&secret)];
-    let ends = Ends::add_to(&mut vm, &patterns);
-    let places = [Ends::FIRST + 11 * CHUNK + 5, Ends::LAST + Ends::LEN - 24];
-    for &place in &places {
-        vm.write(place, &secret);
-    }
-
-    // A page of its own, and what the guest counts in: few enough for one pause.
-    let stop = Arc::new(AtomicBool::new(false));
-    let first = vec![ends.first.clone()];
-    let writer = write_all_the_time(first, std::iter::once(7 * PAGE), &stop);
-    let report = in_pauses(&patterns, ends.most_ms).report();
-    assert_eq!(report.hits, vm.hits(0, &places));
-    assert!(report.done.rescanned_bytes > 0, "{:?}", report.done);
-    stop.store(true, SeqCst);
-    writer.join().expect("it ends");
-
-    // A byte in each chunk: too many, if the writer gets to run between the pauses.
-    let stop = Arc::new(AtomicBool::new(false));
-    let all = (0..Ends::LEN / CHUNK).map(|chunk| chunk * CHUNK + 9 * PAGE);
-    let memory = [&ends.first, &ends.between, &ends.last].map(Arc::clone);
-    let writer = write_all_the_time(memory.into(), all, &stop);
-    let mut tries = (0..20).map(|_| in_pauses(&patterns, ends.most_ms).partial_report());
-    let report = tries.find(|report| report.done.result != "ok");
-    let report = report.expect("what changes all the time is not covered");
-    stop.store(true, SeqCst);
-    writer.join().expect("it ends");
-    assert_eq!(report.done.result, "changed");
-    assert_eq!(report.left, None);
-    assert!(!report.uncovered.is_empty());
-    assert!(report.done.uncovered_bytes >= CHUNK);
-    assert!(report.done.rescanned_bytes > 0, "{:?}", report.done);
-    assert_eq!(report.hits, vm.hits(0, &places), "they have not moved");
-    vm.wait_until_it_goes_on();
     vm.finish();
 }
 

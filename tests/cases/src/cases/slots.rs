@@ -12,13 +12,13 @@ use crate::{
     vmm::{Backing, Mapping, Mode, Slot, Vm, Work, HUGE_PAGE, LOW_MEMORY},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("slots_borders", borders),
-    Case::new("slots_flags", flags),
-    Case::new("slots_many", many).with_stock(),
-    Case::new("slots_smm", smm),
-    Case::new("slots_none", none),
-    Case::new("slots_private", private).with_debug(),
+pub(super) const CASES: &[Case] = cases![
+    borders,
+    flags,
+    many.with_stock(),
+    smm,
+    none,
+    private.with_debug(),
 ];
 
 const MIB: u64 = 1 << 20;

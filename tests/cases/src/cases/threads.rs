@@ -20,18 +20,9 @@ use crate::{
     vmm::{Manner, Mode, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("threads_signals", signals),
-    Case::new("threads_stopped", stopped),
-    Case::new("threads_traced", traced),
-    Case::new("threads_change", change),
-    Case::new("threads_vcpus_added", vcpus_added),
-];
+pub(super) const CASES: &[Case] = cases![signals, stopped, traced, change, vcpus_added,];
 
-pub(super) const ROLES: &[Role] = &[Role {
-    name: "takes_signals",
-    run: takes_signals,
-}];
+pub(super) const ROLES: &[Role] = roles![takes_signals];
 
 const WORKS: [Work; 4] = [Work::Count, Work::PortIo, Work::Halt, Work::Spin];
 

@@ -22,26 +22,20 @@ use crate::{
     vmm::{Backing, Manner, Mapping, Mode, Vm, Work, CLOCK_FLAGS, CLOCK_GUEST_STOPPED},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("vcpus_one_two_eight", one_two_eight).with_stock(),
-    Case::new("vcpus_spin", || alike(Work::Spin, State::Parked)).with_stock(),
-    Case::new("vcpus_halt", || alike(Work::Halt, State::Parked)).with_stock(),
-    Case::new("vcpus_port_io", || alike(Work::PortIo, State::Parked)).with_stock(),
-    Case::new("vcpus_user_space", || {
-        alike(Work::UserSpace, State::Outside);
-    })
-    .with_stock(),
-    Case::new("vcpus_never_ran", never_ran).with_stock(),
-    Case::new("vcpus_mixed", mixed),
-    Case::new("vcpus_stopped_vmm", stopped_vmm),
-    Case::new("vcpus_held_out", held_out).with_stock(),
-    Case::new("vcpus_told", told).with_stock(),
+pub(super) const CASES: &[Case] = cases![
+    one_two_eight.with_stock(),
+    spin.with_stock(),
+    halt.with_stock(),
+    port_io.with_stock(),
+    user_space.with_stock(),
+    never_ran.with_stock(),
+    mixed,
+    stopped_vmm,
+    locked_out.with_stock(),
+    kvmclock_ctrl.with_stock(),
 ];
 
-pub(super) const ROLES: &[Role] = &[Role {
-    name: "counts",
-    run: counts,
-}];
+pub(super) const ROLES: &[Role] = roles![counts];
 
 /// Prepares an inspection that is to find a secret in the first page of the guest's memory.
 fn inspection(vm: &Vm) -> Inspection {
@@ -94,8 +88,28 @@ fn one_two_eight() {
     }
 }
 
+/// Two that spin in the guest.
+fn spin() {
+    two_that(Work::Spin, State::Parked);
+}
+
+/// Two that halt.
+fn halt() {
+    two_that(Work::Halt, State::Parked);
+}
+
+/// Two that do port I/O.
+fn port_io() {
+    two_that(Work::PortIo, State::Parked);
+}
+
+/// Two whose threads are in user space.
+fn user_space() {
+    two_that(Work::UserSpace, State::Outside);
+}
+
 /// Two vCPUs that do the same.
-fn alike(work: Work, state: State) {
+fn two_that(work: Work, state: State) {
     let mut vm = Vm::bootable();
     for _ in 0..2 {
         vm.add_vcpu(Mode::Long, work);
@@ -106,7 +120,7 @@ fn alike(work: Work, state: State) {
 }
 
 /// A guest with KVM's clock is told that it stood still for long, and not of a short moment.
-fn told() {
+fn kvmclock_ctrl() {
     /// After what time of standing the module tells it, in microseconds.
     const LONG: u64 = 100_000;
 
@@ -191,7 +205,7 @@ fn never_ran() {
 }
 
 /// While a guest stands still, nobody can read or write the registers of a vCPU that is held out.
-fn held_out() {
+fn locked_out() {
     let mut vm = Vm::running(Work::Count);
     vm.add_vcpu(Mode::Long, Work::Count);
     // Slow by what is found.

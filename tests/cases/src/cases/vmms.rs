@@ -22,18 +22,15 @@ use crate::{
     vmm::{Manner, Mode, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] = &[
-    Case::new("vmms_killed", killed).within(600),
-    Case::new("vmms_unloaded", unloaded),
-    Case::new("vmms_file_held", file_held),
-    Case::new("vmms_come_and_go", come_and_go),
-    Case::new("vmms_kvm_stays", kvm_stays),
+pub(super) const CASES: &[Case] = cases![
+    killed.within(600),
+    unloaded,
+    file_held,
+    come_and_go,
+    kvm_stays,
 ];
 
-pub(super) const ROLES: &[Role] = &[Role {
-    name: "three_vcpus",
-    run: three_vcpus,
-}];
+pub(super) const ROLES: &[Role] = roles![three_vcpus];
 
 /// What the module may say once the VMM is gone.
 fn is_farewell(line: &str) -> bool {

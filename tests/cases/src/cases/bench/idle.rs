@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::super::times;
 use crate::{
+    cases::times,
     inspect::Inspection,
     vmm::{Vm, Work},
 };

@@ -10,7 +10,7 @@ use std::{
 
 use vmm_sys_util::signal::{register_signal_handler, SIGRTMIN};
 
-use super::super::times;
+use crate::cases::times;
 use crate::vmm::{Manner, Mode, Vcpu, Vm, Work};
 
 /// How many signals each vCPU's thread gets, unless more is asked for.
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_micros(500);
 
 /// Disturbs the threads of a VM as in `nested_guest`, but by signals, and tells how often a guest is lost.
 /// Whoever loses it, it is not the module.
-pub(super) fn nested_alone() {
+pub(super) fn alone() {
     extern "C" fn nothing(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
 
     let signal = SIGRTMIN() + 2;

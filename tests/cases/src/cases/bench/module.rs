@@ -12,8 +12,8 @@ use std::{
     time::Instant,
 };
 
-use super::super::{secret, times};
 use crate::{
+    cases::{secret, times},
     inspect::{hex, Inspection},
     ksm,
     report::Report,
@@ -40,7 +40,7 @@ const ROUNDS: u32 = 21;
 type Row = (String, Inspection);
 
 /// Compares, prints the tables, and says whether all is as it should be.
-pub(super) fn search() {
+pub(super) fn module() {
     let results = [access(), threads(), kinds(), sparse()];
     let passed = results.iter().all(|passed| *passed);
     println!("bench-module: {}", if passed { "PASS" } else { "FAIL" });

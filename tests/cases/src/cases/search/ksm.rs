@@ -2,22 +2,20 @@
 
 //! Memory in which one page stands for many (KSM).
 
-use super::{secret, Case};
 use crate::{
+    cases::secret,
     inspect::{hex, Inspection},
     ksm,
     process::{page_frames, PAGE},
     vmm::{Backing, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] = &[Case::new("search_ksm", found).with_stock()];
-
 const GPA: u64 = 1 << 30;
 const PAGES: u64 = 2048;
 
 /// What stands in merged pages is found at each of their places, and across the borders of a page
 /// with itself; and they stay merged.
-fn found() {
+pub(super) fn ksm() {
     let mut vm = Vm::running(Work::Count);
     let memory = vm.add_memory(GPA, PAGES * PAGE, Backing::Anonymous);
     memory.let_merge();
