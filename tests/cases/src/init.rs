@@ -17,9 +17,9 @@ use std::{
 
 use cases::{
     command_line::parameter,
-    kernel_log::KernelLog,
     protocol::{Message, CASE_MARK, CASE_PARAMETER, REPEAT_DIVISOR_PARAMETER, SCALE_PARAMETER},
 };
+use kvm_inspect_tool::KernelLog;
 use rustix::{
     io::Errno,
     mount::{mount, MountFlags},
@@ -158,7 +158,7 @@ fn result_port() -> io::Result<File> {
 
 /// Runs the cases one after the other, until one fails: what it leaves behind is of no use to the next.
 fn run_cases(cases: &[Case], mut port: File) -> io::Result<()> {
-    let mut said = Said::from_now();
+    let mut said = Said::from_now()?;
     for (index, case) in cases.iter().enumerate() {
         let is_last = index + 1 == cases.len();
         if !run_case(case, is_last, &mut said, &mut port)? {
@@ -207,7 +207,7 @@ fn run_case(case: &Case, is_last: bool, said: &mut Said, port: &mut File) -> io:
         tell(Message::Text(line.to_owned()))?;
     }
     // What was asked for since is told, but not judged: leaks that are none in the end, who waits for what.
-    said.read();
+    said.read()?;
     said.others.clear();
     for line in others {
         tell(Message::Log(line))?;
@@ -233,17 +233,17 @@ impl Said {
     /// For who wants to know why a case has failed.
     const LAST: usize = 60;
 
-    fn from_now() -> Self {
-        Self {
-            log: KernelLog::from_now(),
+    fn from_now() -> io::Result<Self> {
+        Ok(Self {
+            log: KernelLog::from_now()?,
             others: Vec::new(),
             last: VecDeque::new(),
-        }
+        })
     }
 
     /// Reads on. To be called before much can be overwritten.
-    fn read(&mut self) {
-        for line in self.log.lines() {
+    fn read(&mut self) -> io::Result<()> {
+        for line in self.log.lines()? {
             if !line.starts_with("kvm_inspect: ") {
                 self.others.push(line.clone());
             }
@@ -252,6 +252,7 @@ impl Said {
             }
             self.last.push_back(line);
         }
+        Ok(())
     }
 }
 
@@ -273,7 +274,7 @@ fn wait(child: &mut Child, limit: Duration, said: &mut Said) -> io::Result<Resul
     loop {
         let status = child.try_wait()?;
         // All that it has caused, if it is over.
-        said.read();
+        said.read()?;
         if let Some(status) = status {
             return Ok(if status.success() {
                 Ok(())

@@ -4,22 +4,22 @@
 
 use std::{
     ffi::CString,
-    fmt::{Display, Write},
+    fmt::{self, Display},
     fs::{self, File},
-    mem,
     path::Path,
 };
 
-use cases::{hex::digits, kernel_log::KernelLog};
+pub(crate) use kvm_inspect_tool::{hex::pattern as hex, Refusal};
+use kvm_inspect_tool::{
+    report::{Outcome, Output, Report, Source, State},
+    LoadError,
+};
 use rustix::{
     io::Errno,
     system::{delete_module, finit_module},
 };
 
-use crate::{
-    process::{own_pid, wait_until},
-    report::Report,
-};
+use crate::process::{own_pid, wait_until};
 
 /// Where the harness puts the module.
 const MODULE: &str = "/modules/kvm_inspect.ko";
@@ -31,65 +31,50 @@ const FREEZE_TIMEOUT_MS: u64 = 60_000;
 /// How often an inspection is tried whose pauses are so short that vCPUs may not stand in time.
 const TRIES: u32 = 30;
 
-/// An inspection to be made.
+/// An inspection, whose outcome must be as a case wants it.
 #[derive(Clone)]
-pub(crate) struct Inspection {
-    parameters: Vec<(String, String)>,
-}
+pub(crate) struct Inspection(kvm_inspect_tool::Inspection);
 
 impl Inspection {
-    /// Of the VMs of this process.
+    /// Creates an inspection of the VMs of this process.
     pub(crate) fn of_self() -> Self {
         Self::of(own_pid())
     }
 
-    /// Of the VMs of another process.
+    /// Creates an inspection of the VMs of another process.
     pub(crate) fn of(pid: i32) -> Self {
         Self::without_pid().set("pid", pid)
     }
 
-    /// Of nothing yet.
+    /// Creates an inspection without `pid=`, which must be given.
     pub(crate) fn without_pid() -> Self {
-        let this = Self {
-            parameters: Vec::new(),
-        };
-        this.set("freeze_timeout_ms", FREEZE_TIMEOUT_MS)
+        Self(kvm_inspect_tool::Inspection::new()).set("freeze_timeout_ms", FREEZE_TIMEOUT_MS)
     }
 
-    /// Gives a parameter, or another value to one; the value is put in quotes.
-    pub(crate) fn set(mut self, name: &str, value: impl Display) -> Self {
-        self.parameters.retain(|(other, _)| other != name);
-        self.parameters.push((name.to_owned(), value.to_string()));
-        self
+    /// Sets a parameter, in place of an earlier value.
+    pub(crate) fn set(self, name: &str, value: impl Display) -> Self {
+        Self(self.0.set(name, value))
     }
 
     /// Searches for these patterns, in the module's notation.
     pub(crate) fn patterns<S: AsRef<str>>(self, patterns: &[S]) -> Self {
-        self.list("pattern", patterns)
+        Self(self.0.patterns(patterns))
     }
 
     /// Searches in these ranges only.
     pub(crate) fn ranges<S: AsRef<str>>(self, ranges: &[S]) -> Self {
-        self.list("range", ranges)
-    }
-
-    fn list<S: AsRef<str>>(self, name: &str, values: &[S]) -> Self {
-        let values: Vec<&str> = values.iter().map(AsRef::as_ref).collect();
-        self.set(name, values.join(","))
+        Self(self.0.ranges(ranges))
     }
 
     /// Loads the module, and keeps it loaded.
     pub(crate) fn try_load(&self) -> Result<Loaded, Refusal> {
-        let mut log = KernelLog::from_now();
-        let result = load(&self.to_string());
-        let lines = log.module_lines();
-        match result {
-            Ok(()) => Ok(Loaded {
-                log,
-                lines,
+        match self.0.load(&module_file()) {
+            Ok(loaded) => Ok(Loaded {
+                loaded,
                 may_be_late: self.may_be_late(),
             }),
-            Err(errno) => Err(Refusal { errno, lines }),
+            Err(LoadError::Refused(refusal)) => Err(refusal),
+            Err(error @ LoadError::Log(_)) => panic!("{error}"),
         }
     }
 
@@ -113,9 +98,7 @@ impl Inspection {
 
     /// Returns whether vCPUs may not come to a stop in time, though nothing is wrong.
     fn may_be_late(&self) -> bool {
-        self.parameters
-            .iter()
-            .any(|(name, _)| name == "max_pause_ms")
+        self.0.sets("max_pause_ms")
     }
 
     /// Makes the inspection again and again, at least `count` times, and unloads the module. What
@@ -144,7 +127,7 @@ impl Inspection {
     /// Makes the inspection of what must be one VM, and unloads the module.
     pub(crate) fn report(&self) -> Report {
         let report = self.partial_report();
-        assert_eq!(report.done.result, "ok");
+        assert_eq!(report.done.result, Outcome::Ok);
         report
     }
 
@@ -177,44 +160,24 @@ impl Inspection {
 }
 
 impl Display for Inspection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (index, (name, value)) in self.parameters.iter().enumerate() {
-            if index > 0 {
-                f.write_char(' ')?;
-            }
-            // Quotes let a value have spaces; they have to stand around the whole of it.
-            write!(f, "{name}=\"{value}\"")?;
-        }
-        Ok(())
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
-}
-
-/// The module's answer when it is not to stay.
-#[derive(Debug)]
-pub(crate) struct Refusal {
-    pub(crate) errno: Errno,
-    pub(crate) lines: Vec<String>,
 }
 
 /// The loaded module, to be unloaded with [`Loaded::unload`].
 #[must_use]
 pub(crate) struct Loaded {
-    log: KernelLog,
-    lines: Vec<String>,
+    loaded: kvm_inspect_tool::Loaded,
     may_be_late: bool,
 }
 
 impl Loaded {
-    /// The complete reports since the last call.
+    /// Returns the complete reports since the last call. There must be nothing else.
     pub(crate) fn reports(&mut self) -> Vec<Report> {
-        self.lines.extend(self.log.module_lines());
-        let end = self
-            .lines
-            .iter()
-            .rposition(|line| line.starts_with("done "));
-        let complete = end.map_or(0, |end| end + 1);
-        let lines: Vec<String> = self.lines.drain(..complete).collect();
-        self.parse(&lines)
+        let (reports, others) = self.reports_and_others();
+        assert_nothing_else(others, self.may_be_late);
+        reports
     }
 
     /// Waits until there are complete reports, and returns those since the last call.
@@ -239,86 +202,92 @@ impl Loaded {
         reports.remove(1)
     }
 
-    /// Reads the reports in these lines. There may be nothing else but what may have kept vCPUs
-    /// from standing in time.
-    fn parse(&self, lines: &[String]) -> Vec<Report> {
-        let (reports, mut others) = Report::parse_all(lines);
-        let is_late = |line: &String| {
-            line.contains(" did not stop: ") || line.starts_with("error: not all vCPUs stopped")
-        };
-        others.retain(|line| !(self.may_be_late && is_late(line)));
-        assert!(others.is_empty(), "unexpected: {others:#?}");
-        reports
-    }
-
-    /// The same as [`Self::reports`], and the lines that are no part of a report.
+    /// Returns the complete reports since the last call, and the lines that are part of none.
     pub(crate) fn reports_and_others(&mut self) -> (Vec<Report>, Vec<String>) {
-        self.lines.extend(self.log.module_lines());
-        let ends = ["done ", "error: ", "there will be no more"];
-        let is_end = |line: &String| ends.iter().any(|end| line.starts_with(end));
-        let complete = self.lines.iter().rposition(is_end).map_or(0, |end| end + 1);
-        let lines: Vec<String> = self.lines.drain(..complete).collect();
-        Report::parse_all(&lines)
+        let output = self.loaded.output();
+        let output = output.unwrap_or_else(|error| panic!("{error}"));
+        output.reports.iter().for_each(assert_consistent);
+        (output.reports, output.others)
     }
 
-    /// All lines since the last call.
+    /// Returns all lines since the last call.
     pub(crate) fn lines(&mut self) -> Vec<String> {
-        self.lines.extend(self.log.module_lines());
-        mem::take(&mut self.lines)
+        self.loaded.lines().expect("the kernel log can be read")
     }
 
     /// Unloads the module; nothing may be left of it. Returns the reports since the last call, but
     /// not one that was cut off by this.
-    pub(crate) fn unload(mut self) -> Vec<Report> {
-        self.lines.extend(unload(&mut self.log));
-        let last = self.lines.iter().rposition(|line| line.starts_with("vm "));
-        if let Some(last) = last {
-            if !self.lines[last..]
-                .iter()
-                .any(|line| line.starts_with("done "))
-            {
-                self.lines.truncate(last);
-            }
-        }
-        self.parse(&self.lines)
+    pub(crate) fn unload(self) -> Vec<Report> {
+        let may_be_late = self.may_be_late;
+        let lines = self.unload_for_lines();
+        let output = Output::parse(&lines).unwrap_or_else(|error| panic!("{error}"));
+        output.reports.iter().for_each(assert_consistent);
+        assert_nothing_else(output.others, may_be_late);
+        output.reports
     }
 
-    /// Unloads the module, and returns all its lines since the last call.
-    pub(crate) fn unload_for_lines(mut self) -> Vec<String> {
-        self.lines.extend(unload(&mut self.log));
-        self.lines
+    /// Unloads the module, and returns all its lines since the last call. Nothing may be left of it.
+    pub(crate) fn unload_for_lines(self) -> Vec<String> {
+        let lines = self.loaded.unload();
+        let lines = lines.unwrap_or_else(|error| panic!("unloading: {error}"));
+        assert_nothing_left();
+        lines
     }
 
-    /// Unloads the module while others have probes on the same function.
-    pub(crate) fn unload_beside_others(mut self) {
-        unload_module("kvm_inspect");
+    /// Unloads the module while others have probes on the same function. Returns its lines since the
+    /// last call.
+    pub(crate) fn unload_beside_others(self) -> Vec<String> {
+        let lines = self.loaded.unload();
+        let lines = lines.unwrap_or_else(|error| panic!("unloading: {error}"));
         assert!(!is_loaded(), "the module is still loaded");
-        self.reports();
+        lines
     }
 }
 
-/// Loads the module with parameters.
-pub(crate) fn load(parameters: &str) -> Result<(), Errno> {
-    load_module(MODULE, parameters)
+/// Checks that the module logged nothing besides reports, but for vCPUs that may be late.
+fn assert_nothing_else(mut others: Vec<String>, may_be_late: bool) {
+    let is_late = |line: &String| {
+        line.contains(" did not stop: ") || line.starts_with("error: not all vCPUs stopped")
+    };
+    others.retain(|line| !(may_be_late && is_late(line)));
+    assert!(others.is_empty(), "unexpected: {others:#?}");
 }
 
-/// The module and its parameters, read beforehand: to load it then is one system call.
-pub(crate) struct Prepared {
-    module: File,
-    parameters: CString,
+/// Checks that a report has all that is documented and nothing else, and does not contradict itself.
+fn assert_consistent(report: &Report) {
+    let Report {
+        done,
+        hits,
+        left,
+        uncovered,
+        ..
+    } = report;
+    assert!(report.unknown.is_empty(), "unknown: {:#?}", report.unknown);
+    for vcpu in &report.vcpus {
+        let source = match vcpu.state {
+            State::Parked => Source::KvmRun,
+            State::Outside => Source::Cached,
+        };
+        assert_eq!(vcpu.source, source, "source of vCPU {}", vcpu.id);
+        assert_eq!(vcpu.mode.is_some(), vcpu.state == State::Parked, "{vcpu:?}");
+    }
+    assert!(hits.is_sorted(), "not in order: {hits:#?}");
+    assert!(done.hits >= hits.len() as u64, "{done:?}");
+    assert!(done.pause_us >= done.freeze_us, "{done:?}");
+    assert!(done.paused_us >= done.pause_us, "{done:?}");
+    assert!(done.paused_us >= done.scan_us, "{done:?}");
+    assert_eq!(uncovered.is_empty(), done.uncovered_bytes == 0, "{done:?}");
+    match done.result {
+        Outcome::Ok => assert!(uncovered.is_empty() && left.is_none(), "{report:#?}"),
+        Outcome::Changed => assert!(!uncovered.is_empty() && left.is_none(), "{report:#?}"),
+        Outcome::TimeUp => assert!(left.is_some(), "{report:#?}"),
+        Outcome::MemslotsChanged | Outcome::VmmKilled => (),
+    }
 }
 
-impl Prepared {
-    pub(crate) fn new(inspection: &Inspection) -> Self {
-        Self {
-            module: File::open(MODULE).unwrap_or_else(|error| panic!("{MODULE}: {error}")),
-            parameters: CString::new(inspection.to_string()).expect("there is no NUL in it"),
-        }
-    }
-
-    pub(crate) fn load(&self) -> Result<(), Errno> {
-        finit_module(&self.module, &self.parameters, 0)
-    }
+/// Opens the module's file.
+pub(crate) fn module_file() -> File {
+    File::open(MODULE).unwrap_or_else(|error| panic!("{MODULE}: {error}"))
 }
 
 /// Loads any module with parameters.
@@ -333,13 +302,6 @@ pub(crate) fn unload_module(name: &str) {
     let name = CString::new(name).expect("there is no NUL in it");
     let result = delete_module(&name, libc::O_NONBLOCK);
     result.unwrap_or_else(|error| panic!("unloading {name:?}: {error}"));
-}
-
-/// Unloads the module, and returns what it said meanwhile.
-fn unload(log: &mut KernelLog) -> Vec<String> {
-    unload_module("kvm_inspect");
-    assert_nothing_left();
-    log.module_lines()
 }
 
 /// Wants the module to be gone, with its probe and its thread.
@@ -377,9 +339,4 @@ pub(crate) fn module_thread() -> Option<i32> {
     let mut paths = processes.flatten().map(|process| process.path());
     let path = paths.find(|path| is_its(path))?;
     path.file_name()?.to_str()?.parse().ok()
-}
-
-/// A pattern for exactly these bytes.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    format!("hex:{}", digits(bytes))
 }

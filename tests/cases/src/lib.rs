@@ -4,6 +4,4 @@
 //! the binary.
 
 pub mod command_line;
-pub mod hex;
-pub mod kernel_log;
 pub mod protocol;

@@ -12,7 +12,6 @@ mod ksm;
 mod patience;
 mod process;
 mod ptrace;
-mod report;
 mod role;
 mod swap;
 mod vmm;

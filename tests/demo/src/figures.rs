@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::report::Line;
+use crate::values::{number, text};
 
 /// The kernel parameter of the host that says how many vCPUs the guest has.
 pub const VCPUS: &str = "vcpus=";
@@ -112,12 +112,11 @@ pub struct Figures {
 impl Figures {
     /// Reads what `Display` wrote.
     #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let line = Line::parse(text);
-        let standstill = |key| line.text(key).and_then(Standstill::parse);
+    pub fn parse(line: &str) -> Option<Self> {
+        let standstill = |key| text(line, key).and_then(Standstill::parse);
         Some(Self {
-            inspections: line.number("inspections")?,
-            stops: line.number("stops")?,
+            inspections: number(line, "inspections")?,
+            stops: number(line, "stops")?,
             module: standstill("module_us")?,
             qemu: standstill("qemu_us")?,
         })

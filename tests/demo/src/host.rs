@@ -3,15 +3,15 @@
 //! What all scenarios need on the host: KVM, the module, and the way to the harness.
 
 use std::{
-    ffi::CString,
     fs::{self, File, OpenOptions},
     io::{self, Write},
 };
 
-use cases::{kernel_log::KernelLog, protocol::Message};
+use cases::protocol::Message;
+use kvm_inspect_tool::{report::Report, Inspection};
 use rustix::{
     mount::{mount, MountFlags},
-    system::{delete_module, finit_module},
+    system::finit_module,
 };
 
 /// The kernel parameter that names the scenario.
@@ -36,47 +36,28 @@ pub fn start(scenario: &str) -> io::Result<()> {
     tell(&Message::Start(scenario.to_owned()))
 }
 
-/// Loads the module, which returns when its first report is complete.
+/// Opens the module's file.
 ///
 /// # Errors
 ///
-/// It refuses.
-pub fn insmod(parameters: &str) -> io::Result<()> {
-    let arguments = CString::new(parameters)?;
-    let module = File::open("/modules/kvm_inspect.ko")?;
-    Ok(finit_module(module, &arguments, 0)?)
+/// It is not there.
+pub fn module() -> io::Result<File> {
+    File::open("/modules/kvm_inspect.ko")
 }
 
-/// Loads the module, and gives its first report.
+/// Makes an inspection of one VM, and unloads the module. Returns its report.
 ///
 /// # Errors
 ///
-/// It refuses.
-pub fn inspect(parameters: &str, log: &mut KernelLog) -> io::Result<Vec<String>> {
-    let loaded = insmod(parameters);
-    let lines = log.module_lines();
-    match loaded {
-        Ok(()) => Ok(lines),
-        Err(error) => refused(&error, &lines),
+/// The module refuses, or logs anything else than one report.
+pub fn inspect(inspection: &Inspection) -> io::Result<Report> {
+    let mut loaded = inspection.load(&module()?)?;
+    let mut output = loaded.output()?;
+    loaded.unload()?;
+    match output.reports.pop() {
+        Some(report) if output.reports.is_empty() && output.others.is_empty() => Ok(report),
+        _ => fail(format!("an inspection went wrong: {:?}", output.others)),
     }
-}
-
-/// The error of a module that has refused, with what it said.
-///
-/// # Errors
-///
-/// Always.
-pub fn refused<T>(error: &io::Error, lines: &[String]) -> io::Result<T> {
-    fail(format!("insmod: {error}: {}", lines.join(" / ")))
-}
-
-/// Unloads the module.
-///
-/// # Errors
-///
-/// It is not loaded.
-pub fn rmmod() -> io::Result<()> {
-    Ok(delete_module(c"kvm_inspect", 0)?)
 }
 
 /// Keeps the reports of the module from the console, which is slow; warnings still go there.

@@ -6,5 +6,5 @@ pub mod console;
 pub mod figures;
 pub mod host;
 pub mod qemu;
-pub mod report;
+pub mod values;
 pub mod work;

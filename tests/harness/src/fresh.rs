@@ -38,7 +38,13 @@ pub(crate) fn check_module(testbed: &Testbed) -> io::Result<()> {
 ///
 /// As [`check`].
 pub(crate) fn check_programs() -> io::Result<()> {
-    const SOURCES: &[&str] = &["Cargo.toml", "Cargo.lock", "tests/cases", "tests/demo"];
+    const SOURCES: &[&str] = &[
+        "Cargo.toml",
+        "Cargo.lock",
+        "tests/cases",
+        "tests/demo",
+        "tools",
+    ];
     check(&paths::build().join("programs.inputs"), SOURCES)
 }
 

@@ -3,15 +3,16 @@
 //! Each allocation fails once: there is one clear line, the guest goes on, and nothing is left.
 
 use std::{
+    ffi::CString,
     fs::{self, File, OpenOptions},
     os::unix::fs::FileExt,
 };
 
-use rustix::thread::gettid;
+use rustix::{io::Errno, system::finit_module, thread::gettid};
 
 use super::Case;
 use crate::{
-    inspect::{assert_nothing_left, module_thread, unload_module, Inspection, Prepared},
+    inspect::{assert_nothing_left, module_file, module_thread, unload_module, Inspection},
     process::wait_until,
     vmm::{Mode, Vm, Work},
 };
@@ -79,6 +80,25 @@ impl FailNth {
         let left = self.left();
         self.set(0);
         MANY - left
+    }
+}
+
+/// The module and its parameters, read beforehand: to load it then is one system call.
+struct Prepared {
+    module: File,
+    parameters: CString,
+}
+
+impl Prepared {
+    fn new(inspection: &Inspection) -> Self {
+        Self {
+            module: module_file(),
+            parameters: CString::new(inspection.to_string()).expect("there is no NUL in it"),
+        }
+    }
+
+    fn load(&self) -> Result<(), Errno> {
+        finit_module(&self.module, &self.parameters, 0)
     }
 }
 

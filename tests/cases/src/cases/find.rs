@@ -8,10 +8,10 @@ use super::{secret, Case};
 use crate::{
     inspect::{hex, Inspection},
     process::own_pid,
-    report::State,
     role::{hear, say, Other, Role},
     vmm::{Mode, Vcpu, Vm, Work},
 };
+use kvm_inspect_tool::report::{Report, State};
 
 pub(super) const CASES: &[Case] =
     cases![silent, two_vms.with_stock(), two_vmms.with_stock(), by_vcpu,];
@@ -55,7 +55,7 @@ fn two_vms() {
     let reports = inspection().reports();
     let fds: Vec<Option<i32>> = reports.iter().map(|report| report.fd).collect();
     assert_eq!(fds, [Some(vms[0].fd()), Some(vms[1].fd())]);
-    let check = |vm: &Vm, report: &crate::report::Report, place, vcpus| {
+    let check = |vm: &Vm, report: &Report, place, vcpus| {
         assert_eq!(report.pid, own_pid());
         assert_eq!(report.fd, Some(vm.fd()));
         assert_eq!(report.hits, vm.hits(0, &[place]));

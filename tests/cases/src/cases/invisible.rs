@@ -11,9 +11,9 @@ use super::{times, Case};
 use crate::{
     inspect::Inspection,
     process::wait_until,
-    report::State,
     vmm::{Manner, Mode, Vm, Work},
 };
+use kvm_inspect_tool::report::State;
 
 pub(super) const CASES: &[Case] = cases![
     plain,

@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cases::kernel_log::KernelLog;
 use rustix::io::Errno;
 
 use super::{
@@ -21,9 +20,12 @@ use crate::{
         Refusal,
     },
     process::{own_pid, wait_until, PAGE},
-    report::State,
     role::{hear, say, Other, Role},
     vmm::{Backing, Mapping, Mode, Vm, Work},
+};
+use kvm_inspect_tool::{
+    report::{Outcome, State},
+    KernelLog,
 };
 
 pub(super) const CASES: &[Case] = cases![
@@ -133,7 +135,7 @@ fn insmod_killed() {
     let pause = Duration::from_micros(inspection.report().done.pause_us);
     let (mut rounds, mut cut_short) = (0, 0);
     while rounds < times(8) || (cut_short == 0 && rounds < TRIES) {
-        let mut log = KernelLog::from_now();
+        let mut log = KernelLog::from_now().expect("the kernel log can be read");
         let mut insmod = Other::start("insmod", &[&own_pid().to_string()]);
         assert_eq!(insmod.hear(), "begins");
         let has_begun = inspection_begins();
@@ -146,6 +148,7 @@ fn insmod_killed() {
         assert_nothing_left();
         let done = log
             .module_lines()
+            .expect("the kernel log can be read")
             .iter()
             .any(|line| line.starts_with("done "));
         cut_short += u32::from(has_begun && !done);
@@ -232,10 +235,10 @@ fn vmm_killed() {
                 let [report] = reports.as_slice() else {
                     panic!("one report: {reports:#?}");
                 };
-                match report.done.result.as_str() {
-                    "ok" => assert_eq!(report.done.hits, 1),
-                    "vmm_killed" => killed += 1,
-                    other => panic!("unexpected result {other}"),
+                match report.done.result {
+                    Outcome::Ok => assert_eq!(report.done.hits, 1),
+                    Outcome::VmmKilled => killed += 1,
+                    other => panic!("unexpected result {other:?}"),
                 }
             }
             Err(Refusal { errno, lines }) => {
@@ -272,7 +275,8 @@ fn large(_: &[&str]) {
 fn vmm_ends() {
     let mut vmm = Other::start("large", &[]);
     assert_eq!(vmm.hear(), "runs");
-    let (pid, mut log) = (vmm.pid(), KernelLog::from_now());
+    let pid = vmm.pid();
+    let mut log = KernelLog::from_now().expect("the kernel log can be read");
     let has_vm = || {
         let known = fs::read_dir("/sys/kernel/debug/kvm").expect("KVM has its folder");
         let prefix = format!("{pid}-");
@@ -286,7 +290,7 @@ fn vmm_ends() {
     wait_until("the VM is destroyed", || !has_vm());
     let mut lines = Vec::new();
     wait_until("the module has noticed", || {
-        lines.extend(log.module_lines());
+        lines.extend(log.module_lines().expect("the kernel log can be read"));
         lines.iter().any(|line| line.starts_with("error: "))
     });
     assert!(is_live(), "the module stays");
@@ -356,7 +360,9 @@ fn other_tracers() {
         }
         vm.wait_until_it_goes_on();
         if before {
-            loaded.unload_beside_others();
+            let lines = loaded.unload_beside_others();
+            let is_error = |line: &String| line.starts_with("error: ");
+            assert!(!lines.iter().any(is_error), "{lines:#?}");
             untrace();
         } else {
             untrace();

@@ -2,7 +2,7 @@
 
 //! What limits an inspection, or makes it repeat.
 
-use cases::hex::digits;
+use kvm_inspect_tool::hex::digits;
 
 use super::{
     search::{fill_with_matches, freeze_us, lengthen, long_us, Long, MATCH},
@@ -11,9 +11,9 @@ use super::{
 use crate::{
     inspect::{hex, Inspection},
     process::{wait_until, PAGE},
-    report::{Report, State},
     vmm::{Backing, Mapping, Mode, Vm, Work, LOW_MEMORY},
 };
+use kvm_inspect_tool::report::{Outcome, Report, State};
 
 pub(super) const CASES: &[Case] = cases![
     range.with_stock(),
@@ -200,7 +200,7 @@ fn interval() {
         wait_until(what, || {
             let reports = loaded.reports();
             for report in &reports {
-                assert_eq!(report.done.result, "ok");
+                assert_eq!(report.done.result, Outcome::Ok);
                 vm.assert_slots(report);
             }
             seen += reports.len();

@@ -8,10 +8,10 @@ use super::{secret, times, Case, Random};
 use crate::{
     inspect::{hex, Inspection},
     process::{vm_event, wait_until, PAGE},
-    report::Report,
     swap,
     vmm::{Backing, Mapping, Mode, Slot, Vm, Work},
 };
+use kvm_inspect_tool::report::{Outcome, Report};
 
 pub(super) const CASES: &[Case] = cases![
     slots_change,
@@ -111,7 +111,7 @@ impl Guest {
                 }
             },
             |report| {
-                assert_eq!(report.done.result, "ok");
+                assert_eq!(report.done.result, Outcome::Ok);
                 assert!(report.hits.iter().all(|hit| expected.contains(hit)));
                 found += u32::from(report.hits == expected);
                 reports += 1;
@@ -252,10 +252,10 @@ fn slots_change() {
             }
         },
         |report| {
-            match report.done.result.as_str() {
-                "ok" => ok += 1,
-                "memslots_changed" => changed += 1,
-                other => panic!("unexpected result {other}"),
+            match report.done.result {
+                Outcome::Ok => ok += 1,
+                Outcome::MemslotsChanged => changed += 1,
+                other => panic!("unexpected result {other:?}"),
             }
             assert_eq!(report.hits[..1], always);
             for hit in &report.hits[1..] {

@@ -12,10 +12,10 @@ use super::{secret, Case};
 use crate::{
     inspect::{hex, Inspection},
     process::{huge_kib, own_pid, present_pages, resident_kib, vm_event, PAGE},
-    report::Hit,
     role::{hear, say, Other, Role},
     vmm::{Backing, Mapping, Mode, Slot, Vm, Work, HUGE_PAGE, LOW_MEMORY},
 };
+use kvm_inspect_tool::report::Hit;
 
 pub(super) const CASES: &[Case] = cases![
     borders,
@@ -260,7 +260,7 @@ fn kind_of_memory(backing: Backing) {
     let slot = report
         .slots
         .iter()
-        .find(|slot| slot.gpa.0 == gpa)
+        .find(|slot| *slot.gpa.start() == gpa)
         .expect("the slot");
     assert_eq!(slot.present, expected, "pages present");
     vm.finish();

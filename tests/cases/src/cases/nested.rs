@@ -10,9 +10,9 @@ use self::alone::alone;
 use super::{meanwhile::inspect_while, secret, Case};
 use crate::{
     inspect::{hex, Inspection},
-    report::State,
     vmm::{Mode, Vm, Work},
 };
+use kvm_inspect_tool::report::State;
 
 pub(super) const CASES: &[Case] = cases![guest];
 
@@ -36,7 +36,7 @@ fn guest() {
         |report| {
             assert_eq!(report.states(), [State::Parked; 2]);
             assert_eq!(report.hits, hits);
-            let rip = report.vcpu(0).general["rip"];
+            let rip = report.vcpus[0].general["rip"];
             let program = programs.iter().position(|program| program.contains(&rip));
             let program = program.unwrap_or_else(|| {
                 // If KVM cannot go on with it, either, the vCPU's thread says so, and ends the process.

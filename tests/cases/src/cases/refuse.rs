@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cases::kernel_log::KernelLog;
 use rustix::{
     io::Errno,
     mount::{mount, MountFlags},
@@ -19,9 +18,9 @@ use crate::{
     init::load_kvm,
     inspect::{assert_nothing_left, hex, load_module, unload_module, Inspection},
     process::{own_pid, wait_until},
-    report::State,
     vmm::{Mode, Userfault, Vm, Work},
 };
+use kvm_inspect_tool::{report::State, KernelLog};
 
 pub(super) const CASES: &[Case] = cases![
     patterns.with_stock(),
@@ -343,7 +342,7 @@ fn late_vcpu() {
 fn lockdown() {
     const SECURITY: &str = "/sys/kernel/security";
     let mut vm = Vm::running(Work::Count);
-    let mut log = KernelLog::from_now();
+    let mut log = KernelLog::from_now().expect("the kernel log can be read");
     let inspection = Inspection::of_self().set("interval_ms", 200);
     let loaded = inspection.load();
     mount(
@@ -358,7 +357,7 @@ fn lockdown() {
         .expect("the kernel is locked down");
     let mut lines = Vec::new();
     wait_until("the module refuses to go on", || {
-        lines.extend(log.module_lines());
+        lines.extend(log.module_lines().expect("the kernel log can be read"));
         lines
             .iter()
             .any(|line| line.contains("no more inspections"))

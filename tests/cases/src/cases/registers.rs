@@ -11,9 +11,9 @@ use super::{times, Case};
 use crate::{
     inspect::Inspection,
     process::has_feature,
-    report::{self, State},
     vmm::{port_number, Mode, Vcpu, Vm, Work, GDT_LIMIT, IDT_LIMIT, MMIO_BYTE},
 };
+use kvm_inspect_tool::report::{self, State};
 
 pub(super) const CASES: &[Case] = cases![
     real.with_stock(),
@@ -66,7 +66,11 @@ fn parked(modes: &[Mode]) {
             vcpu.stop();
             let names = vcpu.mode().names();
             let level = u64::from(vcpu.mode().privilege_level());
-            let expected = (names.0.to_owned(), names.1.to_owned(), level);
+            let expected = report::Mode {
+                name: names.0.to_owned(),
+                paging: names.1.to_owned(),
+                cpl: level,
+            };
             assert_eq!(
                 reported.mode.as_ref(),
                 Some(&expected),
@@ -138,20 +142,20 @@ fn after_exit() {
         let found = naps.find_map(|nap| {
             let vm = at_exit(nap);
             let report = Inspection::of_self().report();
-            let general = &report.vcpu(0).general;
+            let general = &report.vcpus[0].general;
             let is_there = in_vmcs
                 .iter()
                 .any(|register| general.contains_key(*register));
             (!is_intel() || !is_there).then_some((vm, report))
         });
         let (mut vm, report) = found.unwrap_or_else(|| panic!("{in_vmcs:?} are in memory"));
-        let (reported, vcpu) = (report.vcpu(0), vm.vcpu(0));
+        let (reported, vcpu) = (&report.vcpus[0], vm.vcpu(0));
         assert_eq!(reported.state, State::Outside);
         assert_cached(reported, &vcpu.regs(), &vcpu.sregs());
         // KVM has them in memory since it was asked.
         let known = Inspection::of_self().report();
         for register in ["rip", "rsp"] {
-            let told = known.vcpu(0).general.get(register).copied();
+            let told = known.vcpus[0].general.get(register).copied();
             assert_eq!(told, general(&vcpu.regs()).get(register).copied());
         }
         vm.finish();
@@ -162,7 +166,7 @@ fn after_exit() {
         let vcpu = vm.vcpu(0);
         vcpu.start_without_guest();
         let report = Inspection::of_self().report();
-        let reported = report.vcpu(0);
+        let reported = &report.vcpus[0];
         assert_eq!(reported.state, State::Parked);
         vcpu.stop();
         assert_same(reported, &vcpu.regs(), &vcpu.sregs());
@@ -183,7 +187,7 @@ fn port_io() {
         let report = loaded.fresh_report();
         let after = vm.vcpu(0).rounds();
         assert_eq!(report.states(), [State::Parked]);
-        let vcpu = report.vcpu(0);
+        let vcpu = &report.vcpus[0];
         let rounds = vcpu.general["rbx"];
         assert!(
             (before.saturating_sub(1)..=after).contains(&rounds),
@@ -227,7 +231,15 @@ fn assert_same(reported: &report::Vcpu, regs: &kvm_regs, sregs: &kvm_sregs) {
     let tables = [("gdt", sregs.gdt), ("idt", sregs.idt)];
     let tables: BTreeMap<_, _> = tables
         .iter()
-        .map(|(name, table)| ((*name).to_owned(), (table.base, u64::from(table.limit))))
+        .map(|(name, table)| {
+            (
+                (*name).to_owned(),
+                report::Table {
+                    base: table.base,
+                    limit: u64::from(table.limit),
+                },
+            )
+        })
         .collect();
     assert_eq!(reported.tables, tables, "tables of vCPU {id}");
 }
@@ -292,8 +304,8 @@ fn assert_loaded(reported: &report::Vcpu, vcpu: &Vcpu) {
         assert_eq!(general["rdi"], 0xd1d1_d1d1);
         assert_eq!(general["rbp"], 0xbabb_bcbd);
     }
-    assert_eq!(reported.tables["gdt"].1, u64::from(GDT_LIMIT));
-    assert_eq!(reported.tables["idt"].1, u64::from(IDT_LIMIT));
+    assert_eq!(reported.tables["gdt"].limit, u64::from(GDT_LIMIT));
+    assert_eq!(reported.tables["idt"].limit, u64::from(IDT_LIMIT));
     let segments = &reported.segments;
     if vcpu.mode() == Mode::Real {
         let selectors = [

@@ -16,9 +16,9 @@ use super::{secret, some, times, Case, Random};
 use crate::{
     inspect::{hex, Inspection},
     process::{cpu_time, process_state, wait_until, PAGE},
-    report::Report,
     vmm::{Backing, Mapping, Mode, Vcpu, Vm, Work, LOW_MEMORY},
 };
+use kvm_inspect_tool::report::{Outcome, Report};
 
 pub(super) const CASES: &[Case] = cases![
     itext.with_stock(),
@@ -210,7 +210,7 @@ fn access_and_engine() {
                 vm.write(place, &secret);
             }
             let report = loaded.fresh_report();
-            assert_eq!(report.done.result, "ok");
+            assert_eq!(report.done.result, Outcome::Ok);
             assert_eq!(
                 (&*report.done.access, &*report.done.engine),
                 (access, engine)
@@ -289,8 +289,8 @@ fn threads() {
     let mut reports = 0;
     let mut check = |report: &Report| {
         let done = &report.done;
-        let seen = (done.result.as_str(), done.threads, done.pauses, done.hits);
-        assert_eq!(seen, ("ok", 1, 1, places.len() as u64));
+        let seen = (done.result, done.threads, done.pauses, done.hits);
+        assert_eq!(seen, (Outcome::Ok, 1, 1, places.len() as u64));
         reports += 1;
         reports
     };

@@ -8,9 +8,9 @@ use super::{secret, Case};
 use crate::{
     inspect::{hex, Inspection},
     process::PAGE,
-    report::{Hit, State},
     vmm::{Backing, Mapping, Mode, Slot, Vm, Work, HUGE_PAGE, LOW_MEMORY},
 };
+use kvm_inspect_tool::report::{Hit, State};
 
 pub(super) const CASES: &[Case] = cases![
     borders,

@@ -15,10 +15,10 @@ use crate::{
     inspect::Inspection,
     process::wait_until,
     ptrace::Tracer,
-    report::{Report, State},
     role::{hear, say, Other, Role},
     vmm::{Manner, Mode, Vm, Work},
 };
+use kvm_inspect_tool::report::{Outcome, Report, State};
 
 pub(super) const CASES: &[Case] = cases![signals, stopped, traced, change, vcpus_added,];
 
@@ -36,7 +36,7 @@ fn vm(manner: Manner) -> Vm {
 }
 
 fn assert_ok(report: &Report) {
-    assert_eq!(report.done.result, "ok");
+    assert_eq!(report.done.result, Outcome::Ok);
 }
 
 /// They get signals by the thousand, each of which they take once.

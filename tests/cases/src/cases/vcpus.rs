@@ -17,10 +17,10 @@ use super::{
 use crate::{
     inspect::{hex, Inspection},
     process::wait_until,
-    report::{Report, State},
     role::{hear, say, Other, Role},
     vmm::{Backing, Manner, Mapping, Mode, Vm, Work, CLOCK_FLAGS, CLOCK_GUEST_STOPPED},
 };
+use kvm_inspect_tool::report::{Outcome, Report, State};
 
 pub(super) const CASES: &[Case] = cases![
     one_two_eight.with_stock(),
@@ -46,7 +46,7 @@ fn inspection(vm: &Vm) -> Inspection {
 
 /// Wants that secret to have been found, and each vCPU's state.
 fn check(report: &Report, vm: &Vm, states: &[State]) {
-    assert_eq!(report.done.result, "ok");
+    assert_eq!(report.done.result, Outcome::Ok);
     assert_eq!(report.states(), states);
     let ids: Vec<u64> = report.vcpus.iter().map(|vcpu| vcpu.id).collect();
     assert_eq!(ids, (0..states.len() as u64).collect::<Vec<_>>());

@@ -17,10 +17,10 @@ use super::{meanwhile::inspect_while, secret, times, Case, Random};
 use crate::{
     inspect::{assert_nothing_left, hex, unload_module, Inspection, Refusal},
     process::{own_pid, wait_until},
-    report::Report,
     role::{hear, say, Other, Role},
     vmm::{Manner, Mode, Vm, Work},
 };
+use kvm_inspect_tool::report::{Outcome, Report};
 
 pub(super) const CASES: &[Case] = cases![
     killed.within(600),
@@ -85,10 +85,10 @@ fn period() -> Duration {
 }
 
 fn check(report: &Report) {
-    match report.done.result.as_str() {
-        "ok" => assert_eq!(report.hits_of(0), [0x200]),
-        "vmm_killed" => (),
-        other => panic!("unexpected result {other}"),
+    match report.done.result {
+        Outcome::Ok => assert_eq!(report.hits_of(0), [0x200]),
+        Outcome::VmmKilled => (),
+        other => panic!("unexpected result {other:?}"),
     }
 }
 
@@ -109,7 +109,7 @@ fn killed() {
             for report in reports {
                 check(&report);
                 freezes += 1;
-                in_the_middle += u32::from(report.done.result == "vmm_killed");
+                in_the_middle += u32::from(report.done.result == Outcome::VmmKilled);
             }
         };
         wait_until("the module says that it is done", || {
@@ -138,7 +138,7 @@ fn unloaded() {
         let loaded = inspection(vmm.pid()).set("interval_ms", 1).load();
         random.pause(3 * period);
         for report in loaded.unload() {
-            assert_eq!(report.done.result, "ok");
+            assert_eq!(report.done.result, Outcome::Ok);
             check(&report);
             freezes += 1;
         }
@@ -204,12 +204,15 @@ fn come_and_go() {
         },
         |report| {
             if report.fd == Some(fd) {
-                assert_eq!(report.done.result, "ok");
+                assert_eq!(report.done.result, Outcome::Ok);
                 assert_eq!(report.hits_of(0), [0x200]);
                 of_ours += 1;
             } else {
                 // It may still be being made: without its slots, or without its secret.
-                assert!(["ok", "memslots_changed"].contains(&report.done.result.as_str()));
+                assert!(matches!(
+                    report.done.result,
+                    Outcome::Ok | Outcome::MemslotsChanged
+                ));
                 assert!(report.hits_of(0).iter().all(|&gpa| gpa == 0x200));
                 of_others += 1;
             }

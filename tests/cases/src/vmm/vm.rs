@@ -9,6 +9,7 @@ use kvm_bindings::{
     kvm_userspace_memory_region2, KVM_MEMORY_ATTRIBUTE_PRIVATE, KVM_MEM_GUEST_MEMFD,
     KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY,
 };
+use kvm_inspect_tool::report;
 use kvm_ioctls::{Kvm, VmFd};
 
 use super::{
@@ -17,10 +18,7 @@ use super::{
     vcpu::{self, Vcpu, Work},
     Mode,
 };
-use crate::{
-    process::{own_pid, present_pages, PAGE},
-    report,
-};
+use crate::process::{own_pid, present_pages, PAGE};
 
 /// How much memory [`Vm::bootable`] has from address 0 on, in slot 0. Its first page is free for
 /// use by the cases.
@@ -68,6 +66,7 @@ impl Slot {
     /// What the module is to say about the slot.
     pub(crate) fn expected(&self) -> report::Slot {
         let hva = self.hva(self.gpa);
+        let last = self.len - 1;
         let pages = self.len / PAGE;
         let present = present_pages(own_pid(), hva, pages);
         let present = present.into_iter().filter(|present| *present).count() as u64;
@@ -80,8 +79,8 @@ impl Slot {
         report::Slot {
             space: self.space,
             id: self.id,
-            gpa: (self.gpa, self.gpa + self.len - 1),
-            hva: (hva, hva + self.len - 1),
+            gpa: self.gpa..=self.gpa + last,
+            hva: hva..=hva + last,
             pages,
             present,
             flags: flags.to_owned(),
@@ -311,7 +310,7 @@ impl Vm {
     pub(crate) fn assert_slots(&self, report: &report::Report) {
         assert_eq!(report.done.private_pages, 0);
         let mut expected: Vec<_> = self.slots.iter().map(Slot::expected).collect();
-        expected.sort_by_key(|slot| (slot.space, slot.gpa));
+        expected.sort_by_key(|slot| (slot.space, *slot.gpa.start()));
         assert_eq!(Self::given_slots(report), expected, "slots");
         let absent = report.pages() - report.present();
         assert_eq!(report.done.absent_pages, absent, "absent pages");

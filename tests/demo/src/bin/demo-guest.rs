@@ -149,7 +149,7 @@ fn hold_secret() -> std::io::Result<Never> {
     let mut secret = Box::new([0_u8; 32]);
     File::open("/dev/urandom")?.read_exact(secret.as_mut_slice())?;
     let cpus = thread::available_parallelism()?;
-    let digits = cases::hex::digits(secret.as_slice());
+    let digits = kvm_inspect_tool::hex::digits(secret.as_slice());
     let ready = format!("ready cpus={cpus} secret={digits}");
     say(&mut console()?, &ready)?;
     loop {

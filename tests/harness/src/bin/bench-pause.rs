@@ -7,7 +7,7 @@
 
 use std::{io, process::ExitCode, time::Duration};
 
-use demo::{host::fail, report::Line};
+use demo::{host::fail, values::text};
 use harness::nested::Scenario;
 
 /// How many times shorter the guest's standstill shall be than when QEMU writes its memory to a file.
@@ -55,8 +55,7 @@ fn bench() -> io::Result<(f64, f64)> {
         limit: Duration::from_secs(3600),
     };
     let figures = scenario.run(|line| println!("{line}"))?;
-    let line = Line::parse(&figures);
-    let number = |key| line.text(key).and_then(|text| text.parse().ok());
+    let number = |key| text(&figures, key).and_then(|text| text.parse().ok());
     let both = number("shorter").zip(number("faster"));
     both.map_or_else(|| fail(format!("not understood: {figures}")), Ok)
 }

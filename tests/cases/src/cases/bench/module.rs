@@ -16,9 +16,9 @@ use crate::{
     cases::{secret, times},
     inspect::{hex, Inspection},
     ksm,
-    report::Report,
     vmm::{Backing, Mapping, Mode, Vm, Work},
 };
+use kvm_inspect_tool::report::Report;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;

@@ -16,9 +16,9 @@ use crate::{
     cases::{secret, times, Case, Random},
     inspect::{hex, is_live, module_thread, Inspection},
     process::{wait_until, PAGE},
-    report::Report,
     vmm::{Backing, Mapping, Mode, Vm, Work, LOW_MEMORY},
 };
+use kvm_inspect_tool::report::{Outcome, Report};
 
 pub(in crate::cases) const CASES: &[Case] = cases![
     still.with_stock(),
@@ -109,8 +109,7 @@ fn still() {
 /// Whether the report has a place of the secret, or says that it does not know.
 fn is_told(report: &Report, place: u64) -> bool {
     let mut uncovered = report.uncovered.iter();
-    report.hits_of(0).contains(&place)
-        || uncovered.any(|(_, _, (first, last))| (*first..=*last).contains(&place))
+    report.hits_of(0).contains(&place) || uncovered.any(|uncovered| uncovered.gpa.contains(&place))
 }
 
 /// A secret that is moved while the guest runs, by the VMM, which KVM knows nothing of, from memory that
@@ -153,7 +152,7 @@ fn moving() {
         let [report] = reports.as_slice() else {
             panic!("one VM, one report: {reports:#?}");
         };
-        assert!(matches!(&*report.done.result, "ok" | "changed"));
+        assert!(matches!(report.done.result, Outcome::Ok | Outcome::Changed));
         let low = is_told(report, Ends::FIRST + low);
         let high = is_told(report, Ends::LAST + high);
         assert!(
@@ -222,11 +221,11 @@ fn writing() {
     let memory = [&ends.first, &ends.between, &ends.last].map(Arc::clone);
     let writer = write_all_the_time(memory.into(), all, &stop);
     let mut tries = (0..20).map(|_| in_pauses(&patterns, ends.most_ms).partial_report());
-    let report = tries.find(|report| report.done.result != "ok");
+    let report = tries.find(|report| report.done.result != Outcome::Ok);
     let report = report.expect("what changes all the time is not covered");
     stop.store(true, SeqCst);
     writer.join().expect("it ends");
-    assert_eq!(report.done.result, "changed");
+    assert_eq!(report.done.result, Outcome::Changed);
     assert_eq!(report.left, None);
     assert!(!report.uncovered.is_empty());
     assert!(report.done.uncovered_bytes >= CHUNK);

@@ -4,13 +4,18 @@
 
 use std::{fs, io, thread};
 
-use cases::{hex, kernel_log::KernelLog};
 use demo::{
     console::Console,
-    host::{fail, insmod, refused, rmmod, say},
-    qemu::{self, Qemu},
-    report::{self, Line},
+    host::{self, fail, say},
+    qemu::{self, Qemu, Registers},
+    values,
 };
+use kvm_inspect_tool::{
+    hex, module,
+    report::{Outcome, Report, Vcpu},
+    Inspection, LoadError,
+};
+use rustix::io::Errno;
 
 const CPUS: u32 = 2;
 
@@ -29,9 +34,8 @@ pub(crate) fn run() -> io::Result<String> {
     let (mut qemu, console) = Qemu::start(CPUS, "")?;
     let mut console = Console::follow(console);
     let greeting = console.wait_for("secret=")?;
-    let greeting = Line::parse(&greeting);
-    let secret = greeting.text("secret").unwrap_or_default().to_owned();
-    if greeting.number("cpus") != Some(u64::from(CPUS)) {
+    let secret = values::text(&greeting, "secret").unwrap_or_default();
+    if values::number(&greeting, "cpus") != Some(u64::from(CPUS)) {
         return fail(format!("the guest runs on fewer than {CPUS} CPUs"));
     }
     say(&format!(
@@ -41,14 +45,13 @@ pub(crate) fn run() -> io::Result<String> {
     say("A process in the guest has made 32 random bytes, its secret, and told us what to look for:")?;
     say(&format!("  {secret}"))?;
 
-    let mut log = KernelLog::from_now();
-    let lines = inspect_and_stop(&mut qemu, &secret, &mut log)?;
-    let figures = compare(&mut qemu, &secret, &lines)?;
+    let lines = inspect_and_stop(&mut qemu, secret)?;
+    let figures = compare(&mut qemu, secret, &lines)?;
 
     qemu.resume()?;
     console.pass_by();
     console.wait_for("beat=")?;
-    rmmod()?;
+    module::unload()?;
     console.wait_for("beat=")?;
     say("The guest has gone on, and does so without the module.")?;
     Ok(figures)
@@ -59,16 +62,16 @@ pub(crate) fn run() -> io::Result<String> {
 /// While the module has the guest stand, QEMU is asked to stop it. The signals that QEMU sends wait
 /// until the vCPUs may go on, and then keep them from entering the guest: so QEMU sees the very
 /// state that the module saw.
-fn inspect_and_stop(qemu: &mut Qemu, secret: &str, log: &mut KernelLog) -> io::Result<Vec<String>> {
-    let parameters = format!("pid={} pattern=hex:{secret}", qemu.pid());
+fn inspect_and_stop(qemu: &mut Qemu, secret: &str) -> io::Result<Vec<String>> {
+    let inspection = Inspection::of(qemu.pid()).patterns(&[format!("hex:{secret}")]);
     for attempt in 1..=TRIES {
         if attempt == 1 {
             say("")?;
-            say(&format!("# insmod kvm_inspect.ko {parameters}"))?;
+            say(&format!("# insmod kvm_inspect.ko {inspection}"))?;
         }
         let threads = qemu.vcpu_threads()?;
-        let arguments = parameters.clone();
-        let loading = thread::spawn(move || insmod(&arguments));
+        let (inspection, file) = (inspection.clone(), host::module()?);
+        let loading = thread::spawn(move || inspection.load(&file));
 
         while !loading.is_finished() && !all_stand(qemu.pid(), &threads, false) {
             thread::yield_now();
@@ -82,14 +85,13 @@ fn inspect_and_stop(qemu: &mut Qemu, secret: &str, log: &mut KernelLog) -> io::R
         let Ok(loaded) = loading.join() else {
             return fail("the thread that loads the module has panicked");
         };
-        let lines = log.module_lines();
         qemu.wait_until_stopped()?;
         match loaded {
-            Ok(()) if stopped_while_standing => return Ok(lines),
+            Ok(mut loaded) if stopped_while_standing => return loaded.lines(),
             // It was over too soon: once more.
-            Ok(()) => rmmod()?,
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => (),
-            Err(error) => return refused(&error, &lines),
+            Ok(loaded) => drop(loaded.unload()?),
+            Err(LoadError::Refused(refusal)) if refusal.errno == Errno::TIMEDOUT => (),
+            Err(error) => return Err(error.into()),
         }
         qemu.resume()?;
     }
@@ -110,6 +112,7 @@ fn compare(qemu: &mut Qemu, secret: &str, lines: &[String]) -> io::Result<String
     for line in lines {
         say(&format!("  {line}"))?;
     }
+    let report = Report::parse(lines).map_err(io::Error::other)?;
     say("")?;
     say("QEMU, asked about the same guest before it went on:")?;
 
@@ -121,7 +124,9 @@ fn compare(qemu: &mut Qemu, secret: &str, lines: &[String]) -> io::Result<String
         ));
     }
     for (vcpu, theirs) in (0_u64..).zip(&theirs) {
-        let ours = report::registers(lines, vcpu);
+        let Some(ours) = report.vcpu(vcpu).map(registers) else {
+            return fail(format!("the report has no vCPU {vcpu}"));
+        };
         let known = theirs.len();
         if known < 40 {
             return fail(format!("QEMU tells only {known} registers of vCPU {vcpu}"));
@@ -140,12 +145,7 @@ fn compare(qemu: &mut Qemu, secret: &str, lines: &[String]) -> io::Result<String
         ))?;
     }
 
-    let parsed: Vec<Line<'_>> = lines.iter().map(|line| Line::parse(line)).collect();
-    let hits: Vec<u64> = parsed
-        .iter()
-        .filter(|line| line.keyword == "hit")
-        .filter_map(|line| line.number("gpa"))
-        .collect();
+    let hits = report.hits_of(0);
     for gpa in &hits {
         let bytes = qemu.memory(*gpa, secret.len() / 2)?;
         let digits = hex::digits(&bytes);
@@ -154,21 +154,34 @@ fn compare(qemu: &mut Qemu, secret: &str, lines: &[String]) -> io::Result<String
         }
         say(&format!("  xp {gpa:#x}: {digits}, the secret"))?;
     }
-    let Some(done) = parsed.iter().find(|line| line.keyword == "done") else {
-        return fail("the report has no last line");
-    };
-    if done.text("result") != Some("ok") || hits.is_empty() {
+    let done = &report.done;
+    if done.result != Outcome::Ok || hits.is_empty() {
         return fail("the secret was not found");
     }
-    if done.number("hits") != u64::try_from(hits.len()).ok() {
+    if Ok(done.hits) != u64::try_from(hits.len()) {
         return fail("not all hits were printed");
     }
-    let key = |name| done.text(name).unwrap_or("?");
     Ok(format!(
         "vcpus={} slots={} hits={} pause_us={}",
-        key("vcpus"),
-        key("slots"),
-        key("hits"),
-        key("pause_us")
+        report.vcpus.len(),
+        report.slots.len(),
+        done.hits,
+        done.pause_us
     ))
+}
+
+/// Returns the registers of a vCPU by the names that [`Qemu::registers`] gives them.
+fn registers(vcpu: &Vcpu) -> Registers {
+    let mut registers: Registers = vcpu.general.clone();
+    registers.extend(vcpu.control.clone());
+    registers.extend(vcpu.mode.iter().map(|mode| ("cpl".to_owned(), mode.cpl)));
+    for (name, segment) in &vcpu.segments {
+        let named = segment.iter();
+        registers.extend(named.map(|(key, value)| (format!("{name}.{key}"), *value)));
+    }
+    for (name, table) in &vcpu.tables {
+        registers.insert(format!("{name}.base"), table.base);
+        registers.insert(format!("{name}.limit"), table.limit);
+    }
+    registers
 }

@@ -5,14 +5,18 @@
 
 use std::{fs, io, thread, time::Duration};
 
-use cases::{command_line::parameter, kernel_log::KernelLog};
+use cases::command_line::parameter;
 use demo::{
     console::Console,
     figures::{Figures, Standstill, COUNT, VCPUS},
-    host::{fail, inspect, less_on_the_console, rmmod, say},
+    host::{fail, less_on_the_console, module, say},
     qemu::Qemu,
-    report::Line,
+    values,
     work::{Work, NOBODYS_PORT, WORK},
+};
+use kvm_inspect_tool::{
+    report::{Outcome, Output, State},
+    Inspection,
 };
 
 /// How often they take turns.
@@ -39,23 +43,22 @@ pub(crate) fn run() -> io::Result<String> {
     let (mut qemu, console) = Qemu::start(cpus, &format!("{WORK}{work}"))?;
     let mut console = Console::follow(console);
     let ready = console.wait_for("ready ")?;
-    if Line::parse(&ready).number("cpus") != Some(u64::from(cpus)) {
+    if values::number(&ready, "cpus") != Some(u64::from(cpus)) {
         return fail(format!("the guest runs on fewer than {cpus} CPUs"));
     }
     see_that_it_works(work)?;
 
-    let mut log = KernelLog::from_now();
-    let mut module = Inspections::default();
+    let inspection = Inspection::of(qemu.pid()).set("interval_ms", 1);
+    let mut inspections = Inspections::default();
     let mut stops = Vec::new();
     for turn in 1..=TURNS {
-        let lines = inspect(&format!("pid={} interval_ms=1", qemu.pid()), &mut log)?;
-        module.take(&lines)?;
-        while module.standstills.len() < (count * turn).div_ceil(TURNS) {
+        let mut loaded = inspection.load(&module()?)?;
+        while inspections.standstills.len() < (count * turn).div_ceil(TURNS) {
+            inspections.take(&loaded.output()?)?;
             thread::sleep(INTERVAL);
-            module.take(&log.module_lines())?;
         }
-        rmmod()?;
-        module.take(&log.module_lines())?;
+        let lines = loaded.unload()?;
+        inspections.take(&Output::parse(&lines).map_err(io::Error::other)?)?;
         for _ in 0..STOPS {
             thread::sleep(INTERVAL);
             let standstill = qemu.stop_and_resume()?;
@@ -67,13 +70,13 @@ pub(crate) fn run() -> io::Result<String> {
     }
     say(&format!(
         "{} of the vCPUs stood outside of KVM_RUN.",
-        module.outside
+        inspections.outside
     ))?;
     let figures = || {
         Some(Figures {
-            inspections: u64::try_from(module.standstills.len()).ok()?,
+            inspections: u64::try_from(inspections.standstills.len()).ok()?,
             stops: u64::try_from(stops.len()).ok()?,
-            module: Standstill::of(&module.standstills)?,
+            module: Standstill::of(&inspections.standstills)?,
             qemu: Standstill::of(&stops)?,
         })
     };
@@ -92,24 +95,19 @@ struct Inspections {
 }
 
 impl Inspections {
-    fn take(&mut self, lines: &[String]) -> io::Result<()> {
-        for text in lines {
-            let line = Line::parse(text);
-            match line.keyword {
-                "vcpu" => self.outside += usize::from(line.text("state") == Some("outside")),
-                "done" => {
-                    let (freeze, pause) = (line.number("freeze_us"), line.number("pause_us"));
-                    let (Some(freeze), Some(pause), Some("ok")) =
-                        (freeze, pause, line.text("result"))
-                    else {
-                        return fail(format!("an inspection went wrong: {text}"));
-                    };
-                    self.standstills
-                        .push((freeze, pause.saturating_sub(freeze)));
-                }
-                "error:" => return fail(text.as_str()),
-                _ => (),
+    fn take(&mut self, output: &Output) -> io::Result<()> {
+        if let Some(line) = output.others.first() {
+            return fail(line.as_str());
+        }
+        for report in &output.reports {
+            let done = &report.done;
+            if done.result != Outcome::Ok {
+                return fail(format!("an inspection went wrong: {done:?}"));
             }
+            let outside = report.states().into_iter();
+            self.outside += outside.filter(|state| *state == State::Outside).count();
+            let stopped = done.pause_us.saturating_sub(done.freeze_us);
+            self.standstills.push((done.freeze_us, stopped));
         }
         Ok(())
     }

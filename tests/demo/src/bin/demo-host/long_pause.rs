@@ -7,14 +7,15 @@
 
 use std::{io, thread, time::Duration};
 
-use cases::{kernel_log::KernelLog, protocol::GUEST_LOST_ALONE};
+use cases::protocol::GUEST_LOST_ALONE;
 use demo::{
     console::Console,
-    host::{fail, inspect, rmmod, say},
+    host::{fail, inspect, say},
     qemu::{Qemu, MIB},
-    report::Line,
+    values::number,
     work::{Work, LOG_MARK, WATCHDOGS, WORK},
 };
+use kvm_inspect_tool::Inspection;
 
 const CPUS: u32 = 2;
 
@@ -58,7 +59,7 @@ pub(crate) fn run() -> io::Result<String> {
     let (qemu, console) = Qemu::start(CPUS, &parameters)?;
     let mut console = Console::follow(console);
     let ready = console.wait_for("ready ")?;
-    if Line::parse(&ready).number("cpus") != Some(u64::from(CPUS)) {
+    if number(&ready, "cpus") != Some(u64::from(CPUS)) {
         return fail(format!("the guest runs on fewer than {CPUS} CPUs"));
     }
     let before = Beat::some_later(&mut console)?;
@@ -70,19 +71,16 @@ pub(crate) fn run() -> io::Result<String> {
 
     // What a search takes is not known beforehand: ever more is searched, and in the end for ever
     // more, until it takes long enough. Nothing is wrong if vCPUs are late on a busy machine.
-    let mut log = KernelLog::from_now();
     let (mut mib, mut count) = (1, PATTERNS);
     let paused_us = loop {
-        let parameters = format!(
-            "pid={} pattern={} max_hits=1 threads=1 engine=portable range=0+{mib}M \
-             freeze_timeout_ms=60000",
-            qemu.pid(),
-            vec!["hex:00"; count].join(",")
-        );
-        let lines = inspect(&parameters, &mut log)?;
-        rmmod()?;
-        let done = lines.last().map(|line| Line::parse(line));
-        let paused_us = done.and_then(|done| done.number("pause_us")).unwrap_or(0);
+        let inspection = Inspection::of(qemu.pid())
+            .patterns(&vec!["hex:00"; count])
+            .ranges(&[format!("0+{mib}M")])
+            .set("max_hits", 1)
+            .set("threads", 1)
+            .set("engine", "portable")
+            .set("freeze_timeout_ms", 60_000);
+        let paused_us = inspect(&inspection)?.done.pause_us;
         if u128::from(paused_us) >= PAUSE.as_micros() {
             break paused_us;
         }
@@ -163,8 +161,7 @@ impl Beat {
     fn next(console: &mut Console) -> io::Result<Self> {
         loop {
             let line = console.wait_for("beat=")?;
-            let line = Line::parse(&line);
-            let numbers = ["longest_gap_ms", "soft", "rcu"].map(|key| line.number(key));
+            let numbers = ["longest_gap_ms", "soft", "rcu"].map(|key| number(&line, key));
             if let [Some(longest_gap_ms), Some(lockups), Some(stalls)] = numbers {
                 return Ok(Self {
                     longest_gap_ms,

@@ -11,12 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cases::{hex::digits, kernel_log::KernelLog};
 use demo::{
     console::Console,
-    host::{fail, inspect, less_on_the_console, rmmod, say},
+    host::{fail, inspect, less_on_the_console, say},
     qemu::Qemu,
-    report::Line,
+    values,
+};
+use kvm_inspect_tool::{
+    hex,
+    report::{Done, Outcome},
+    Inspection,
 };
 use memchr::memmem::Finder;
 use nix::{
@@ -68,15 +72,13 @@ type Way = (&'static str, fn(&mut Job) -> io::Result<Times>);
 /// The module in one pause, with which all else is compared; the ways in which QEMU has the guest stand;
 /// and the rest.
 const WAYS: [Way; 5] = [
-    ("the module", |job| job.module("")),
+    ("the module", |job| job.module(0)),
     ("stop, dump-guest-memory, cont, rg", |job| {
         job.dump("dump-guest-memory")
     }),
     ("stop, pmemsave, cont, rg", |job| job.dump("pmemsave")),
     ("process_vm_readv, memmem", Job::read),
-    ("the module, max_pause_ms=20", |job| {
-        job.module(" max_pause_ms=20")
-    }),
+    ("the module, max_pause_ms=20", |job| job.module(20)),
 ];
 
 /// Where in [`WAYS`] those are that stop the guest, and all that the module is compared with.
@@ -97,14 +99,13 @@ pub(crate) fn run() -> io::Result<String> {
     let (qemu, console) = Qemu::start_with_memory(MIB, 1, "")?;
     let mut console = Console::follow(console);
     let ready = console.wait_for("ready ")?;
-    let Some(secret) = Line::parse(&ready).text("secret").and_then(bytes) else {
+    let Some(secret) = values::text(&ready, "secret").and_then(hex::bytes) else {
         return fail(format!("not understood: {ready}"));
     };
     let mut patterns: Vec<Vec<u8>> = ABSENT.iter().map(|text| text.as_bytes().to_vec()).collect();
     patterns.push(secret);
     let mut job = Job {
         qemu,
-        log: KernelLog::from_now(),
         patterns,
         searched: 0,
         uncovered: 0,
@@ -176,7 +177,6 @@ fn show(job: &Job, medians: &[Times]) -> io::Result<()> {
 /// What is to be done in each way.
 struct Job {
     qemu: Qemu,
-    log: KernelLog,
     patterns: Vec<Vec<u8>>,
     /// How many bytes the module searches, at the most.
     searched: u64,
@@ -186,38 +186,36 @@ struct Job {
 
 impl Job {
     /// With the module, loaded for this and unloaded again.
-    fn module(&mut self, more: &str) -> io::Result<Times> {
-        let patterns: Vec<String> = self.patterns.iter().map(|bytes| hex(bytes)).collect();
-        let parameters = format!(
-            "pid={} pattern={}{more}",
-            self.qemu.pid(),
-            patterns.join(",")
-        );
+    fn module(&mut self, max_pause_ms: u64) -> io::Result<Times> {
+        let patterns: Vec<String> = self
+            .patterns
+            .iter()
+            .map(|bytes| hex::pattern(bytes))
+            .collect();
+        let inspection = Inspection::of(self.qemu.pid())
+            .patterns(&patterns)
+            .set("max_pause_ms", max_pause_ms);
         let begin = Instant::now();
-        let lines = inspect(&parameters, &mut self.log)?;
-        rmmod()?;
+        let Done {
+            result,
+            hits,
+            pause_us,
+            paused_us,
+            scanned_bytes,
+            uncovered_bytes,
+            ..
+        } = inspect(&inspection)?.done;
         let whole = begin.elapsed();
-        let text = lines.last().map(String::as_str).unwrap_or_default();
-        let done = Line::parse(text);
         // Only a guest that runs in between may change.
-        let complete = match done.text("result") {
-            Some("ok") => true,
-            Some("changed") => !more.is_empty(),
-            _ => false,
-        };
-        let micros = |key| done.number(key).map(Duration::from_micros);
-        let (Some(longest), Some(stood), true) =
-            (micros("pause_us"), micros("paused_us"), complete)
-        else {
-            return fail(format!("an inspection went wrong: {text}"));
-        };
-        found(done.number("hits"), text)?;
-        let most = |most: &mut u64, key| *most = (*most).max(done.number(key).unwrap_or_default());
-        most(&mut self.searched, "scanned_bytes");
-        most(&mut self.uncovered, "uncovered_bytes");
+        if result != Outcome::Ok && (result != Outcome::Changed || max_pause_ms == 0) {
+            return fail(format!("an inspection went wrong: {result:?}"));
+        }
+        found(Some(hits), &format!("the module: {hits}"))?;
+        self.searched = self.searched.max(scanned_bytes);
+        self.uncovered = self.uncovered.max(uncovered_bytes);
         Ok(Times {
-            longest,
-            stood,
+            longest: Duration::from_micros(pause_us),
+            stood: Duration::from_micros(paused_us),
             whole,
         })
     }
@@ -330,16 +328,4 @@ fn median(times: &[Times], of: fn(&Times) -> Duration) -> Duration {
 
 fn ratio(time: Duration, unit: Duration) -> f64 {
     time.as_secs_f64() / unit.as_secs_f64()
-}
-
-/// A pattern for exactly these bytes.
-fn hex(bytes: &[u8]) -> String {
-    format!("hex:{}", digits(bytes))
-}
-
-/// The bytes that hex digits stand for.
-fn bytes(digits: &str) -> Option<Vec<u8>> {
-    let pairs = digits.as_bytes().chunks(2);
-    let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    pairs.map(byte).collect()
 }

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Asks the module `kvm_inspect` for inspections of KVM guests, and reads its reports.
+//!
+//! An [`Inspection`] holds the parameters of the module. Loading the module with them makes the
+//! inspection; the report comes in the kernel log ([`KernelLog`]), and becomes a
+//! [`Report`](report::Report). The tests of the module use this crate, too.
+
+pub mod hex;
+mod inspection;
+mod kernel_log;
+pub mod module;
+pub mod report;
+
+pub use self::{
+    inspection::{Inspection, LoadError, Loaded, Refusal},
+    kernel_log::KernelLog,
+};
