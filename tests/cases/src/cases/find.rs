@@ -4,6 +4,8 @@
 
 use std::{thread, time::Duration};
 
+use kvm_inspect_tool::report::{Report, State};
+
 use super::{secret, Case};
 use crate::{
     inspect::{hex, Inspection},
@@ -11,7 +13,6 @@ use crate::{
     role::{hear, say, Other, Role},
     vmm::{Mode, Vcpu, Vm, Work},
 };
-use kvm_inspect_tool::report::{Report, State};
 
 pub(super) const CASES: &[Case] =
     cases![silent, two_vms.with_stock(), two_vmms.with_stock(), by_vcpu,];

@@ -7,13 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kvm_inspect_tool::report::State;
+
 use super::{times, Case};
 use crate::{
     inspect::Inspection,
     process::wait_until,
     vmm::{Manner, Mode, Vm, Work},
 };
-use kvm_inspect_tool::report::State;
 
 pub(super) const CASES: &[Case] = cases![
     plain,

@@ -8,6 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kvm_inspect_tool::{
+    report::{Outcome, State},
+    KernelLog,
+};
 use rustix::io::Errno;
 
 use super::{
@@ -17,15 +21,11 @@ use super::{
 use crate::{
     inspect::{
         assert_nothing_left, hex, is_live, is_loaded, module_thread, unload_module, Inspection,
-        Refusal,
+        Loaded, Refusal,
     },
     process::{own_pid, wait_until, PAGE},
     role::{hear, say, Other, Role},
     vmm::{Backing, Mapping, Mode, Vm, Work},
-};
-use kvm_inspect_tool::{
-    report::{Outcome, State},
-    KernelLog,
 };
 
 pub(super) const CASES: &[Case] = cases![
@@ -183,79 +183,120 @@ fn insmod(arguments: &[&str]) {
 /// A VMM is killed before, while and after its guest is searched: it is gone at once, and the
 /// module says so, and can be unloaded.
 fn vmm_killed() {
-    let inspection = |vmm: &Other| Inspection::of(vmm.pid()).patterns(&[hex(&secret(101, 16))]);
-    let begin = Instant::now();
-    let mut vmm = Other::start("large", &[]);
-    assert_eq!(vmm.hear(), "runs");
-    let mut started = begin.elapsed();
-    // The first one takes longer than those that follow.
-    let (mut whole, mut pause) = (Duration::ZERO, Duration::ZERO);
-    for _ in 0..2 {
-        let begin = Instant::now();
-        let report = inspection(&vmm).report();
-        whole = begin.elapsed();
-        pause = Duration::from_micros(report.done.pause_us);
-        assert_eq!(report.done.hits, 1);
-    }
-    vmm.kill();
-
+    let mut durations = Durations::measure();
     let (mut killed, mut rounds) = (0, 0);
-    let count = times(12);
     // The right moment may be missed, of few all the more.
-    while rounds < count || (killed == 0 && rounds < TRIES) {
+    while rounds < times(12) || (killed == 0 && rounds < TRIES) {
         rounds += 1;
-        let begin = Instant::now();
-        let mut vmm = Other::start("large", &[]);
-        assert_eq!(vmm.hear(), "runs");
-        // The longest of all: the machine may be busy now and then.
-        started = started.max(begin.elapsed());
-        let inspection = inspection(&vmm);
+        let vmm = durations.start_vmm();
+        let inspection = search_for_secret(&vmm);
         let load = thread::spawn(move || inspection.try_load());
         if rounds % 2 == 0 {
             // At any moment of the whole, most of which is the loading of the module.
-            sleep(whole * (rounds % 12) / 12);
+            sleep(durations.whole * (rounds % 12) / 12);
         } else {
             wait_until("an inspection begins", || {
                 module_thread().is_some() || load.is_finished()
             });
-            sleep(pause * (rounds % 12) / 12);
+            sleep(durations.pause * (rounds % 12) / 12);
         }
-        let begin = Instant::now();
-        vmm.kill();
-        let end = begin.elapsed();
-        // To make it takes longer than to end it, and a machine that is busy now may have been
-        // quick then.
-        assert!(
-            end < 20 * started,
-            "it took {end:?} to kill a VMM that was started in {started:?}"
-        );
-        match load.join().expect("a panic would have ended the process") {
-            Ok(loaded) => {
-                let reports = loaded.unload();
-                let [report] = reports.as_slice() else {
-                    panic!("one report: {reports:#?}");
-                };
-                match report.done.result {
-                    Outcome::Ok => assert_eq!(report.done.hits, 1),
-                    Outcome::VmmKilled => killed += 1,
-                    other => panic!("unexpected result {other:?}"),
-                }
-            }
-            Err(Refusal { errno, lines }) => {
-                let gone = [Errno::SRCH, Errno::NOENT, Errno::TIMEDOUT].contains(&errno);
-                assert!(gone, "{errno}: {lines:#?}");
-                let errors = lines.iter().filter(|line| line.starts_with("error: "));
-                assert_eq!(errors.count(), 1, "{lines:#?}");
-            }
-        }
+        durations.kill_vmm(vmm);
+        let loaded = load.join().expect("a panic would have ended the process");
+        killed += u32::from(was_killed(loaded));
         assert_nothing_left();
     }
     println!("counted: kills={rounds}");
-    println!("of {rounds} killed, {killed} in the middle of an inspection of {whole:?}");
+    println!(
+        "of {rounds} killed, {killed} in the middle of an inspection of {:?}",
+        durations.whole
+    );
     assert!(
         killed > 0,
         "no VMM was killed in the middle of its inspection"
     );
+}
+
+/// How long things take with the VMM of [`vmm_killed`].
+struct Durations {
+    /// To start it, at the longest: the machine may be busy now and then.
+    start: Duration,
+    /// To load the module, search the guest and unload it.
+    whole: Duration,
+    /// The pause.
+    pause: Duration,
+}
+
+impl Durations {
+    fn measure() -> Self {
+        let mut this = Self {
+            start: Duration::ZERO,
+            whole: Duration::ZERO,
+            pause: Duration::ZERO,
+        };
+        let vmm = this.start_vmm();
+        // The first one takes longer than those that follow.
+        for _ in 0..2 {
+            let begin = Instant::now();
+            let report = search_for_secret(&vmm).report();
+            this.whole = begin.elapsed();
+            this.pause = Duration::from_micros(report.done.pause_us);
+            assert_eq!(report.done.hits, 1);
+        }
+        vmm.kill();
+        this
+    }
+
+    fn start_vmm(&mut self) -> Other {
+        let begin = Instant::now();
+        let mut vmm = Other::start("large", &[]);
+        assert_eq!(vmm.hear(), "runs");
+        self.start = self.start.max(begin.elapsed());
+        vmm
+    }
+
+    /// Kills a VMM, which must be gone at once.
+    fn kill_vmm(&self, vmm: Other) {
+        let begin = Instant::now();
+        vmm.kill();
+        let end = begin.elapsed();
+        // To start it takes longer than to end it, and a machine that is busy now may have been
+        // quick then.
+        assert!(
+            end < 20 * self.start,
+            "it took {end:?} to kill a VMM that was started in {:?}",
+            self.start
+        );
+    }
+}
+
+/// Returns an inspection of the VMM `large` that finds its secret.
+fn search_for_secret(vmm: &Other) -> Inspection {
+    Inspection::of(vmm.pid()).patterns(&[hex(&secret(101, 16))])
+}
+
+/// Returns whether a VMM was killed in the middle of its inspection. Whenever it was killed, the
+/// module must say what came of that.
+fn was_killed(loaded: Result<Loaded, Refusal>) -> bool {
+    match loaded {
+        Ok(loaded) => {
+            let reports = loaded.unload();
+            let [report] = reports.as_slice() else {
+                panic!("one report: {reports:#?}");
+            };
+            match report.done.result {
+                Outcome::Ok => assert_eq!(report.done.hits, 1),
+                Outcome::VmmKilled => return true,
+                other => panic!("unexpected result {other:?}"),
+            }
+        }
+        Err(Refusal { errno, lines }) => {
+            let gone = [Errno::SRCH, Errno::NOENT, Errno::TIMEDOUT].contains(&errno);
+            assert!(gone, "{errno}: {lines:#?}");
+            let errors = lines.iter().filter(|line| line.starts_with("error: "));
+            assert_eq!(errors.count(), 1, "{lines:#?}");
+        }
+    }
+    false
 }
 
 /// A VMM with much memory, a secret at its end, and vCPUs of three kinds.
@@ -307,34 +348,6 @@ fn vmm_ends() {
 
 /// Others trace the same function, before and while the module is there.
 fn other_tracers() {
-    const TRACING: &str = "/sys/kernel/tracing";
-    let write = |file: &str, text: &str| {
-        let path = format!("{TRACING}/{file}");
-        fs::write(&path, text).unwrap_or_else(|error| panic!("{path}: {error}"));
-    };
-    let trace = || {
-        // Little, so that it can be read soon.
-        write("buffer_size_kb", "16");
-        write("tracing_on", "1");
-        write(
-            "kprobe_events",
-            "p:kvm_enter kvm_vcpu_ioctl\nr:kvm_leave kvm_vcpu_ioctl\n",
-        );
-        write("events/kprobes/enable", "1");
-        write("set_ftrace_filter", "kvm_vcpu_ioctl");
-        write("current_tracer", "function");
-    };
-    let untrace = || {
-        write("tracing_on", "0");
-        let text = fs::read_to_string(format!("{TRACING}/trace")).expect("the trace can be read");
-        for name in ["kvm_enter:", "kvm_leave:", "kvm_vcpu_ioctl <-"] {
-            assert!(text.contains(name), "no {name} in the trace");
-        }
-        write("current_tracer", "nop");
-        write("set_ftrace_filter", "\n");
-        write("events/kprobes/enable", "0");
-        write("kprobe_events", "\n");
-    };
     let mut vm = Vm::bootable();
     for work in [Work::Count, Work::PortIo, Work::Halt] {
         vm.add_vcpu(Mode::Long, work);
@@ -372,4 +385,46 @@ fn other_tracers() {
         vm.stop();
     }
     vm.finish();
+}
+
+/// The folder of ftrace.
+const TRACING: &str = "/sys/kernel/tracing";
+
+/// Sets the control files of ftrace in this order.
+fn set_tracing(values: &[(&str, &str)]) {
+    for (file, text) in values {
+        let path = format!("{TRACING}/{file}");
+        fs::write(&path, text).unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+}
+
+/// Has the function traced that the module redirects: by probes and by ftrace.
+fn trace() {
+    set_tracing(&[
+        // Little, so that it can be read soon.
+        ("buffer_size_kb", "16"),
+        ("tracing_on", "1"),
+        (
+            "kprobe_events",
+            "p:kvm_enter kvm_vcpu_ioctl\nr:kvm_leave kvm_vcpu_ioctl\n",
+        ),
+        ("events/kprobes/enable", "1"),
+        ("set_ftrace_filter", "kvm_vcpu_ioctl"),
+        ("current_tracer", "function"),
+    ]);
+}
+
+/// Ends what [`trace`] began. Each of the tracers must have seen calls.
+fn untrace() {
+    set_tracing(&[("tracing_on", "0")]);
+    let text = fs::read_to_string(format!("{TRACING}/trace")).expect("the trace can be read");
+    for name in ["kvm_enter:", "kvm_leave:", "kvm_vcpu_ioctl <-"] {
+        assert!(text.contains(name), "no {name} in the trace");
+    }
+    set_tracing(&[
+        ("current_tracer", "nop"),
+        ("set_ftrace_filter", "\n"),
+        ("events/kprobes/enable", "0"),
+        ("kprobe_events", "\n"),
+    ]);
 }

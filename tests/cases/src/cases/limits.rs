@@ -2,7 +2,10 @@
 
 //! What limits an inspection, or makes it repeat.
 
-use kvm_inspect_tool::hex::digits;
+use kvm_inspect_tool::{
+    hex::digits,
+    report::{Outcome, Report, State},
+};
 
 use super::{
     search::{fill_with_matches, freeze_us, lengthen, long_us, Long, MATCH},
@@ -13,7 +16,6 @@ use crate::{
     process::{wait_until, PAGE},
     vmm::{Backing, Mapping, Mode, Vm, Work, LOW_MEMORY},
 };
-use kvm_inspect_tool::report::{Outcome, Report, State};
 
 pub(super) const CASES: &[Case] = cases![
     range.with_stock(),

@@ -2,7 +2,10 @@
 
 //! What becomes of memslots and memory while the VM is inspected again and again.
 
+use std::sync::Arc;
+
 use kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES;
+use kvm_inspect_tool::report::{Outcome, Report};
 
 use super::{secret, times, Case, Random};
 use crate::{
@@ -11,7 +14,6 @@ use crate::{
     swap,
     vmm::{Backing, Mapping, Mode, Slot, Vm, Work},
 };
-use kvm_inspect_tool::report::{Outcome, Report};
 
 pub(super) const CASES: &[Case] = cases![
     slots_change,
@@ -61,7 +63,7 @@ enum Stay {
 /// A guest that counts and halts, with a slot of its own for a case to play with.
 struct Guest {
     vm: Vm,
-    memory: std::sync::Arc<Mapping>,
+    memory: Arc<Mapping>,
     secret: Vec<u8>,
     /// Where the secret is: at both ends of the slot, whose first and last page stay as they are.
     places: [u64; 2],
@@ -209,7 +211,6 @@ fn memory_huge() {
 
 /// Slots are added, moved, deleted, and their flags changed, without pause.
 fn slots_change() {
-    const LEN: u64 = 64 * PAGE;
     let secret = secret(121, 16);
     let mut vm = Vm::bootable();
     for work in [Work::Count, Work::Halt, Work::PortIo] {
@@ -217,40 +218,19 @@ fn slots_change() {
     }
     vm.write(0x600, &secret);
     let mappings: [_; 4] = std::array::from_fn(|_| {
-        let mapping = Mapping::new(LEN, Backing::Anonymous);
+        let mapping = Mapping::new(CHANGING_LEN, Backing::Anonymous);
         mapping.touch_all();
         mapping.write(16, &secret);
         mapping
     });
     vm.start();
     let always = vm.hits(0, &[0x600]);
-    // Each of them has two places of its own.
-    let place = |index: u64, other: bool| MIB + (2 * index + u64::from(other)) * LEN;
     let mut random = Random::new();
     let (mut ok, mut changed, mut with_others) = (0, 0, 0);
     inspect_while(
         Inspection::of_self().patterns(&[hex(&secret)]),
         100,
-        || {
-            for _ in 0..8 {
-                let index = random.below(4);
-                let id = 10 + u16::try_from(index).expect("small");
-                let other = random.below(2) == 1;
-                let fresh = Slot::of(id, place(index, other), &mappings[usize::from(id) - 10]);
-                match (vm.slot(id).cloned(), random.below(3)) {
-                    (None, _) => vm.add(fresh),
-                    (Some(_), 0) => vm.remove(id),
-                    (Some(old), 1) => vm.change(Slot {
-                        flags: old.flags,
-                        ..fresh
-                    }),
-                    (Some(old), _) => vm.change(Slot {
-                        flags: old.flags ^ KVM_MEM_LOG_DIRTY_PAGES,
-                        ..old
-                    }),
-                }
-            }
-        },
+        || (0..8).for_each(|_| change_a_slot(&mut vm, &mappings, &mut random)),
         |report| {
             match report.done.result {
                 Outcome::Ok => ok += 1,
@@ -259,8 +239,8 @@ fn slots_change() {
             }
             assert_eq!(report.hits[..1], always);
             for hit in &report.hits[1..] {
-                let index = u64::from(hit.slot - 10);
-                let places = [false, true].map(|other| place(index, other) + 16);
+                let index = u64::from(hit.slot - FIRST_CHANGING);
+                let places = [false, true].map(|other| changing_place(index, other) + 16);
                 assert!(places.contains(&hit.gpa), "{hit:?}");
                 with_others += 1;
             }
@@ -271,4 +251,33 @@ fn slots_change() {
     vm.wait_until_it_goes_on();
     vm.assert_slots(&Inspection::of_self().report());
     vm.finish();
+}
+
+/// The slots of [`slots_change`] that change: the number of the first one, and their size.
+const FIRST_CHANGING: u16 = 10;
+const CHANGING_LEN: u64 = 64 * PAGE;
+
+/// Returns one of the two places that each of them has of its own.
+fn changing_place(index: u64, other: bool) -> u64 {
+    MIB + (2 * index + u64::from(other)) * CHANGING_LEN
+}
+
+/// Adds one of them, or removes it, or moves it, or changes its flags.
+fn change_a_slot(vm: &mut Vm, mappings: &[Arc<Mapping>; 4], random: &mut Random) {
+    let index = random.below(4);
+    let mapping = &mappings[usize::try_from(index).expect("small")];
+    let id = FIRST_CHANGING + u16::try_from(index).expect("small");
+    let fresh = Slot::of(id, changing_place(index, random.below(2) == 1), mapping);
+    match (vm.slot(id).cloned(), random.below(3)) {
+        (None, _) => vm.add(fresh),
+        (Some(_), 0) => vm.remove(id),
+        (Some(old), 1) => vm.change(Slot {
+            flags: old.flags,
+            ..fresh
+        }),
+        (Some(old), _) => vm.change(Slot {
+            flags: old.flags ^ KVM_MEM_LOG_DIRTY_PAGES,
+            ..old
+        }),
+    }
 }

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kvm_inspect_tool::report::Hit;
+
 use super::{secret, Case};
 use crate::{
     inspect::{hex, Inspection},
@@ -15,7 +17,6 @@ use crate::{
     role::{hear, say, Other, Role},
     vmm::{Backing, Mapping, Mode, Slot, Vm, Work, HUGE_PAGE, LOW_MEMORY},
 };
-use kvm_inspect_tool::report::Hit;
 
 pub(super) const CASES: &[Case] = cases![
     borders,

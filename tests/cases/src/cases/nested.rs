@@ -6,13 +6,14 @@ mod alone;
 
 use std::{thread, time::Duration};
 
+use kvm_inspect_tool::report::State;
+
 use self::alone::alone;
 use super::{meanwhile::inspect_while, secret, Case};
 use crate::{
     inspect::{hex, Inspection},
     vmm::{Mode, Vm, Work},
 };
-use kvm_inspect_tool::report::State;
 
 pub(super) const CASES: &[Case] = cases![guest];
 

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kvm_inspect_tool::{report::State, KernelLog};
 use rustix::{
     io::Errno,
     mount::{mount, MountFlags},
@@ -20,7 +21,6 @@ use crate::{
     process::{own_pid, wait_until},
     vmm::{Mode, Userfault, Vm, Work},
 };
-use kvm_inspect_tool::{report::State, KernelLog};
 
 pub(super) const CASES: &[Case] = cases![
     patterns.with_stock(),

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, thread, time::Duration};
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
+use kvm_inspect_tool::report::{self, State};
 
 use super::{times, Case};
 use crate::{
@@ -13,7 +14,6 @@ use crate::{
     process::has_feature,
     vmm::{port_number, Mode, Vcpu, Vm, Work, GDT_LIMIT, IDT_LIMIT, MMIO_BYTE},
 };
-use kvm_inspect_tool::report::{self, State};
 
 pub(super) const CASES: &[Case] = cases![
     real.with_stock(),

@@ -9,6 +9,10 @@ pub(super) mod pauses;
 use std::{fs, ops::Range, sync::Arc, thread, time::Duration};
 
 use cases::{command_line::parameter, protocol::ENGINE_PARAMETER};
+use kvm_inspect_tool::{
+    hex::digits,
+    report::{Outcome, Report},
+};
 use rustix::io::Errno;
 
 use self::ksm::ksm;
@@ -18,7 +22,6 @@ use crate::{
     process::{cpu_time, process_state, wait_until, PAGE},
     vmm::{Backing, Mapping, Mode, Vcpu, Vm, Work, LOW_MEMORY},
 };
-use kvm_inspect_tool::report::{Outcome, Report};
 
 pub(super) const CASES: &[Case] = cases![
     itext.with_stock(),
@@ -149,13 +152,50 @@ fn itext() {
     vm.finish();
 }
 
-/// Matches at each offset around each kind of border, with and without the bytes around them, in
-/// each way in which memory can be read and searched.
+/// Finds matches at each offset around each kind of border, with and without the bytes around them,
+/// in each way in which memory can be read and searched.
 fn access_and_engine() {
     // No way is left out without notice.
     let best = parameter(ENGINE_PARAMETER).expect("the harness says it");
     assert_eq!(engines()[0], best);
     let mut vm = Vm::running(Work::Halt);
+    let borders = add_borders(&mut vm);
+    let secret = secret(200, 21);
+    // A short pattern, or one with open bits, is searched for in another way than a long one.
+    let mut short = hex(&secret[..6]);
+    short.replace_range("hex:".len() + 2.."hex:".len() + 3, "?");
+    let patterns = [hex(&secret), short];
+    // How far before a border the secret begins, and the context: it ends just there, it has one
+    // byte on one side, …
+    let all = some([(20, 0), (21, 64), (0, 0), (11, 64), (1, 0), (22, 64)]);
+    let (without, with): (Vec<_>, Vec<_>) = all.partition(|(_, context)| *context == 0);
+    let all = [without, with].into_iter().filter(|all| !all.is_empty());
+    for (access, engine, all) in all.flat_map(each_way) {
+        let mut loaded = Inspection::of_self()
+            .patterns(&patterns)
+            .set("access", access)
+            .set("engine", engine)
+            .set("context", all[0].1)
+            .set("interval_ms", 5)
+            .load();
+        for (before, context) in all {
+            println!("{access} {engine}, {before} before each border");
+            let places: Vec<u64> = borders.iter().map(|border| border - before).collect();
+            places.iter().for_each(|place| vm.write(*place, &secret));
+            let report = loaded.fresh_report();
+            let done = &report.done;
+            assert_eq!((&*done.access, &*done.engine), (access, engine));
+            assert_found(&report, &places, (context > 0).then_some(&secret));
+            vm.assert_slots(&report);
+            places.iter().for_each(|place| vm.write(*place, &[0; 21]));
+        }
+        loaded.unload();
+    }
+    vm.finish();
+}
+
+/// Adds memory with borders of each kind to a VM. Returns where they are, in ascending order.
+fn add_borders(vm: &mut Vm) -> Vec<u64> {
     // Two slots that are neighbours in the guest, and not in the VMM, the first one with a part of a
     // chunk at its end; and one of huge pages.
     let (first, second) = (MIB, MIB + 3 * CHUNK + 5 * PAGE);
@@ -164,75 +204,36 @@ fn access_and_engine() {
         .touch_all();
     let neighbour = vm.add_memory(second, 2 * CHUNK, Backing::Anonymous);
     neighbour.touch_all();
-    // With a hole: what is there begins in the middle of a chunk.
+    // With a hole: the present pages after it begin in the middle of a chunk.
     neighbour.discard(CHUNK + 3 * PAGE, 7 * PAGE);
     vm.add_memory(huge, 4 * MIB, Backing::TransparentHuge)
         .touch_all();
-
-    let secret = secret(200, 21);
-    // A short pattern, or one with open bits, is searched for in another way than a long one.
-    let mut short = hex(&secret[..6]);
-    short.replace_range("hex:".len() + 2.."hex:".len() + 3, "?");
-    let patterns = [hex(&secret), short];
-    let borders = [
+    vec![
         first + 64,
         first + PAGE,
         first + CHUNK,
         first + 2 * CHUNK,
         second,
         second + CHUNK,
+        second + CHUNK + 10 * PAGE + 42,
         huge + CHUNK,
         huge + 2 * MIB,
-    ];
-    let set = |before: u64| -> Vec<u64> {
-        let places = borders.iter().map(|border| border - before);
-        let mut places: Vec<u64> = places.collect();
-        places.push(second + CHUNK + 10 * PAGE + 42 - before);
-        places.sort_unstable();
-        places
-    };
-    // How far before the border it begins: it ends just there, it has one byte on one side, …
-    let all = some([(20, 0), (21, 64), (0, 0), (11, 64), (1, 0), (22, 64)]);
-    let (without, with): (Vec<_>, Vec<_>) = all.partition(|(_, context)| *context == 0);
-    let all = [without, with].into_iter().filter(|all| !all.is_empty());
-    for (access, engine, all) in all.flat_map(each_way) {
-        let context = all[0].1;
-        let mut loaded = Inspection::of_self()
-            .patterns(&patterns)
-            .set("access", access)
-            .set("engine", engine)
-            .set("context", context)
-            .set("interval_ms", 5)
-            .load();
-        for (before, _) in all {
-            let places = set(before);
-            for &place in &places {
-                vm.write(place, &secret);
-            }
-            let report = loaded.fresh_report();
-            assert_eq!(report.done.result, Outcome::Ok);
-            assert_eq!(
-                (&*report.done.access, &*report.done.engine),
-                (access, engine)
-            );
-            for pattern in 0..patterns.len() {
-                let found = report.hits_of(pattern);
-                assert_eq!(found, places, "{pattern} {access} {engine} at {before}");
-            }
-            if context > 0 {
-                for hit in &report.hits {
-                    let bytes = hit.bytes.as_ref().expect("they were asked for");
-                    assert!(bytes.contains(&hex(&secret)["hex:".len()..]), "{hit:?}");
-                }
-            }
-            vm.assert_slots(&report);
-            for &place in &places {
-                vm.write(place, &[0; 21]);
-            }
-        }
-        loaded.unload();
+    ]
+}
+
+/// Checks that both patterns were found at these places and nowhere else, with the secret among the
+/// printed bytes if there are any.
+fn assert_found(report: &Report, places: &[u64], printed: Option<&Vec<u8>>) {
+    assert_eq!(report.done.result, Outcome::Ok);
+    for pattern in [0, 1] {
+        assert_eq!(report.hits_of(pattern), places, "pattern {pattern}");
     }
-    vm.finish();
+    for hit in &report.hits {
+        match (&hit.bytes, printed) {
+            (Some(bytes), Some(secret)) => assert!(bytes.contains(&digits(secret)), "{hit:?}"),
+            (bytes, printed) => assert!(bytes.is_none() && printed.is_none(), "{hit:?}"),
+        }
+    }
 }
 
 /// Returns each way in which memory can be read and searched, each time with the same.
@@ -243,7 +244,7 @@ fn each_way<T: Clone>(what: T) -> impl Iterator<Item = (&'static str, &'static s
     ways.map(move |(access, engine)| (access, engine, what.clone()))
 }
 
-/// What several threads find is what one finds, and they do search.
+/// Several threads find what one finds, and they do search.
 fn threads() {
     let mut vm = Vm::bootable();
     for work in [Work::Count, Work::Halt, Work::PortIo] {
@@ -257,26 +258,34 @@ fn threads() {
     for &place in &places {
         vm.write(place, &secret);
     }
+    let inspection = Inspection::of_self().patterns(&[hex(&secret)]);
+
     let expected = vm.hits(0, &places);
     let all = [1, 2, 4, 16].into_iter();
     let all = all.flat_map(|threads| ACCESSES.map(|access| (threads, access)));
     for (threads, access) in some(all) {
-        let report = Inspection::of_self()
-            .patterns(&[hex(&secret)])
+        let inspection = inspection.clone().set("threads", threads);
+        let report = inspection
             .set("max_hits", 2000)
-            .set("threads", threads)
             .set("access", access)
             .report();
         assert_eq!(report.hits, expected, "threads={threads} access={access}");
         assert!((1..=threads).contains(&report.done.threads));
         vm.assert_slots(&report);
     }
-    let inspection = Inspection::of_self().patterns(&[hex(&secret)]);
     let inspection = inspection.set("interval_ms", 1);
-    // They need not come in time each time.
+    let hits = places.len() as u64;
+    wait_for_help(&inspection, hits);
+    search_alone(&inspection, hits);
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// Inspects until another thread has helped: they need not come in time each time.
+fn wait_for_help(inspection: &Inspection, hits: u64) {
     let mut loaded = inspection.clone().set("threads", 4).load();
     let has_helped = |report: &Report| {
-        assert_eq!(report.done.hits, places.len() as u64);
+        assert_eq!(report.done.hits, hits);
         assert!((1..=4).contains(&report.done.threads));
         report.done.threads > 1
     };
@@ -284,28 +293,28 @@ fn threads() {
         loaded.reports().iter().any(has_helped)
     });
     loaded.unload();
-    // One means the inspecting one: it does not rely on a thread that comes and goes.
-    let mut loaded = inspection.set("threads", 1).load();
-    let mut reports = 0;
-    let mut check = |report: &Report| {
-        let done = &report.done;
-        let seen = (done.result, done.threads, done.pauses, done.hits);
-        assert_eq!(seen, (Outcome::Ok, 1, 1, places.len() as u64));
-        reports += 1;
-        reports
-    };
-    while loaded.next_reports().iter().map(&mut check).max() < Some(times(12)) {}
-    loaded.unload().iter().for_each(|report| {
-        check(report);
-    });
-    vm.wait_until_it_goes_on();
-    vm.finish();
 }
 
-/// Who helps to search is killed meanwhile, and the VM lives on: what it has not searched others do, once.
+/// Checks that one thread is the inspecting one: it does not rely on a thread that comes and goes.
+fn search_alone(inspection: &Inspection, hits: u64) {
+    let mut loaded = inspection.clone().set("threads", 1).load();
+    let mut reports = Vec::new();
+    while reports.len() < times(12) as usize {
+        reports.extend(loaded.next_reports());
+    }
+    reports.extend(loaded.unload());
+    for Report { done, .. } in &reports {
+        let seen = (done.result, done.threads, done.pauses, done.hits);
+        assert_eq!(seen, (Outcome::Ok, 1, 1, hits));
+    }
+}
+
+/// The vCPUs of [`killed`] whose threads are processes, which can be killed alone.
+const ALONE: Range<usize> = 1..3;
+
+/// Threads that help to search are killed meanwhile, and the VM lives on: others search what they
+/// have left, once.
 fn killed() {
-    /// The vCPUs whose threads can be killed alone.
-    const ALONE: Range<usize> = 1..3;
     const SHOWN: u64 = 100;
 
     let mut vm = Vm::bootable();
@@ -314,13 +323,13 @@ fn killed() {
     }
     vm.start();
     vm.vcpus()[ALONE].iter_mut().for_each(Vcpu::stop);
-    start_alone(&mut vm, ALONE);
+    start_alone(&mut vm);
     let inspection = Inspection::of_self()
         .patterns(&[hex(&MATCH)])
         .set("max_hits", SHOWN)
         .set("engine", "portable")
         .set("threads", 4);
-    // Each second page is not there: a chunk consists of many windows, and may be left between them.
+    // Each second page is absent: a chunk consists of many windows, and may be left between them.
     let memory = Mapping::new(16 * MIB, Backing::Anonymous);
     let hits = fill_with_matches(&memory, 2, 128);
     let Long { whole, times: len } = lengthen(&mut vm, MIB, &memory, &inspection, long_us);
@@ -335,60 +344,65 @@ fn killed() {
         vm.assert_slots(report);
     };
     check(&vm, &whole);
-
     let in_pauses = inspection.clone();
     let in_pauses = in_pauses.set("max_pause_ms", whole.done.scan_us / 4000);
-    let mut random = Random::new();
-    let (mut kills, mut while_searching) = (0, 0);
     for inspection in [inspection, in_pauses] {
-        let (mut rounds, mut most) = (0, 0);
-        let before = while_searching;
-        // The right moment may be missed, and two of them may not come in time to help.
-        let missed = |while_searching, most| while_searching == before || most <= 2;
-        while rounds < times(6) || (missed(while_searching, most) && rounds < 60) {
-            rounds += 1;
-            let report = thread::scope(|scope| {
-                let alone = &mut vm.vcpus()[ALONE];
-                // One that halts takes time for nothing but the search.
-                let used = |vcpu: &Vcpu| cpu_time(vcpu.pid());
-                let before: Vec<Duration> = alone.iter().map(used).collect();
-                let loading = scope.spawn(|| inspection.report());
-                for (vcpu, before) in alone.iter_mut().zip(before) {
-                    // More than it takes to stand. There is half a CPU for each who searches, or
-                    // less.
-                    let some = random.below(whole.done.scan_us / 5);
-                    let enough = Duration::from_micros(2 * freeze_us(&whole) + some);
-                    let searches = |vcpu: &Vcpu| {
-                        used(vcpu) - before > enough && process_state(vcpu.pid()) == 'R'
-                    };
-                    while !loading.is_finished() {
-                        if searches(vcpu) {
-                            while_searching += 1;
-                            break;
-                        }
-                        thread::sleep(Duration::from_millis(1));
-                    }
-                    vcpu.stop();
-                    kills += 1;
-                }
-                let report = loading.join();
-                report.expect("a panic would have ended the process")
-            });
-            check(&vm, &report);
-            most = most.max(report.done.threads);
-            start_alone(&mut vm, ALONE);
-            vm.wait_until_it_goes_on();
-        }
-        assert!(while_searching > before, "all were killed too late");
-        assert!(most > 2, "{most}: no two of them have helped");
+        kill_often(&mut vm, &inspection, &whole, check);
     }
-    println!("counted: helpers_killed={kills} while_searching={while_searching}");
     vm.finish();
 }
 
-/// Lets those of some vCPUs that do not run do so, each in a process that can be killed alone.
-fn start_alone(vm: &mut Vm, vcpus: Range<usize>) {
-    vm.vcpus()[vcpus]
+/// Inspects the VM of [`killed`] again and again, and kills threads that help, until some were
+/// killed while they searched. `whole` is the report of the whole search.
+fn kill_often(vm: &mut Vm, inspection: &Inspection, whole: &Report, check: impl Fn(&Vm, &Report)) {
+    let mut random = Random::new();
+    let (mut rounds, mut while_searching, mut most) = (0, 0, 0);
+    // The right moment may be missed, and two of them may not come in time to help.
+    while rounds < times(6) || ((while_searching == 0 || most <= 2) && rounds < 60) {
+        rounds += 1;
+        let report = thread::scope(|scope| {
+            let alone = &mut vm.vcpus()[ALONE];
+            // One that halts takes time for nothing but the search.
+            let before: Vec<Duration> = alone.iter().map(|vcpu| cpu_time(vcpu.pid())).collect();
+            let loading = scope.spawn(|| inspection.report());
+            for (vcpu, before) in alone.iter_mut().zip(before) {
+                // More than it takes to stop it. There is half a CPU for each who searches, or less.
+                let some = random.below(whole.done.scan_us / 5);
+                let until = before + Duration::from_micros(2 * freeze_us(whole) + some);
+                let searches = wait_until_busy(vcpu, until, || loading.is_finished());
+                while_searching += u32::from(searches);
+                vcpu.stop();
+            }
+            loading
+                .join()
+                .expect("a panic would have ended the process")
+        });
+        check(vm, &report);
+        most = most.max(report.done.threads);
+        start_alone(vm);
+        vm.wait_until_it_goes_on();
+    }
+    let kills = rounds * 2;
+    println!("counted: helpers_killed={kills} while_searching={while_searching}");
+    assert!(while_searching > 0, "all were killed too late");
+    assert!(most > 2, "{most}: no two of them have helped");
+}
+
+/// Waits until a vCPU's process has had a CPU for `time`, and runs. Returns false if the inspection
+/// is over before.
+fn wait_until_busy(vcpu: &Vcpu, time: Duration, is_over: impl Fn() -> bool) -> bool {
+    while !is_over() {
+        if cpu_time(vcpu.pid()) > time && process_state(vcpu.pid()) == 'R' {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    false
+}
+
+/// Starts the vCPUs [`ALONE`], each in a process of its own.
+fn start_alone(vm: &mut Vm) {
+    vm.vcpus()[ALONE]
         .iter_mut()
         .for_each(Vcpu::start_in_process);
 }

@@ -2,7 +2,10 @@
 
 //! Memslots: their borders, their kinds, their number, system management mode.
 
+use std::sync::Arc;
+
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
+use kvm_inspect_tool::report::State;
 
 use super::{secret, Case};
 use crate::{
@@ -10,7 +13,6 @@ use crate::{
     process::PAGE,
     vmm::{Backing, Mapping, Mode, Slot, Vm, Work, HUGE_PAGE, LOW_MEMORY},
 };
-use kvm_inspect_tool::report::{Hit, State};
 
 pub(super) const CASES: &[Case] = cases![
     borders,
@@ -157,76 +159,73 @@ fn many() {
 /// outside it, too.
 fn smm() {
     let mut vm = Vm::running(Work::Count);
-    let (shared_only, smm_only, across) = (secret(14, 24), secret(15, 24), secret(16, 24));
-    // A megabyte outside; in SMM the same, but for 64 KiB in the middle of it, and 16 KiB more
-    // after its end, where there is nothing outside.
+    let (outside, inside) = add_smm_memory(&mut vm);
+    let (shared, smm_only, across) = (secret(14, 24), secret(15, 24), secret(16, 24));
+    outside.write(100, &shared);
+    // Seen outside only.
+    outside.write(HOLE.0 + 100, &shared);
+    inside.write(5 * PAGE - 10, &smm_only);
+    inside.write(20 * PAGE - 24, &smm_only);
+    // Into what only SMM sees, out of it, and at its other place into it again.
+    write_across(&across, 7, (&outside, HOLE.0), (&inside, 0));
+    write_across(&across, 8, (&inside, 16 * PAGE), (&outside, HOLE.1));
+    write_across(&across, 9, (&outside, MIB), (&inside, 16 * PAGE));
+
+    let report = Inspection::of_self()
+        .patterns(&[hex(&shared), hex(&smm_only), hex(&across)])
+        .report();
+
+    let mut hits: Vec<_> = report
+        .hits
+        .iter()
+        .map(|hit| (hit.space, hit.slot, hit.gpa - MIB, hit.hva, hit.pattern))
+        .collect();
+    hits.sort_unstable();
+    let (outside, inside) = (outside.address(), inside.address());
+    let expected = [
+        (0, 1, 100, outside + 100, 0),
+        (0, 1, HOLE.0 + 100, outside + HOLE.0 + 100, 0),
+        (1, 1, HOLE.0 - 7, outside + HOLE.0 - 7, 2),
+        (1, 2, HOLE.0 + 5 * PAGE - 10, inside + 5 * PAGE - 10, 1),
+        (1, 2, HOLE.1 - 8, inside + 16 * PAGE - 8, 2),
+        (1, 3, MIB - 9, outside + MIB - 9, 2),
+        (1, 4, MIB + 4 * PAGE - 24, inside + 20 * PAGE - 24, 1),
+    ];
+    assert_eq!(hits, expected);
+    vm.assert_slots(&report);
+    Vm::assert_scanned(&report, LOW_MEMORY + MIB + 20 * PAGE);
+    vm.finish();
+}
+
+/// Where the memory of [`add_smm_memory`] is another in SMM: first offset, and end.
+const HOLE: (u64, u64) = (MIB / 2, MIB / 2 + 16 * PAGE);
+
+/// Adds memory to a VM: a megabyte outside SMM; in SMM the same, but for 64 KiB in the middle of it,
+/// and 16 KiB more after its end, where there is nothing outside. Returns what is outside, and what
+/// only SMM sees.
+fn add_smm_memory(vm: &mut Vm) -> (Arc<Mapping>, Arc<Mapping>) {
     let outside = vm.add_memory(MIB, MIB, Backing::Anonymous);
     outside.touch_all();
     let inside = Mapping::new(20 * PAGE, Backing::Anonymous);
     inside.touch_all();
-    let hole = (MIB / 2, MIB / 2 + 16 * PAGE);
     let slot = |id, gpa, mapping, offset, len| Slot {
         space: 1,
         offset,
         len,
         ..Slot::of(id, gpa, mapping)
     };
-    vm.add(slot(1, MIB, &outside, 0, hole.0));
-    vm.add(slot(2, MIB + hole.0, &inside, 0, 16 * PAGE));
-    vm.add(slot(3, MIB + hole.1, &outside, hole.1, MIB - hole.1));
+    vm.add(slot(1, MIB, &outside, 0, HOLE.0));
+    vm.add(slot(2, MIB + HOLE.0, &inside, 0, 16 * PAGE));
+    vm.add(slot(3, MIB + HOLE.1, &outside, HOLE.1, MIB - HOLE.1));
     vm.add(slot(4, 2 * MIB, &inside, 16 * PAGE, 4 * PAGE));
+    (outside, inside)
+}
 
-    outside.write(100, &shared_only);
-    // Seen outside only.
-    outside.write(hole.0 + 100, &shared_only);
-    inside.write(5 * PAGE - 10, &smm_only);
-    inside.write(20 * PAGE - 24, &smm_only);
-    // Into what only SMM sees, out of it, and at its other place into it again.
-    let write_across = |at: u64, from: (&Mapping, u64), to: (&Mapping, u64)| {
-        let (first, second) = across.split_at(usize::try_from(at).expect("it is small"));
-        from.0.write(from.1 - at, first);
-        to.0.write(to.1, second);
-    };
-    write_across(7, (&outside, hole.0), (&inside, 0));
-    write_across(8, (&inside, 16 * PAGE), (&outside, hole.1));
-    write_across(9, (&outside, MIB), (&inside, 16 * PAGE));
-
-    let report = Inspection::of_self()
-        .patterns(&[hex(&shared_only), hex(&smm_only), hex(&across)])
-        .report();
-    let hit = |space, slot, gpa, hva, pattern| Hit {
-        space,
-        gpa,
-        pattern,
-        slot,
-        hva,
-        bytes: None,
-    };
-    let (outside, inside) = (outside.address(), inside.address());
-    let (into, out, end) = (MIB + hole.0 - 7, MIB + hole.1 - 8, 2 * MIB - 9);
-    let mut hits = report.hits.clone();
-    hits.sort();
-    assert_eq!(
-        hits,
-        [
-            hit(0, 1, MIB + 100, outside + 100, 0),
-            hit(0, 1, MIB + hole.0 + 100, outside + hole.0 + 100, 0),
-            hit(1, 1, into, outside + hole.0 - 7, 2),
-            hit(
-                1,
-                2,
-                MIB + hole.0 + 5 * PAGE - 10,
-                inside + 5 * PAGE - 10,
-                1
-            ),
-            hit(1, 2, out, inside + 16 * PAGE - 8, 2),
-            hit(1, 3, end, outside + MIB - 9, 2),
-            hit(1, 4, 2 * MIB + 4 * PAGE - 24, inside + 20 * PAGE - 24, 1),
-        ]
-    );
-    vm.assert_slots(&report);
-    Vm::assert_scanned(&report, LOW_MEMORY + MIB + 20 * PAGE);
-    vm.finish();
+/// Writes the first `at` bytes of a secret just before one place, and the others at another one.
+fn write_across(secret: &[u8], at: u64, from: (&Mapping, u64), to: (&Mapping, u64)) {
+    let (first, second) = secret.split_at(usize::try_from(at).expect("it is small"));
+    from.0.write(from.1 - at, first);
+    to.0.write(to.1, second);
 }
 
 /// A VM with nothing, one without memory, one without vCPUs.

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use kvm_inspect_tool::report::{Outcome, Report, State};
 use rustix::process::Signal;
 use vmm_sys_util::signal::{register_signal_handler, SIGRTMIN};
 
@@ -18,7 +19,6 @@ use crate::{
     role::{hear, say, Other, Role},
     vmm::{Manner, Mode, Vm, Work},
 };
-use kvm_inspect_tool::report::{Outcome, Report, State};
 
 pub(super) const CASES: &[Case] = cases![signals, stopped, traced, change, vcpus_added,];
 

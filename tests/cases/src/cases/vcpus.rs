@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kvm_inspect_tool::report::{Outcome, Report, State};
 use rustix::process::Signal;
 
 use super::{
@@ -20,7 +21,6 @@ use crate::{
     role::{hear, say, Other, Role},
     vmm::{Backing, Manner, Mapping, Mode, Vm, Work, CLOCK_FLAGS, CLOCK_GUEST_STOPPED},
 };
-use kvm_inspect_tool::report::{Outcome, Report, State};
 
 pub(super) const CASES: &[Case] = cases![
     one_two_eight.with_stock(),
@@ -119,13 +119,11 @@ fn two_that(work: Work, state: State) {
     vm.finish();
 }
 
-/// A guest with KVM's clock is told that it stood still for long, and not of a short moment.
-fn kvmclock_ctrl() {
-    /// After what time of standing the module tells it, in microseconds.
-    const LONG: u64 = 100_000;
+/// After pauses longer than this the module calls `KVM_KVMCLOCK_CTRL`, in microseconds.
+const REPORTED_PAUSE_US: u64 = 100_000;
 
-    // In the first page of each vCPU's memory, which nobody else uses.
-    let clock = |id: u64| 0x200 + 0x40 * id;
+/// A guest with KVM's clock is told of a long pause, and not of a short one.
+fn kvmclock_ctrl() {
     let mut vm = Vm::bootable();
     // One that halts would be told when it next runs.
     for work in [Work::Count, Work::Spin, Work::PortIo] {
@@ -135,29 +133,37 @@ fn kvmclock_ctrl() {
         vcpu.set_clock(clock(id));
     }
     vm.start();
-    let told = |vm: &Vm| -> Vec<bool> {
-        let flags = (0..3).map(|id| vm.read(clock(id) + CLOCK_FLAGS, 1)[0]);
-        flags
-            .map(|flags| flags & CLOCK_GUEST_STOPPED != 0)
-            .collect()
-    };
-    // On a slow machine, or one that is busy with something else, any pause may become a long one,
-    // and a thread may stand for longer than its guest has to.
+    check_short_pauses(&mut vm);
+
+    // Slow by what is found.
+    let memory = Mapping::new(256 << 10, Backing::Anonymous);
+    memory.fill_all(MATCH[0]);
+    let inspection = Inspection::of_self().patterns(&[hex(&MATCH)]);
+    clear_clocks(&vm);
+    let long_enough = |_: &Report| REPORTED_PAUSE_US * 3 / 2;
+    lengthen(&mut vm, 1 << 20, &memory, &inspection, long_enough);
+    wait_until("all vCPUs are told", || was_told(&vm) == [true; 3]);
+    vm.finish();
+}
+
+/// Checks that most short pauses are not told.
+///
+/// On a slow machine, or one that is busy with something else, any pause may become a long one, and a
+/// thread may wait for longer than its guest has to.
+fn check_short_pauses(vm: &mut Vm) {
     let mut loaded = Inspection::of_self().set("interval_ms", 5).load();
     let (mut short, mut untold) = (0, 0);
     for _ in 0..100 {
-        for id in 0..3 {
-            vm.write(clock(id) + CLOCK_FLAGS, &[0]);
-        }
+        clear_clocks(vm);
         let mut reports = Vec::new();
         while reports.len() < 3 {
             reports.extend(loaded.next_reports());
         }
         vm.wait_until_it_goes_on();
-        let told = told(&vm);
+        let told = was_told(vm);
         // One inspection was perhaps under way.
         reports.extend(loaded.next_reports());
-        let is_short = |report: &Report| report.done.pause_us < LONG;
+        let is_short = |report: &Report| report.done.pause_us < REPORTED_PAUSE_US;
         let all_short = reports.iter().all(is_short);
         short += u32::from(all_short);
         untold += u32::from(all_short && told == [false; 3]);
@@ -173,16 +179,21 @@ fn kvmclock_ctrl() {
     if short == 0 {
         println!("too slow to see that nothing is told of short pauses");
     }
-    // Slow by what is found.
-    let memory = Mapping::new(256 << 10, Backing::Anonymous);
-    memory.fill_all(MATCH[0]);
-    let inspection = Inspection::of_self().patterns(&[hex(&MATCH)]);
-    for id in 0..3 {
-        vm.write(clock(id) + CLOCK_FLAGS, &[0]);
-    }
-    lengthen(&mut vm, 1 << 20, &memory, &inspection, |_| LONG * 3 / 2);
-    wait_until("all vCPUs are told", || told(&vm) == [true; 3]);
-    vm.finish();
+}
+
+/// Returns where a vCPU's clock is: in the first page of the memory, which nobody else uses.
+fn clock(id: u64) -> u64 {
+    0x200 + 0x40 * id
+}
+
+/// Makes the guest forget of what pauses it was told.
+fn clear_clocks(vm: &Vm) {
+    (0..3).for_each(|id| vm.write(clock(id) + CLOCK_FLAGS, &[0]));
+}
+
+/// Returns which vCPUs were told of a pause.
+fn was_told(vm: &Vm) -> [bool; 3] {
+    [0, 1, 2].map(|id| vm.read(clock(id) + CLOCK_FLAGS, 1)[0] & CLOCK_GUEST_STOPPED != 0)
 }
 
 /// vCPUs that never ran are held out, and can run afterwards.

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kvm_inspect_tool::report::{Outcome, Report};
 use rustix::{
     io::Errno,
     process::{pidfd_getfd, pidfd_open, Pid, PidfdFlags, PidfdGetfdFlags},
@@ -20,7 +21,6 @@ use crate::{
     role::{hear, say, Other, Role},
     vmm::{Manner, Mode, Vm, Work},
 };
-use kvm_inspect_tool::report::{Outcome, Report};
 
 pub(super) const CASES: &[Case] = cases![
     killed.within(600),

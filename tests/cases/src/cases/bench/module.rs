@@ -12,13 +12,14 @@ use std::{
     time::Instant,
 };
 
+use kvm_inspect_tool::report::Report;
+
 use crate::{
     cases::{secret, times},
     inspect::{hex, Inspection},
     ksm,
     vmm::{Backing, Mapping, Mode, Vm, Work},
 };
-use kvm_inspect_tool::report::Report;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;

@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kvm_inspect_tool::report::{Outcome, Report};
+
 use super::{lengthen, long_us, CHUNK, GIB, MIB};
 use crate::{
     cases::{secret, times, Case, Random},
@@ -18,7 +20,6 @@ use crate::{
     process::{wait_until, PAGE},
     vmm::{Backing, Mapping, Mode, Vm, Work, LOW_MEMORY},
 };
-use kvm_inspect_tool::report::{Outcome, Report};
 
 pub(in crate::cases) const CASES: &[Case] = cases![
     still.with_stock(),
@@ -119,7 +120,7 @@ fn moving() {
     let secret = secret(206, 24);
     let patterns = [hex(&secret)];
     let ends = Ends::add_to(&mut vm, &patterns);
-    let (low, high) = (3 * PAGE + 100, Ends::LEN - 5 * PAGE);
+    let inspection = in_pauses(&patterns, ends.most_ms);
     let mut random = Random::new();
     let (mut rounds, mut noticed) = (0, 0);
     let (mut at_low, mut at_high, mut uncovered) = (0, 0, 0);
@@ -127,40 +128,13 @@ fn moving() {
     // The right moment may be missed.
     while rounds < times(8) || (noticed == 0 && rounds < 100) {
         rounds += 1;
-        ends.first.write(low, &[0x5a; 24]);
-        ends.last.write(high, &secret);
         let delay = random.some_of(takes);
-        let loaded = thread::scope(|scope| {
-            let mover = scope.spawn(|| {
-                wait_until("the inspection begins", || {
-                    module_thread().is_some() || is_live()
-                });
-                let begun = Instant::now();
-                thread::sleep(delay);
-                ends.first.write(low, &secret);
-                ends.last.write(high, &[0x5a; 24]);
-                begun
-            });
-            let loaded = in_pauses(&patterns, ends.most_ms).load();
-            let over = Instant::now();
-            let begun = mover.join().expect("it moves it");
-            takes = over.saturating_duration_since(begun);
-            loaded
-        });
+        let report;
+        (report, takes) = move_while_searched(&ends, &secret, &inspection, delay);
         println!("moved after {delay:?} of {takes:?}");
-        let reports = loaded.unload();
-        let [report] = reports.as_slice() else {
-            panic!("one VM, one report: {reports:#?}");
-        };
-        assert!(matches!(report.done.result, Outcome::Ok | Outcome::Changed));
-        let low = is_told(report, Ends::FIRST + low);
-        let high = is_told(report, Ends::LAST + high);
-        assert!(
-            low || high,
-            "missed: {:?} {:?}",
-            report.done,
-            report.uncovered
-        );
+        let low = is_told(&report, Ends::FIRST + LOW);
+        let high = is_told(&report, Ends::LAST + HIGH);
+        assert!(low || high, "missed: {report:?}");
         at_low += u32::from(low && !high);
         at_high += u32::from(high && !low);
         uncovered += u32::from(report.done.uncovered_bytes > 0);
@@ -171,6 +145,48 @@ fn moving() {
     println!("{noticed} of {rounds} moves were noticed between two pauses");
     assert!(noticed > 0, "it was never moved between two pauses");
     vm.finish();
+}
+
+/// Where the secret of [`moving`] is moved to, and from: in the first and in the last memory.
+const LOW: u64 = 3 * PAGE + 100;
+const HIGH: u64 = Ends::LEN - 5 * PAGE;
+
+/// Moves a secret some time after an inspection has begun. Returns the report, and how long the
+/// inspection took.
+fn move_while_searched(
+    ends: &Ends,
+    secret: &[u8],
+    inspection: &Inspection,
+    delay: Duration,
+) -> (Report, Duration) {
+    let nothing = [0x5a; 24];
+    ends.first.write(LOW, &nothing);
+    ends.last.write(HIGH, secret);
+    let (loaded, takes) = thread::scope(|scope| {
+        let mover = scope.spawn(|| {
+            wait_until("the inspection begins", || {
+                module_thread().is_some() || is_live()
+            });
+            let begun = Instant::now();
+            thread::sleep(delay);
+            ends.first.write(LOW, secret);
+            ends.last.write(HIGH, &nothing);
+            begun
+        });
+        let loaded = inspection.load();
+        let over = Instant::now();
+        let begun = mover.join().expect("it moves it");
+        (loaded, over.saturating_duration_since(begun))
+    });
+    let mut reports = loaded.unload();
+    assert_eq!(reports.len(), 1, "one VM, one report: {reports:#?}");
+    let report = reports.remove(0);
+    let result = report.done.result;
+    assert!(
+        matches!(result, Outcome::Ok | Outcome::Changed),
+        "{result:?}"
+    );
+    (report, takes)
 }
 
 /// Memory that a thread writes to all the time, until it is told to end.
