@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Marks a VM of the process that loads this as protected, as KVM does for SEV and TDX, which need
- * hardware. The VM must not run meanwhile. Unloading takes the mark away.
+ * Marks a VM of the process that loads this module as protected. KVM does so for SEV and TDX, which
+ * need hardware. The VM must not run meanwhile. Unloading removes the mark.
  */
 
 #include <linux/file.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Claims the right to redirect kvm_vcpu_ioctl, as a live patch does, and never does so. Only one
- * can have it.
+ * Claims the right to redirect kvm_vcpu_ioctl, as a live patch does, and never redirects it. Only
+ * one user can have that right.
  */
 
 #include <linux/ftrace.h>

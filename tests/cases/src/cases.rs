@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The cases. Each runs in a process of its own in a VM, ends with a panic if something is wrong, and would fail if
-//! the module did nothing.
+//! The cases. Each runs in a process of its own in a VM and panics if something is wrong. It must
+//! fail if the module does nothing.
 
-/// Makes a list of cases from functions of the module that it is used in. A case is named after both:
-/// `load_unload` of `life` is `life_load_unload`. What changes it may follow: `.within(600)`.
+/// Makes a list of cases from functions of the module around it. A case is named after both:
+/// `load_unload` in `life` is `life_load_unload`. Methods of [`Case`] may follow: `.within(600)`.
 macro_rules! cases {
     ($($name:ident $(.$method:ident($($argument:expr)?))*),+ $(,)?) => {
         &[$(
@@ -51,20 +51,19 @@ use crate::{
     role::Role,
 };
 
-/// With how much patience a case is waited for, unless it says so itself. It takes a few seconds on
-/// a fast machine.
+/// The usual time limit of a case. It takes a few seconds on a fast machine.
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// A case.
 #[derive(Clone, Copy)]
 pub(crate) struct Case {
-    /// The path of its function, which its name is made of.
+    /// The path of its function. Its name is made of that.
     path: &'static str,
     /// The function, which runs in a process of its own.
     pub(crate) run: fn(),
-    /// With how much patience it is waited for ([`Patience`](crate::patience::Patience)).
+    /// Its time limit, as [`Patience`](crate::patience::Patience) counts it.
     pub(crate) limit: Duration,
-    /// Whether KVM is loaded before it begins.
+    /// Whether KVM must be loaded before it begins.
     pub(crate) needs_kvm: bool,
     /// What else it needs.
     pub(crate) needs: Needs,
@@ -82,13 +81,13 @@ impl Case {
         }
     }
 
-    /// Returns its name: that of its module, from this one on, and of its function.
+    /// Returns its name: the names of its module and its function.
     pub(crate) fn name(&self) -> String {
         let path = self.path.strip_prefix(concat!(module_path!(), "::"));
         path.unwrap_or(self.path).replace("::", "_")
     }
 
-    /// What the harness is told of it.
+    /// Returns what the harness knows of it.
     pub(crate) fn info(&self) -> CaseInfo {
         CaseInfo {
             name: self.name(),
@@ -97,32 +96,32 @@ impl Case {
         }
     }
 
-    /// Has more patience with it.
+    /// Sets another time limit.
     const fn within(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
         self
     }
 
-    /// Lets it begin without KVM, in a VM apart from most, of which it must be the first.
+    /// Lets it begin without KVM, as the first case in a VM.
     const fn without_kvm(mut self) -> Self {
         self.needs_kvm = false;
         self.alone()
     }
 
-    /// Runs it on the kernel that catches mistakes only.
+    /// Runs it on the debug kernel only.
     const fn with_debug(mut self) -> Self {
         self.needs.debug_kernel = true;
         self
     }
 
-    /// Runs it on the stock kernel only: the one that catches mistakes lacks something that it needs, or
-    /// would see no more in it than in another case, and is slow.
+    /// Runs it on the stock kernel only. The debug kernel lacks something, or is slow and would
+    /// find nothing more than in another case.
     const fn with_stock(mut self) -> Self {
         self.needs.stock_kernel = true;
         self
     }
 
-    /// Lets allocations fail in it, on the kernel that catches mistakes.
+    /// Lets it make allocations fail, on the debug kernel.
     const fn failing_allocations(mut self) -> Self {
         self.needs.failing_allocations = true;
         self.with_debug()
@@ -134,14 +133,14 @@ impl Case {
         self
     }
 
-    /// Runs it in a VM apart from most, since it leaves behind what would disturb others.
+    /// Runs it in a VM with others like it: it leaves behind what would disturb the rest.
     const fn alone(mut self) -> Self {
         self.needs.vm = VmNeeded::Own;
         self
     }
 }
 
-/// All cases.
+/// Returns all cases.
 pub(crate) fn all() -> impl Iterator<Item = Case> {
     [
         memory::CASES,
@@ -174,7 +173,7 @@ pub(crate) fn find(name: &str) -> Case {
     case.unwrap_or_else(|| panic!("there is no case {name}"))
 }
 
-/// The roles that other processes play in the cases.
+/// Returns the roles that other processes play in the cases.
 pub(crate) fn roles() -> impl Iterator<Item = &'static Role> {
     [
         memory::ROLES,
@@ -188,29 +187,29 @@ pub(crate) fn roles() -> impl Iterator<Item = &'static Role> {
     .flatten()
 }
 
-/// How often to do something that a short run on a fast machine does `count` times.
+/// Returns how often to repeat what a short run on a fast machine does `count` times.
 fn times(count: u32) -> u32 {
     count.saturating_mul(scale()).div_ceil(repeat_divisor())
 }
 
-/// Of things that are much alike, all, but on a slow machine only some.
+/// Returns all of some similar things, but fewer on a slow machine.
 fn some<T>(all: impl IntoIterator<Item = T>) -> impl Iterator<Item = T> {
     all.into_iter()
         .step_by(usize::try_from(repeat_divisor()).expect("small"))
 }
 
-/// Bytes that stand nowhere by accident; another number gives others.
+/// Returns bytes that are nowhere by accident. Another number gives others.
 fn secret(number: u64, len: usize) -> Vec<u8> {
     let mut random = Random(number.wrapping_mul(0xd134_2543_de82_ef95));
     let words = std::iter::repeat_with(|| random.next().to_le_bytes());
     words.flatten().take(len).collect()
 }
 
-/// Numbers that nobody can foresee (`SplitMix64`).
+/// A random number generator (`SplitMix64`).
 struct Random(u64);
 
 impl Random {
-    /// Others each time.
+    /// Creates one with another seed each time.
     fn new() -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let seed = now.map_or(0, |time| u64::from(time.subsec_nanos()) ^ time.as_secs());
@@ -225,18 +224,18 @@ impl Random {
         word ^ (word >> 31)
     }
 
-    /// A number less than `end`.
+    /// Returns a number less than `end`.
     fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
-    /// Returns some part of a time.
+    /// Returns a random part of a time.
     fn some_of(&mut self, most: Duration) -> Duration {
         let micros = u64::try_from(most.as_micros()).expect("not long");
         Duration::from_micros(self.below(micros + 1))
     }
 
-    /// Sleeps for some time, `most` at the longest.
+    /// Sleeps for a random time of `most` or less.
     fn pause(&mut self, most: Duration) {
         thread::sleep(self.some_of(most));
     }

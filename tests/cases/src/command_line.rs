@@ -4,7 +4,7 @@
 
 use std::fs;
 
-/// The value of the parameter that begins with `name`, which ends with its `=`. `/proc` must be mounted.
+/// Returns the value of the parameter `name`, which ends with its `=`. `/proc` must be mounted.
 #[must_use]
 pub fn parameter(name: &str) -> Option<String> {
     let parameters = fs::read_to_string("/proc/cmdline").ok()?;

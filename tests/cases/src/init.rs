@@ -33,23 +33,23 @@ use crate::{
     patience::Patience,
 };
 
-/// The modules that KVM consists of, in the order of loading, one path a line.
+/// The file that names KVM's modules, one path a line, in the order of loading.
 const KVM_MODULES: &str = "/modules/kvm";
 
-/// The second serial port: the report to the harness.
+/// The second serial port, for messages to the harness.
 const RESULT_PORT: &str = "/dev/ttyS1";
 
-/// What an out-of-tree module without a signature leaves in `/proc/sys/kernel/tainted`, and Bochs's
-/// processor, whose microcode is old. Any other bit is a fault: a warning, an Oops, a lock-up.
+/// The expected bits of `/proc/sys/kernel/tainted`: an out-of-tree module, without a signature, and
+/// the old microcode of Bochs's processor. Any other bit is a fault: a warning, an Oops, a lockup.
 const EXPECTED_TAINT: u64 = (1 << 12) | (1 << 13) | (1 << 2);
 
-/// How long a killed case may take to be gone.
+/// The time limit for a killed case to be gone.
 const KILL_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether a case has ended.
+/// The time between two looks at whether a case has ended.
 const NAP: Duration = Duration::from_millis(5);
 
-/// Does all, and powers off. Without the report's end marker the harness takes the VM for lost.
+/// Runs the cases, and powers off. The harness takes a VM without the message `End` for lost.
 pub(crate) fn run() -> ! {
     let outcome =
         panic::catch_unwind(|| set_up().and_then(|(cases, port)| run_cases(&cases, port)));
@@ -70,7 +70,7 @@ pub(crate) fn run() -> ! {
     }
 }
 
-/// Makes the VM a place for cases to run in.
+/// Mounts file systems and loads KVM.
 fn set_up() -> io::Result<(Vec<Case>, File)> {
     for (kind, place) in [
         ("proc", "/proc"),
@@ -87,9 +87,8 @@ fn set_up() -> io::Result<(Vec<Case>, File)> {
         mount(kind, place, kind, MountFlags::empty(), None)
             .map_err(|error| io::Error::other(format!("mount {place}: {error}")))?;
     }
-    // What hangs shall be in the log before its case is ended. Not sooner than this, since the
-    // kernel goes by its clock: in a VM that gets little of its machine a task may be blocked for
-    // long, and not hang.
+    // A hang must be in the log before its case is ended. The kernel goes by its own clock: a task
+    // in a VM with little CPU time may be blocked for long without a hang.
     fs::write("/proc/sys/kernel/hung_task_timeout_secs", "120")?;
 
     let names = parameter(CASE_PARAMETER)
@@ -116,8 +115,8 @@ fn number(name: &str) -> u32 {
     value.unwrap_or(1)
 }
 
-/// Loads KVM, with the parameters that the kernel's command line has for its modules
-/// (`kvm_intel.ept=N`): as for any module, the kernel leaves that to whoever loads it.
+/// Loads KVM with the parameters on the kernel's command line (`kvm_intel.ept=N`). The kernel
+/// leaves those of loadable modules to whoever loads them.
 pub(crate) fn load_kvm() -> io::Result<()> {
     let command_line = fs::read_to_string("/proc/cmdline")?;
     for path in fs::read_to_string(KVM_MODULES)?.lines() {
@@ -132,7 +131,7 @@ pub(crate) fn load_kvm() -> io::Result<()> {
             Ok(()) | Err(Errno::EXIST) => (),
             Err(error) => return Err(io::Error::other(format!("load {path}: {error}"))),
         }
-        // One that the processor does not let it have would be ignored.
+        // KVM ignores parameters that the processor does not support.
         for (parameter, value) in parameters.iter().filter_map(|word| word.split_once('=')) {
             let set = fs::read_to_string(format!("/sys/module/{name}/parameters/{parameter}"))?;
             if set.trim() != value {
@@ -144,7 +143,7 @@ pub(crate) fn load_kvm() -> io::Result<()> {
     Ok(())
 }
 
-/// Opens the port for plain bytes.
+/// Opens the port, and turns off its line editing.
 fn result_port() -> io::Result<File> {
     let port = OpenOptions::new()
         .read(true)
@@ -156,20 +155,25 @@ fn result_port() -> io::Result<File> {
     Ok(port)
 }
 
-/// Runs the cases one after the other, until one fails: what it leaves behind is of no use to the next.
+/// Runs the cases one after the other until one fails: it may disturb the next.
 fn run_cases(cases: &[Case], mut port: File) -> io::Result<()> {
-    let mut said = Said::from_now()?;
+    let mut host_log = HostLog::from_now()?;
     for (index, case) in cases.iter().enumerate() {
         let is_last = index + 1 == cases.len();
-        if !run_case(case, is_last, &mut said, &mut port)? {
+        if !run_case(case, is_last, &mut host_log, &mut port)? {
             break;
         }
     }
     Ok(())
 }
 
-/// Runs a case as a child, watches over it, and reports. Whether it passed.
-fn run_case(case: &Case, is_last: bool, said: &mut Said, port: &mut File) -> io::Result<bool> {
+/// Runs a case in a child process, and reports. Returns whether it passed.
+fn run_case(
+    case: &Case,
+    is_last: bool,
+    host_log: &mut HostLog,
+    port: &mut File,
+) -> io::Result<bool> {
     let mut tell = |message: Message| writeln!(port, "{message}");
     let name = case.name();
     fs::write("/dev/kmsg", format!("{CASE_MARK}{name}"))?;
@@ -184,11 +188,11 @@ fn run_case(case: &Case, is_last: bool, said: &mut Said, port: &mut File) -> io:
     let text = Arc::new(Mutex::new(String::new()));
     let stdout = child.stdout.take().map(|pipe| collect(pipe, &text));
     let stderr = child.stderr.take().map(|pipe| collect(pipe, &text));
-    let mut problem = wait(&mut child, case.limit * scale(), said)?.err();
-    let others = mem::take(&mut said.others);
+    let mut problem = wait(&mut child, case.limit * scale(), host_log)?.err();
+    let others = mem::take(&mut host_log.others);
 
-    // What the case left behind, so that nothing disturbs the shutdown. When all of it is gone the
-    // pipes are closed.
+    // End what the case left behind, so that nothing disturbs the shutdown. When all of it is gone
+    // the pipes are closed.
     let _ = kill_all();
     let collectors = stdout.iter().chain(&stderr);
     let mut patience = Patience::of(KILL_LIMIT, Duration::from_millis(1));
@@ -196,7 +200,7 @@ fn run_case(case: &Case, is_last: bool, said: &mut Said, port: &mut File) -> io:
     if problem.is_none() {
         problem = unexpected_taint()?.or_else(lockdep_is_off);
     }
-    // It takes long; the memory may also be that of an earlier case.
+    // This takes long. The memory may also be an earlier case's.
     if problem.is_none() && is_last {
         problem = leaks()?;
     }
@@ -206,31 +210,31 @@ fn run_case(case: &Case, is_last: bool, said: &mut Said, port: &mut File) -> io:
     for line in problem.iter().map(String::as_str).chain(text.lines()) {
         tell(Message::Text(line.to_owned()))?;
     }
-    // What was asked for since is told, but not judged: leaks that are none in the end, who waits for what.
-    said.read()?;
-    said.others.clear();
+    // Lines since then are shown, but not judged: they answer `leaks` and the time limit.
+    host_log.read()?;
+    host_log.others.clear();
     for line in others {
         tell(Message::Log(line))?;
     }
-    for line in said.last.iter().filter(|_| problem.is_some()) {
+    for line in host_log.last.iter().filter(|_| problem.is_some()) {
         tell(Message::Text(format!("log: {line}")))?;
     }
     tell(Message::End)?;
     Ok(problem.is_none())
 }
 
-/// What the kernel says from the first case on, of which the console has the warnings only: with all that
-/// the module says the port would take most of the time.
-struct Said {
+/// What the kernel logs from the first case on. The console shows warnings only: the module's
+/// reports would take most of the time on that port.
+struct HostLog {
     log: KernelLog,
-    /// All but what the module says.
+    /// The lines that are not the module's.
     others: Vec<String>,
-    /// The last lines.
+    /// The last lines, which a failed case shows.
     last: VecDeque<String>,
 }
 
-impl Said {
-    /// For who wants to know why a case has failed.
+impl HostLog {
+    /// How many lines a failed case shows.
     const LAST: usize = 60;
 
     fn from_now() -> io::Result<Self> {
@@ -241,7 +245,7 @@ impl Said {
         })
     }
 
-    /// Reads on. To be called before much can be overwritten.
+    /// Reads the lines since the last call. The buffer must not overflow in between.
     fn read(&mut self) -> io::Result<()> {
         for line in self.log.lines()? {
             if !line.starts_with("kvm_inspect: ") {
@@ -256,7 +260,7 @@ impl Said {
     }
 }
 
-/// Collects what comes from a pipe, line by line, until that is closed.
+/// Collects the lines from a pipe until it is closed.
 fn collect(pipe: impl Read + Send + 'static, text: &Arc<Mutex<String>>) -> JoinHandle<()> {
     let text = text.clone();
     thread::spawn(move || {
@@ -268,13 +272,17 @@ fn collect(pipe: impl Read + Send + 'static, text: &Arc<Mutex<String>>) -> JoinH
     })
 }
 
-/// Waits for the case to end; the inner error says what was wrong with that end.
-fn wait(child: &mut Child, limit: Duration, said: &mut Said) -> io::Result<Result<(), String>> {
+/// Waits for the case to end. The inner error says what was wrong with its end.
+fn wait(
+    child: &mut Child,
+    limit: Duration,
+    host_log: &mut HostLog,
+) -> io::Result<Result<(), String>> {
     let mut patience = Patience::of(limit, NAP);
     loop {
         let status = child.try_wait()?;
-        // All that it has caused, if it is over.
-        said.read()?;
+        // If it is over, this has all that it caused.
+        host_log.read()?;
         if let Some(status) = status {
             return Ok(if status.success() {
                 Ok(())
@@ -286,7 +294,7 @@ fn wait(child: &mut Child, limit: Duration, said: &mut Said) -> io::Result<Resul
             break;
         }
     }
-    // Into the kernel log: what is blocked, and where.
+    // This logs which tasks are blocked, and where.
     fs::write("/proc/sysrq-trigger", "w")?;
     kill_all()?;
     let mut patience = Patience::of(KILL_LIMIT, NAP);
@@ -308,13 +316,13 @@ fn kill_all() -> io::Result<()> {
         let Some(pid) = number.filter(|&pid| pid != 1).and_then(Pid::from_raw) else {
             continue;
         };
-        // Kernel threads do not take it, others may be gone already.
+        // Kernel threads ignore it, others may be gone already.
         let _ = kill_process(pid, Signal::KILL);
     }
     Ok(())
 }
 
-/// Says so if lockdep, where it is built in, has turned itself off: it would see nothing more.
+/// Returns a problem if lockdep has turned itself off, as it does after its first finding.
 fn lockdep_is_off() -> Option<String> {
     let text = fs::read_to_string("/proc/lockdep_stats").ok()?;
     let mut lines = text.lines();
@@ -323,18 +331,18 @@ fn lockdep_is_off() -> Option<String> {
     (!is_on).then(|| "lockdep has turned itself off".to_owned())
 }
 
-/// Says what memory nobody refers to any more, where kmemleak is built in.
+/// Returns a problem if kmemleak finds leaked memory.
 fn leaks() -> io::Result<Option<String>> {
     const FILE: &str = "/sys/kernel/debug/kmemleak";
     if !fs::exists(FILE)? {
         return Ok(None);
     }
-    // What is younger than five seconds is not told (`mm/kmemleak.c`), and what is on its way from
-    // one place to another may be missed once.
+    // kmemleak reports no memory younger than five seconds (`mm/kmemleak.c`), and may miss a
+    // pointer that is being moved once.
     thread::sleep(Duration::from_secs(5));
     for _ in 0..2 {
         match fs::write(FILE, "scan") {
-            // A kernel that was locked down tells nobody.
+            // A locked down kernel does not tell.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
             result => result?,
         }
@@ -343,7 +351,7 @@ fn leaks() -> io::Result<Option<String>> {
     Ok((!text.trim().is_empty()).then(|| format!("memory was leaked:\n{text}")))
 }
 
-/// Says so if the kernel has noticed a fault of its own.
+/// Returns a problem if the kernel has noticed a fault of its own.
 fn unexpected_taint() -> io::Result<Option<String>> {
     let text = fs::read_to_string("/proc/sys/kernel/tainted")?;
     let taint: u64 = text.trim().parse().map_err(io::Error::other)?;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Calling the module: loading it with parameters, reading what it says, unloading it.
+//! Inspections that must go as a case expects.
 
 use std::{
     ffi::CString,
@@ -24,14 +24,13 @@ use crate::process::{own_pid, wait_until};
 /// Where the harness puts the module.
 const MODULE: &str = "/modules/kvm_inspect.ko";
 
-/// How long vCPUs may take to stand, unless a case says so itself. Nothing is wrong with one that
-/// is late because the machine is busy.
+/// The usual `freeze_timeout_ms=` of a case. A vCPU may be late because the machine is busy.
 const FREEZE_TIMEOUT_MS: u64 = 60_000;
 
-/// How often an inspection is tried whose pauses are so short that vCPUs may not stand in time.
+/// How often to try an inspection whose pauses are so short that vCPUs may not stop in time.
 const TRIES: u32 = 30;
 
-/// An inspection, whose outcome must be as a case wants it.
+/// An inspection, whose outcome must be as a case expects.
 #[derive(Clone)]
 pub(crate) struct Inspection(kvm_inspect_tool::Inspection);
 
@@ -80,8 +79,7 @@ impl Inspection {
 
     /// Loads the module, which must succeed, and keeps it loaded.
     ///
-    /// On a busy machine vCPUs may not come to a stop within a pause that is to be short, but not
-    /// each time.
+    /// On a busy machine vCPUs may not stop within a short pause. That does not happen each time.
     pub(crate) fn load(&self) -> Loaded {
         let tries = if self.may_be_late() { TRIES } else { 1 };
         for attempt in 1.. {
@@ -96,14 +94,13 @@ impl Inspection {
         unreachable!("it ends with the last try")
     }
 
-    /// Returns whether vCPUs may not come to a stop in time, though nothing is wrong.
+    /// Returns whether vCPUs may be late though nothing is wrong.
     fn may_be_late(&self) -> bool {
         self.0.sets("max_pause_ms")
     }
 
-    /// Makes the inspection again and again, at least `count` times, and unloads the module. What
-    /// must be one VM is inspected. Returns the report with the shortest pause, which least else
-    /// has prolonged.
+    /// Inspects one VM again and again, at least `count` times, and unloads the module. Returns the
+    /// report with the shortest pause, which other work on the machine has prolonged least.
     pub(crate) fn shortest(&self, count: usize) -> Report {
         let mut loaded = self.clone().set("interval_ms", 1).load();
         let mut reports = loaded.reports();
@@ -117,28 +114,28 @@ impl Inspection {
         report.expect("there is at least one")
     }
 
-    /// Makes the inspection, and unloads the module.
+    /// Inspects, and unloads the module.
     pub(crate) fn reports(&self) -> Vec<Report> {
         let reports = self.load().unload();
         assert!(!reports.is_empty(), "the module said nothing with {self}");
         reports
     }
 
-    /// Makes the inspection of what must be one VM, and unloads the module.
+    /// Inspects one VM, and unloads the module.
     pub(crate) fn report(&self) -> Report {
         let report = self.partial_report();
         assert_eq!(report.done.result, Outcome::Ok);
         report
     }
 
-    /// Makes the inspection of what must be one VM, whatever comes of it, and unloads the module.
+    /// Inspects one VM, and unloads the module. Any outcome will do.
     pub(crate) fn partial_report(&self) -> Report {
         let mut reports = self.reports();
         assert_eq!(reports.len(), 1, "one VM, one report: {reports:#?}");
         reports.remove(0)
     }
 
-    /// Makes an inspection that must be refused, with one line that says why; nothing may be left.
+    /// Tries an inspection that must be refused, with one line that says why. Nothing may be left.
     pub(crate) fn refused(&self, errno: Errno, why: &[&str]) {
         let refusal = match self.try_load() {
             Ok(loaded) => panic!("not refused: {self}: {:#?}", loaded.unload()),
@@ -153,7 +150,7 @@ impl Inspection {
         for part in why {
             assert!(text.contains(part), "no {part:?} with {self} in: {line}");
         }
-        // What is wrong, and what to do.
+        // The line says what is wrong; and what to do.
         assert!(text.contains("; "), "nothing to do with {self} in: {line}");
         assert_nothing_left();
     }
@@ -190,8 +187,7 @@ impl Loaded {
         reports
     }
 
-    /// Waits for an inspection that has begun after this was called, and returns its report. What
-    /// must be one VM is inspected.
+    /// Waits for an inspection of one VM that begins after this call. Returns its report.
     pub(crate) fn fresh_report(&mut self) -> Report {
         self.reports();
         // The first one may have begun before.
@@ -226,7 +222,7 @@ impl Loaded {
         output.reports
     }
 
-    /// Unloads the module, and returns all its lines since the last call. Nothing may be left of it.
+    /// Unloads the module, and returns all its lines since the last call. Nothing may be left.
     pub(crate) fn unload_for_lines(self) -> Vec<String> {
         let lines = self.loaded.unload();
         let lines = lines.unwrap_or_else(|error| panic!("unloading: {error}"));
@@ -234,8 +230,8 @@ impl Loaded {
         lines
     }
 
-    /// Unloads the module while others have probes on the same function. Returns its lines since the
-    /// last call.
+    /// Unloads the module while others have probes on the same function. Returns its lines since
+    /// the last call.
     pub(crate) fn unload_beside_others(self) -> Vec<String> {
         let lines = self.loaded.unload();
         let lines = lines.unwrap_or_else(|error| panic!("unloading: {error}"));
@@ -253,7 +249,7 @@ fn assert_nothing_else(mut others: Vec<String>, may_be_late: bool) {
     assert!(others.is_empty(), "unexpected: {others:#?}");
 }
 
-/// Checks that a report has all that is documented and nothing else, and does not contradict itself.
+/// Checks that a report has nothing undocumented, and does not contradict itself.
 fn assert_consistent(report: &Report) {
     let Report {
         done,
@@ -304,7 +300,7 @@ pub(crate) fn unload_module(name: &str) {
     result.unwrap_or_else(|error| panic!("unloading {name:?}: {error}"));
 }
 
-/// Wants the module to be gone, with its probe and its thread.
+/// Checks that the module is gone, with its probe and its thread.
 pub(crate) fn assert_nothing_left() {
     assert!(!is_loaded(), "the module is still loaded");
     let probes = fs::read_to_string("/sys/kernel/debug/kprobes/list");
@@ -313,23 +309,23 @@ pub(crate) fn assert_nothing_left() {
         !probes.contains("kvm_vcpu_ioctl"),
         "a probe was left: {probes}"
     );
-    // When it has left the module's code it may take some time to be gone.
+    // It may still be exiting when it has left the module's code.
     wait_until("the module's thread is gone", || module_thread().is_none());
 }
 
-/// Whether the module is loaded, or about to be.
+/// Returns whether the module is loaded, or about to be.
 pub(crate) fn is_loaded() -> bool {
     let modules = fs::read_to_string("/proc/modules").expect("the list of modules can be read");
     modules.lines().any(|line| line.starts_with("kvm_inspect "))
 }
 
-/// Returns whether the module is loaded for good.
+/// Returns whether the module has finished loading.
 pub(crate) fn is_live() -> bool {
     let state = fs::read_to_string("/sys/module/kvm_inspect/initstate");
     state.is_ok_and(|state| state.trim() == "live")
 }
 
-/// The number of the module's kernel thread, if it runs.
+/// Returns the number of the module's kernel thread, if it runs.
 pub(crate) fn module_thread() -> Option<i32> {
     let processes = fs::read_dir("/proc").expect("/proc can be read");
     let is_its = |path: &Path| {

@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages with the same contents that the kernel makes one of (KSM).
+//! KSM: the kernel merges pages with the same contents.
 
 use std::fs;
 
 use crate::process::wait_until;
 
-/// How many places the kernel has freed by merging, which is how many pages look the same as others.
+/// Returns how many pages the kernel has freed by merging.
 pub(crate) fn merged_pages() -> u64 {
     let value = fs::read_to_string("/sys/kernel/mm/ksm/pages_sharing");
     let value = value.expect("the kernel can merge pages");
     value.trim().parse().expect("a number")
 }
 
-/// Has the kernel merge pages that it may merge until at least `wanted` are, and then no more. What
-/// is merged stays so.
-pub(crate) fn merge_pages(wanted: u64) {
-    // Without rest, and without passing by pages that had to wait before.
+/// Lets the kernel merge pages until it has freed at least `count`, and then stops it. The pages
+/// stay merged.
+pub(crate) fn merge_pages(count: u64) {
+    // Without rest, and without skipping pages that it could not merge before.
     for (name, value) in [
         ("sleep_millisecs", "0"),
         ("pages_to_scan", "2000"),
@@ -26,7 +26,7 @@ pub(crate) fn merge_pages(wanted: u64) {
         set(name, value);
     }
     let mut merged = merged_pages();
-    while merged < wanted {
+    while merged < count {
         wait_until("more merged pages", || merged_pages() > merged);
         merged = merged_pages();
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The program in a test VM. As its first process it sets up the VM, runs the cases that the
-//! kernel's command line names as children, reports, and powers off.
+//! The program in a test VM. As the first process it sets up the VM, runs the cases that the
+//! kernel's command line names in child processes, reports, and powers off.
 //!
 //! `cases --list` prints the cases on any machine.
 
@@ -39,13 +39,12 @@ fn main() {
     }
 }
 
-/// A panic of any thread is the end of the case: with the message and the place, which the first
-/// process reports.
+/// Lets a panic of any thread end the case. The first process reports the message and the place.
 fn panic_ends_the_process() {
     let show = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         show(info);
-        // The first process must not end: that would be a kernel panic.
+        // If the first process ended the kernel would panic.
         if std_process::id() != 1 {
             std_process::exit(1);
         }

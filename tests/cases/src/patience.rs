@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How long to wait for what has to come.
+//! Time limits that hold on slow and busy machines.
 
 use std::{thread, time::Duration};
 
-/// What is left of the time in which something has to come.
+/// The rest of a time limit.
 ///
-/// It counts naps and not by a clock: the less of the machine the VM gets the longer each nap
-/// takes, and the limit stretches by itself. So it ends only what hangs, and that on any machine.
+/// It counts naps, and no clock: the less CPU time the VM gets the longer each nap takes. So the
+/// limit stretches, and ends only what hangs.
 pub(crate) struct Patience {
     naps: u128,
     nap: Duration,
 }
 
 impl Patience {
-    /// Makes so much of it as `nominal` is on a machine that has nothing else to do, to be spent in
-    /// naps of this length.
+    /// Creates a limit that is `nominal` on an idle machine, in naps of this length.
     pub(crate) fn of(nominal: Duration, nap: Duration) -> Self {
         Self {
             naps: nominal.as_micros() / nap.as_micros().max(1),
@@ -23,7 +22,7 @@ impl Patience {
         }
     }
 
-    /// Takes a nap. Returns whether there was patience for it.
+    /// Takes a nap. Returns false instead if none is left.
     #[must_use]
     pub(crate) fn nap(&mut self) -> bool {
         let Some(left) = self.naps.checked_sub(1) else {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What `/proc` tells about a process and its memory.
+//! What `/proc` says about processes, memory and the machine.
 
 use std::{
     fs::{self, File},
@@ -18,18 +18,18 @@ pub(crate) const PAGE: u64 = 4096;
 /// Bit 63 of a pagemap entry: the page is mapped (`Documentation/admin-guide/mm/pagemap.rst`).
 const PAGEMAP_PRESENT: u64 = 1 << 63;
 
-/// The number of this process.
+/// Returns the number of this process.
 pub(crate) fn own_pid() -> i32 {
     i32::try_from(std::process::id()).expect("process numbers are positive")
 }
 
-/// How much memory the process has, in KiB, to the page.
+/// Returns the resident memory of a process in KiB, exact to the page.
 pub(crate) fn resident_kib(pid: i32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
     field_kib(&text.expect("the process is there"), "Rss:").expect("there is an Rss line")
 }
 
-/// How much of the mapping at `address` consists of transparent huge pages, in KiB.
+/// Returns the transparent huge pages of the mapping at `address`, in KiB.
 pub(crate) fn huge_kib(address: u64) -> u64 {
     let smaps = fs::read_to_string("/proc/self/smaps").expect("smaps can be read");
     let mut inside = false;
@@ -51,23 +51,22 @@ pub(crate) fn huge_kib(address: u64) -> u64 {
     panic!("nothing is mapped at {address:#x}");
 }
 
-/// The value of a line `NAME   N kB`.
+/// Returns the value of a line `NAME   N kB`.
 fn field_kib(text: &str, name: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     rest.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-/// The page frame number in a pagemap entry of a page that is mapped.
+/// The page frame number in a pagemap entry of a mapped page.
 const PAGEMAP_FRAME: u64 = (1 << 55) - 1;
 
-/// Whether each of the `pages` pages from `address` on is mapped, by the kernel's own account.
+/// Returns for each of `pages` pages from `address` on whether the kernel has it mapped.
 pub(crate) fn present_pages(pid: i32, address: u64, pages: u64) -> Vec<bool> {
     let entries = pagemap(pid, address, pages);
     entries.map(|entry| entry & PAGEMAP_PRESENT != 0).collect()
 }
 
-/// In which page frame each of the `pages` pages of this process from `address` on lies, all of which
-/// are mapped.
+/// Returns the page frames of `pages` pages of this process from `address` on. All must be mapped.
 pub(crate) fn page_frames(address: u64, pages: u64) -> Vec<u64> {
     let entries = pagemap(own_pid(), address, pages);
     let frame = |entry| {
@@ -89,17 +88,17 @@ fn pagemap(pid: i32, address: u64, pages: u64) -> impl Iterator<Item = u64> {
     })
 }
 
-/// The state of a thread of this process, as in `/proc/PID/stat`: `R`, `S`, …
+/// Returns the state of a thread of this process, as in `/proc/PID/stat`: `R`, `S`, …
 pub(crate) fn thread_state(tid: i32) -> char {
     state(&stat(&format!("/proc/self/task/{tid}")))
 }
 
-/// The same of a process with one thread.
+/// Returns the state of a process with one thread.
 pub(crate) fn process_state(pid: i32) -> char {
     state(&stat(&format!("/proc/{pid}")))
 }
 
-/// Returns how long a process has had a CPU.
+/// Returns how much CPU time a process has used.
 pub(crate) fn cpu_time(pid: i32) -> Duration {
     let (mut clock, mut time) = (0, MaybeUninit::<libc::timespec>::uninit());
     // SAFETY: Both pointers are valid for writing.
@@ -116,7 +115,7 @@ pub(crate) fn cpu_time(pid: i32) -> Duration {
     seconds + Duration::from_nanos(time.tv_nsec.try_into().expect("it is not negative"))
 }
 
-/// What `stat` in this folder has after the name.
+/// Returns the part of a folder's `stat` after the name.
 fn stat(folder: &str) -> String {
     let stat = fs::read_to_string(format!("{folder}/stat")).expect("it is there");
     let (_, rest) = stat.rsplit_once(") ").expect("the name is in parentheses");
@@ -127,7 +126,7 @@ fn state(stat: &str) -> char {
     stat.chars().next().expect("there is a state")
 }
 
-/// Whether the processor has a feature, by the kernel's name for it.
+/// Returns whether the processor has a feature, by the kernel's name for it.
 pub(crate) fn has_feature(name: &str) -> bool {
     let text = fs::read_to_string("/proc/cpuinfo").expect("it can be read");
     let line = text.lines().find(|line| line.starts_with("flags"));
@@ -135,32 +134,31 @@ pub(crate) fn has_feature(name: &str) -> bool {
     line.split_whitespace().any(|feature| feature == name)
 }
 
-/// Waits until `condition` holds. What consists of several steps is waited for step by step, with
-/// new patience for each.
+/// Waits until `condition` holds. Several steps are waited for one by one, each with its own limit.
 pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let mut patience = Patience::of(Duration::from_secs(60), Duration::from_millis(1));
     while !condition() {
         if !patience.nap() {
-            tell_what_runs();
+            print_what_runs();
             panic!("waited in vain: {what}");
         }
     }
 }
 
-/// Says what each thread of this process does, and has the kernel say what runs on each processor.
-fn tell_what_runs() {
+/// Prints what each thread of this process does. The kernel logs what each processor runs.
+fn print_what_runs() {
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten();
     for task in tasks.flatten() {
         let read = |name| fs::read_to_string(task.path().join(name)).unwrap_or_default();
         println!("{} {}", read("stat").trim(), read("syscall").trim());
         println!("{}", read("stack").trim());
     }
-    // Not to be had on each kernel; it is no more than a help.
+    // Some kernels lack it. It only helps.
     let _ = fs::write("/proc/sysrq-trigger", "l");
     thread::sleep(Duration::from_secs(1));
 }
 
-/// How often something has happened, by the kernel's own account.
+/// Returns the kernel's counter of an event.
 pub(crate) fn vm_event(name: &str) -> u64 {
     let text = fs::read_to_string("/proc/vmstat").expect("it can be read");
     let value = text

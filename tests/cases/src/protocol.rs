@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the first process of a test VM tells the harness, line by line, over the second serial
-//! port, for each case: that it begins, how it ended, what it said, and that this was all.
+//! The messages from a test VM's first process to the harness, over the second serial port, one a
+//! line. For each case they say that it begins, how it ended, what it printed, and that this was
+//! all.
 //!
-//! A VM that was lost says no [`Message::End`], whatever QEMU's exit status is.
+//! A lost VM sends no [`Message::End`], whatever QEMU's exit status is.
 
 use std::fmt;
 
-/// The kernel parameter that names the case, or several with commas between them, which are run one
+/// The kernel parameter that names the case, or several with commas between them. They run one
 /// after the other until one fails.
 pub const CASE_PARAMETER: &str = "case=";
 
@@ -17,36 +18,36 @@ pub const SCALE_PARAMETER: &str = "scale=";
 /// The kernel parameter with the divisor of repeat counts, for a slow emulator.
 pub const REPEAT_DIVISOR_PARAMETER: &str = "repeat_divisor=";
 
-/// The kernel parameter that says what the emulated processor can search with at best.
+/// The kernel parameter with the best engine that the emulated processor has.
 pub const ENGINE_PARAMETER: &str = "best_engine=";
 
-/// What stands in the kernel log, before the case's name, when a case begins.
+/// The kernel log has this, and the case's name, where a case begins.
 pub const CASE_MARK: &str = "cases: begin ";
 
-/// What a case says when its guest ended by a triple fault, which none of their programs can bring
-/// about.
+/// A case says this when its guest ended by a triple fault. None of the cases' programs can cause
+/// one.
 ///
-/// With two processors the emulator's AMD-V now and then makes one out of nothing: of Linux guests with
-/// two vCPUs it loses every fourth at boot, and sometimes their host, with no module there at all.
-/// So a case that says this is run once more.
+/// With two processors the emulator's AMD-V sometimes causes one by itself. It loses every fourth
+/// Linux guest with two vCPUs at boot, and sometimes the host, without the module. So such a case
+/// runs once more.
 pub const GUEST_LOST: &str = "a guest ended by a triple fault";
 
-/// What a scenario says when a Linux guest has ended when no module was there.
+/// A scenario says this when a Linux guest has ended without the module.
 pub const GUEST_LOST_ALONE: &str = "a Linux guest was lost without the module";
 
-/// What a case says when KVM could not go on with a guest that has its host's registers.
+/// A case says this when KVM stopped because a guest has the registers of its host.
 pub const HOST_IN_GUEST: &str = "a guest has the registers of its host";
 
-/// One line.
+/// A message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// The VM is ready, and the case with this name begins.
     Start(String),
     /// The case passed.
     Pass,
-    /// The case failed; the text that follows says why.
+    /// The case failed. The text that follows says why.
     Fail,
-    /// A line of what the case said.
+    /// A line that the case printed.
     Text(String),
     /// A line of the kernel log, which the console may not have.
     Log(String),
@@ -90,32 +91,32 @@ impl fmt::Display for Message {
     }
 }
 
-/// In what VM a case runs.
+/// The kind of VM that a case needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VmNeeded {
-    /// In any, after others.
+    /// Any VM, with other cases before it.
     Any,
-    /// In one apart from most: with others that need that, one after the other.
+    /// One with only those cases that need this.
     Own,
-    /// In one whose memory is in two NUMA nodes.
+    /// One whose memory is in two NUMA nodes.
     TwoNodes,
 }
 
 /// What a case may need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
-    /// What only the kernel that catches mistakes has.
+    /// The debug kernel.
     pub debug_kernel: bool,
-    /// What only the stock kernel has.
+    /// The stock kernel.
     pub stock_kernel: bool,
-    /// Allocations that fail, of which the kernel may speak.
+    /// Failing allocations, which the kernel may report.
     pub failing_allocations: bool,
-    /// In what VM it runs.
+    /// The kind of VM.
     pub vm: VmNeeded,
 }
 
 impl Needs {
-    /// Nothing of all that.
+    /// Nothing special.
     pub const NOTHING: Self = Self {
         debug_kernel: false,
         stock_kernel: false,
@@ -123,7 +124,7 @@ impl Needs {
         vm: VmNeeded::Any,
     };
 
-    /// Whether the kernel that catches mistakes has what is needed, or the stock kernel.
+    /// Returns whether the debug kernel, or else the stock kernel, has what is needed.
     #[must_use]
     pub fn fit(self, debug_kernel: bool) -> bool {
         if debug_kernel {
@@ -139,10 +140,10 @@ impl Needs {
 pub struct CaseInfo {
     /// Its name.
     pub name: String,
-    /// After how many seconds the first process ends it, on a machine that has nothing else to do:
-    /// it counts naps, which take longer on another.
+    /// Its time limit in seconds on an idle machine. The first process counts naps, which take
+    /// longer on a busy one.
     pub seconds: u64,
-    /// What it needs.
+    /// Its needs.
     pub needs: Needs,
 }
 

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a debugger does to a thread of another process.
+//! Tracing a thread of another process, as a debugger does.
 
 use std::{io, mem::MaybeUninit, ptr};
 
-/// A thread that is traced until this is dropped.
+/// A traced thread, until this is dropped.
 pub(crate) struct Tracer(libc::pid_t);
 
 impl Tracer {
-    /// Begins to trace a thread, which goes on meanwhile.
+    /// Begins to trace a thread, which runs on.
     pub(crate) fn seize(thread: libc::pid_t) -> Self {
         let this = Self(thread);
         this.request(libc::PTRACE_SEIZE, ptr::null_mut());
         this
     }
 
-    /// Stops it, and waits until it stands.
+    /// Stops it, and waits until it has stopped.
     pub(crate) fn interrupt(&self) {
         self.request(libc::PTRACE_INTERRUPT, ptr::null_mut());
         let mut status = 0;
@@ -25,7 +25,7 @@ impl Tracer {
         assert!(libc::WIFSTOPPED(status), "status {status:#x}");
     }
 
-    /// Its registers. It must stand.
+    /// Returns its registers. It must be stopped.
     pub(crate) fn registers(&self) -> libc::user_regs_struct {
         let mut registers = MaybeUninit::uninit();
         self.request(libc::PTRACE_GETREGS, registers.as_mut_ptr());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Other processes of a case: this program once more, in a role, with a line-by-line
-//! conversation over its standard input and output.
+//! Other processes of a case. Each is this program in a role, and talks to the case by lines on its
+//! standard input and output.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -12,7 +12,7 @@ use rustix::process::{kill_process, Pid, Signal};
 
 use crate::cases;
 
-/// What a role does; its arguments come from [`Other::start`].
+/// A role. Its arguments come from [`Other::start`].
 pub(crate) struct Role {
     /// Its name.
     pub(crate) name: &'static str,
@@ -20,20 +20,20 @@ pub(crate) struct Role {
     pub(crate) run: fn(&[&str]),
 }
 
-/// Plays a role: the other end of [`Other`].
+/// Plays a role, on the other side of [`Other`].
 pub(crate) fn play(name: &str, arguments: &[&str]) {
     let role = cases::roles().find(|role| role.name == name);
     let role = role.unwrap_or_else(|| panic!("there is no role {name}"));
     (role.run)(arguments);
 }
 
-/// In a role: says a line.
+/// Sends a line to the case, from a role.
 pub(crate) fn say(line: &str) {
     println!("{line}");
     io::stdout().flush().expect("the case reads");
 }
 
-/// In a role: the next line from the case; the process ends if there is none.
+/// Returns the next line from the case, in a role. Ends the process if there is none.
 pub(crate) fn hear() -> String {
     let mut line = String::new();
     let length = io::stdin().read_line(&mut line).expect("a line of text");
@@ -65,17 +65,17 @@ impl Other {
         Self { child, to, from }
     }
 
-    /// Its process number.
+    /// Returns its process number.
     pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("process numbers are positive")
     }
 
-    /// Says a line to it.
+    /// Sends it a line.
     pub(crate) fn tell(&mut self, line: &str) {
         writeln!(self.to, "{line}").expect("the process reads");
     }
 
-    /// The next line that it says.
+    /// Waits for its next line.
     pub(crate) fn hear(&mut self) -> String {
         let mut line = String::new();
         let length = self.from.read_line(&mut line).expect("a line of text");
@@ -83,7 +83,7 @@ impl Other {
         line.trim_end().to_owned()
     }
 
-    /// Says a line, and waits for the answer.
+    /// Sends it a line, and waits for the answer.
     pub(crate) fn ask(&mut self, line: &str) -> String {
         self.tell(line);
         self.hear()
@@ -100,14 +100,14 @@ impl Other {
         self.end();
     }
 
-    /// Lets it end by itself, and wants it to have gone well.
+    /// Waits until it ends by itself, which must be without an error.
     pub(crate) fn finish(mut self) {
         let status = self.child.wait().expect("it is a child");
         assert!(status.success(), "the other process ended with {status}");
     }
 
     fn end(&mut self) {
-        // Neither fails on a process that has ended already.
+        // Both succeed with a process that has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A place to swap to, in memory.
+//! Swap space, on a disk in memory.
 
 use std::{
     fs::{File, OpenOptions},
@@ -13,7 +13,7 @@ use crate::{inspect::load_module, process::PAGE};
 const DISK: &std::ffi::CStr = c"/dev/ram0";
 const PAGES: u32 = 16384;
 
-/// Lets the kernel swap, unless it does already.
+/// Turns swapping on, unless it is on.
 pub(crate) fn turn_on() {
     if File::open("/dev/ram0").is_ok() {
         return;
@@ -31,7 +31,7 @@ pub(crate) fn turn_on() {
         disk.write_all_at(bytes, offset).expect("it can be written");
     }
     drop(disk);
-    // SAFETY: A valid path.
+    // SAFETY: The path is a C string.
     let result = unsafe { libc::swapon(DISK.as_ptr(), 0) };
     assert_eq!(result, 0, "swapon: {}", io::Error::last_os_error());
 }

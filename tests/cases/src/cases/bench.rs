@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Measurements. Each compares alternating stretches of one run, since machines are noisy and an
-//! emulator's times mean nothing.
+//! Measurements. Each compares alternating parts of one run: machines are noisy, and an emulator's
+//! times mean nothing by themselves.
 
 mod idle;
 mod module;

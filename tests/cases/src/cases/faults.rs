@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Each allocation fails once: there is one clear line, the guest goes on, and nothing is left.
+//! Each allocation fails once: the module logs one clear line, the guest goes on, and nothing is
+//! left.
 
 use std::{
     ffi::CString,
@@ -23,7 +24,7 @@ pub(super) const CASES: &[Case] = cases![
     vcpus.failing_allocations(),
 ];
 
-/// Lets every kind of allocation fail, once a thread is told to have one fail.
+/// Lets every kind of allocation fail, for threads that ask for it.
 fn allow_faults() {
     let set = |kind: &str, name: &str, value: &str| {
         let path = format!("/sys/kernel/debug/{kind}/{name}");
@@ -31,14 +32,14 @@ fn allow_faults() {
     };
     for kind in ["failslab", "fail_page_alloc"] {
         set(kind, "ignore-gfp-wait", "N");
-        // The stack would look like a fault of the kernel's.
+        // The stack trace would look like a fault of the kernel.
         set(kind, "verbose", "0");
     }
     set("fail_page_alloc", "ignore-gfp-highmem", "N");
     set("fail_page_alloc", "min-order", "0");
 }
 
-/// What makes an allocation of one thread fail (`Documentation/fault-injection`, `fail-nth`).
+/// Makes an allocation of one thread fail (`Documentation/fault-injection`, `fail-nth`).
 struct FailNth(File);
 
 impl FailNth {
@@ -48,7 +49,7 @@ impl FailNth {
         Self(file.unwrap_or_else(|error| panic!("{path}: {error}")))
     }
 
-    /// The `nth` allocation from now on is to fail, the first is 1; 0 is none.
+    /// Makes the `nth` allocation from now on fail, counted from 1. With 0 none fails.
     fn set(&self, nth: u32) {
         let text = nth.to_string();
         self.0
@@ -56,7 +57,7 @@ impl FailNth {
             .expect("the number is taken");
     }
 
-    /// How many there are to be yet until one fails.
+    /// Returns how many allocations are left until one fails.
     fn left(&self) -> u32 {
         let mut text = [0; 16];
         let len = match self.0.read_at(&mut text, 0) {
@@ -67,12 +68,12 @@ impl FailNth {
         text.trim().parse().expect("a number")
     }
 
-    /// Whether one has failed since, of which the thread may have ended.
+    /// Returns whether one has failed since. The thread may have ended because of it.
     fn has_failed(&self) -> bool {
         self.left() == 0
     }
 
-    /// How many there are while something happens.
+    /// Counts the allocations while something happens.
     fn count(&self, happens: impl FnOnce()) -> u32 {
         const MANY: u32 = 1 << 30;
         self.set(MANY);
@@ -83,7 +84,7 @@ impl FailNth {
     }
 }
 
-/// The module and its parameters, read beforehand: to load it then is one system call.
+/// The module and its parameters, read beforehand: loading it is one system call then.
 struct Prepared {
     module: File,
     parameters: CString,
@@ -117,8 +118,8 @@ fn inspection() -> Inspection {
         .ranges(&["0-0xfff", "0x2000-0x3fff"])
 }
 
-/// In the thread that loads the module: the module's own start. What the kernel's loader allocates
-/// before is left out, but for the last few, since it is not always as much.
+/// Allocations fail in the thread that loads the module, while that starts. Those of the kernel's
+/// loader before are left out, but for the last few: their number varies.
 fn load() {
     const BORDER: u32 = 15;
     allow_faults();
@@ -133,7 +134,7 @@ fn load() {
             }
         })
     };
-    // Once, so that what the kernel keeps is there.
+    // Once beforehand, so that the kernel has what it keeps.
     allocations(&inspection());
     let until_start = allocations(&inspection().set("pid", -1));
     let all = allocations(&inspection());
@@ -170,7 +171,7 @@ fn load() {
     vm.finish();
 }
 
-/// In the module's own thread, from the second inspection on.
+/// Allocations fail in the module's own thread, from the second inspection on.
 fn rounds() {
     allow_faults();
     let mut vm = guest(&[Work::Count, Work::Halt]);
@@ -186,8 +187,8 @@ fn rounds() {
         let fail = FailNth::of(thread, thread);
         fail.set(nth);
         let (mut failed, mut is_over) = (false, false);
-        // Until one has failed and there was another inspection, or there was one in which none did.
-        // Some may be over already when this begins, and one may be under way.
+        // Wait until one has failed and another inspection is over, or until none failed in a whole
+        // inspection. Some inspections may be over when this begins, and one may be under way.
         let (mut has_begun, mut reports, mut reports_since) = (false, 0, 0);
         wait_until("the next inspections", || {
             let (now, others) = loaded.reports_and_others();
@@ -214,12 +215,12 @@ fn rounds() {
         });
         enough += reports;
         if !is_over {
-            // What the kernel allocates to take the probes away is left out: it warns without it.
+            // Allocations for removing probes are left out: the kernel warns when they fail.
             fail.set(0);
         }
         vm.wait_until_it_goes_on();
         if is_over {
-            // The list of VMs could not be made: that was the last inspection.
+            // The list of VMs could not be made, which ends the inspections.
             loaded.unload_for_lines();
             loaded = load();
         } else if !failed {
@@ -235,7 +236,7 @@ fn rounds() {
     vm.finish();
 }
 
-/// In the threads of vCPUs, which stand and read their registers.
+/// Allocations fail in the threads of vCPUs, which park and read their registers.
 fn vcpus() {
     allow_faults();
     let mut vm = guest(&[Work::Count, Work::PortIo, Work::Halt]);

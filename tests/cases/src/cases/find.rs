@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Which VM is inspected.
+//! The module finds the right VMs.
 
 use std::{thread, time::Duration};
 
@@ -19,7 +19,7 @@ pub(super) const CASES: &[Case] =
 
 pub(super) const ROLES: &[Role] = roles![has_secret];
 
-/// A VM whose vCPUs make no ioctl at all: one halts, one spins, one never ran.
+/// It finds a VM whose vCPUs make no ioctl: one halts, one spins, one never ran.
 fn silent() {
     let mut vm = Vm::bootable();
     for work in [Work::Halt, Work::Spin, Work::Halt] {
@@ -44,7 +44,7 @@ fn silent() {
     vm.finish();
 }
 
-/// Two VMs of one process: both, or the one that is named.
+/// Of two VMs in one process it inspects both, or the one that is named.
 fn two_vms() {
     let secret = secret(81, 16);
     let mut vms = [Vm::running(Work::Count), Vm::running(Work::Halt)];
@@ -76,7 +76,7 @@ fn two_vms() {
     vms.iter_mut().for_each(Vm::finish);
 }
 
-/// Two VMMs: only the one that is named, with what is in it.
+/// Of two VMMs it inspects the named one only.
 fn two_vmms() {
     let secret = secret(82, 16);
     let mut vmms = [0x300, 0x400].map(|place: u64| {
@@ -92,7 +92,7 @@ fn two_vmms() {
         assert_eq!(report.hits_of(0), [*place]);
     }
     for (mut vmm, _) in vmms {
-        // Each goes on, and the one that was not inspected has not been disturbed meanwhile.
+        // Both go on, and the other one was not disturbed.
         vmm.tell("end");
         vmm.finish();
     }
@@ -109,7 +109,7 @@ fn has_secret(arguments: &[&str]) {
     vm.finish();
 }
 
-/// A VMM that has closed its VM's file, and keeps only those of the vCPUs.
+/// It finds a VM whose VMM has closed the VM's file, and keeps those of the vCPUs.
 fn by_vcpu() {
     let secret = secret(83, 16);
     let mut vm = Vm::bootable();

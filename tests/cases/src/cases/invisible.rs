@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A VMM sees nothing of an inspection, whatever way it uses `KVM_RUN` in.
+//! A VMM sees nothing of an inspection, however it uses `KVM_RUN`.
 
 use std::{
     fs,
@@ -24,8 +24,8 @@ pub(super) const CASES: &[Case] = cases![
     rearmed,
 ];
 
-/// Loaded and unloaded, and with long pauses between inspections, for which the probe is taken away:
-/// each finds threads in calls that are not the hook's.
+/// The module finds threads in calls that did not come through its hook: each time when it was
+/// loaded, and after each long pause between inspections, for which it removes the probe.
 fn rearmed() {
     let mut vm = Vm::bootable();
     for work in [Work::Spin, Work::Halt, Work::Count, Work::Spin] {
@@ -45,7 +45,7 @@ fn rearmed() {
             freezes += 1;
         }
     }
-    // Nothing is there in between.
+    // No probe is left in between.
     let probes = || fs::read_to_string("/sys/kernel/debug/kprobes/list");
     wait_until("the probes are gone", || {
         probes().is_ok_and(|list| list.is_empty())
@@ -56,28 +56,28 @@ fn rearmed() {
     vm.finish();
 }
 
-/// With the plainest loop.
+/// With a VMM that uses the exits only.
 fn plain() {
     frozen_often(Manner::Plain);
 }
 
-/// With registers exchanged in the `kvm_run` page.
+/// With a VMM that exchanges registers in the `kvm_run` page.
 fn sync_regs() {
     frozen_often(Manner::SyncRegs);
 }
 
-/// With `immediate_exit`.
+/// With a VMM that sets `immediate_exit`.
 fn immediate_exit() {
     frozen_often(Manner::ImmediateExit);
 }
 
-/// With signals that only `KVM_RUN` lets in.
+/// With a VMM that lets signals in during `KVM_RUN` only.
 fn signal_mask() {
     frozen_often(Manner::SignalMask);
 }
 
-/// Frozen again and again, while the VMM checks each return of `KVM_RUN`: an `EINTR` that it has
-/// not brought about itself, or a changed field, ends the case.
+/// Freezes a guest again and again. Its VMM checks each return of `KVM_RUN`: an `EINTR` without a
+/// signal, or a changed field, ends the case.
 fn frozen_often(manner: Manner) {
     let mut vm = Vm::bootable();
     for work in [Work::Count, Work::PortIo, Work::Halt, Work::Spin] {
@@ -86,14 +86,14 @@ fn frozen_often(manner: Manner) {
     let begin = Instant::now();
     let mut loaded = Inspection::of_self().set("interval_ms", 1).load();
     let loading = begin.elapsed();
-    // Each of their calls comes after the module.
+    // All their KVM_RUN calls come after the module.
     vm.start();
     loaded.reports();
-    let wanted = times(250);
+    let enough = times(250);
     let (mut freezes, mut all_parked, mut sent) = (0, 0, 0);
     let mut took = Vec::new();
-    // Those count in which no vCPU was held out because its thread was late.
-    while all_parked < wanted {
+    // Count only freezes in which no vCPU was locked out because its thread was late.
+    while all_parked < enough {
         let before = all_parked;
         wait_until("another freeze with all vCPUs parked", || {
             for report in loaded.reports() {
@@ -114,15 +114,17 @@ fn frozen_often(manner: Manner) {
     vm.wait_until_it_goes_on();
     println!("counted: freezes={freezes} signals={}", sent * 4);
     assert!(all_parked > freezes / 5, "{all_parked} of {freezes}");
-    // A kick that is late or lost shows in how long vCPUs take to stand, against what as much work takes here
-    // as it is to load the module.
+    // A late or lost kick shows in the time until all vCPUs have stopped. Compare it with the time
+    // to load the module, which is similar work for this machine.
     took.sort_unstable();
     let median = Duration::from_micros(took[took.len() / 2]);
     assert!(
         median < loading,
-        "{median:?}, and the module was loaded in {loading:?}"
+        "it takes {median:?} to stop all vCPUs, and {loading:?} to load the module"
     );
-    println!("{freezes} freezes, all vCPUs parked in {all_parked}, {sent} signals to each vCPU");
+    println!(
+        "{freezes} freezes, in {all_parked} of them all vCPUs parked, {sent} signals to each vCPU"
+    );
     if manner == Manner::SignalMask {
         for vcpu in vm.vcpus() {
             wait_until("the VMM has seen each signal", || {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module comes and goes, and so do VMMs, at any moment.
+//! The module comes and goes at any moment, and so do VMMs.
 
 use std::{
     fs,
@@ -42,14 +42,14 @@ pub(super) const ROLES: &[Role] = roles![large, insmod];
 
 const MIB: u64 = 1 << 20;
 
-/// So much memory takes a while to search; how long depends on the machine.
+/// The size of memory that takes a while to search. How long depends on the machine.
 const LARGE: u64 = 16 * MIB;
 
-/// How often something is tried for which the right moment may be missed.
+/// How often to try for the right moment, which may be missed.
 const TRIES: u32 = 100;
 
-/// Loaded and unloaded again and again under a guest that counts, one that halts and one that does port
-/// I/O: their VMM checks what they do to the last step.
+/// The module is loaded and unloaded again and again under guests that count, halt and do port I/O.
+/// Their VMM checks each of their steps.
 fn load_unload() {
     let mut vm = Vm::bootable();
     for work in [Work::Count, Work::PortIo, Work::Halt] {
@@ -71,7 +71,8 @@ fn load_unload() {
     vm.finish();
 }
 
-/// Unloaded while all vCPUs are in the module's hook: in the guest, halted, on their way in and out.
+/// The module is unloaded while all vCPUs are in its hook: in the guest, halted, on their way in
+/// and out.
 fn unload_busy() {
     for work in [Work::Spin, Work::Halt, Work::PortIo, Work::Count] {
         let mut vm = Vm::bootable();
@@ -80,7 +81,7 @@ fn unload_busy() {
         }
         for round in 0..times(5) {
             let mut loaded = Inspection::of_self().set("interval_ms", 5).load();
-            // Each of their calls comes after the module; none may return early because of it.
+            // All their KVM_RUN calls come after the module. None may return early because of it.
             vm.start();
             loaded.reports();
             wait_until("reports with all of them", || {
@@ -98,7 +99,7 @@ fn unload_busy() {
     }
 }
 
-/// Adds memory to a VM. Returns an inspection of it that takes long.
+/// Adds memory to a VM. Returns an inspection of that, which takes long.
 fn long_inspection(vm: &mut Vm) -> Inspection {
     let memory = Mapping::new(LARGE, Backing::Anonymous);
     memory.touch_all();
@@ -107,7 +108,7 @@ fn long_inspection(vm: &mut Vm) -> Inspection {
     inspection
 }
 
-/// Unloaded at any moment of an inspection that takes long.
+/// The module is unloaded at any moment of a long inspection.
 fn unload_while_scanning() {
     let mut vm = Vm::running(Work::Count);
     let inspection = long_inspection(&mut vm).set("interval_ms", 1);
@@ -118,7 +119,7 @@ fn unload_while_scanning() {
         let report = loaded.reports().pop().expect("the first report");
         pause = Duration::from_micros(report.done.pause_us);
         sleep(Duration::from_millis(1) + pause * (rounds % 8) / 8);
-        // One more has begun; its report would come at its end.
+        // One more has begun. Its report would come at its end.
         cut_short += u32::from(loaded.unload().is_empty());
         rounds += 1;
         vm.vcpu(0).wait_until_it_goes_on();
@@ -128,7 +129,7 @@ fn unload_while_scanning() {
     vm.finish();
 }
 
-/// `insmod` is killed while the guest is being searched.
+/// `insmod` is killed while the module searches the guest.
 fn insmod_killed() {
     let mut vm = Vm::running(Work::Count);
     let inspection = long_inspection(&mut vm);
@@ -161,7 +162,7 @@ fn insmod_killed() {
     vm.finish();
 }
 
-/// Waits until an inspection that somebody has asked for begins. Returns false if it is over.
+/// Waits until an inspection begins. Returns false if it is over already.
 fn inspection_begins() -> bool {
     let mut begins = false;
     wait_until("an inspection begins", || {
@@ -171,28 +172,28 @@ fn inspection_begins() -> bool {
     begins
 }
 
-/// Loads the module, for the VMM with this number.
+/// A process that loads the module for the VMM with this number.
 fn insmod(arguments: &[&str]) {
     let pid = arguments[0].parse().expect("a number");
     let inspection = Inspection::of(pid).patterns(&["text:not there"]);
     say("begins");
-    // Whatever comes of it: this process may be killed before.
+    // The result does not matter: this process may be killed before.
     let _ = inspection.try_load().map(std::mem::forget);
 }
 
-/// A VMM is killed before, while and after its guest is searched: it is gone at once, and the
-/// module says so, and can be unloaded.
+/// A VMM is killed before, while and after its guest is searched. It is gone at once; the module
+/// says so, and can be unloaded.
 fn vmm_killed() {
     let mut durations = Durations::measure();
     let (mut killed, mut rounds) = (0, 0);
-    // The right moment may be missed, of few all the more.
+    // The right moment may be missed, all the more in few rounds.
     while rounds < times(12) || (killed == 0 && rounds < TRIES) {
         rounds += 1;
         let vmm = durations.start_vmm();
         let inspection = search_for_secret(&vmm);
         let load = thread::spawn(move || inspection.try_load());
         if rounds % 2 == 0 {
-            // At any moment of the whole, most of which is the loading of the module.
+            // At any moment from loading to unloading. Loading takes most of it.
             sleep(durations.whole * (rounds % 12) / 12);
         } else {
             wait_until("an inspection begins", || {
@@ -218,7 +219,7 @@ fn vmm_killed() {
 
 /// How long things take with the VMM of [`vmm_killed`].
 struct Durations {
-    /// To start it, at the longest: the machine may be busy now and then.
+    /// To start it, at most: the machine may be busy now and then.
     start: Duration,
     /// To load the module, search the guest and unload it.
     whole: Duration,
@@ -234,7 +235,7 @@ impl Durations {
             pause: Duration::ZERO,
         };
         let vmm = this.start_vmm();
-        // The first one takes longer than those that follow.
+        // The first inspection takes longer than the next ones.
         for _ in 0..2 {
             let begin = Instant::now();
             let report = search_for_secret(&vmm).report();
@@ -259,8 +260,8 @@ impl Durations {
         let begin = Instant::now();
         vmm.kill();
         let end = begin.elapsed();
-        // To start it takes longer than to end it, and a machine that is busy now may have been
-        // quick then.
+        // Starting it takes longer than ending it. A machine that is busy now may have been idle
+        // then.
         assert!(
             end < 20 * self.start,
             "it took {end:?} to kill a VMM that was started in {:?}",
@@ -269,13 +270,13 @@ impl Durations {
     }
 }
 
-/// Returns an inspection of the VMM `large` that finds its secret.
+/// Creates an inspection of the VMM `large` that finds its secret.
 fn search_for_secret(vmm: &Other) -> Inspection {
     Inspection::of(vmm.pid()).patterns(&[hex(&secret(101, 16))])
 }
 
-/// Returns whether a VMM was killed in the middle of its inspection. Whenever it was killed, the
-/// module must say what came of that.
+/// Returns whether a VMM was killed in the middle of its inspection. If it was killed at another
+/// moment, the module must say so.
 fn was_killed(loaded: Result<Loaded, Refusal>) -> bool {
     match loaded {
         Ok(loaded) => {
@@ -312,7 +313,8 @@ fn large(_: &[&str]) {
     hear();
 }
 
-/// A VMM ends between two inspections: the module waits for the next one and keeps nothing of it.
+/// A VMM ends between two inspections. The module waits for the next one, and keeps nothing of the
+/// VMM.
 fn vmm_ends() {
     let mut vmm = Other::start("large", &[]);
     assert_eq!(vmm.hear(), "runs");
@@ -346,7 +348,7 @@ fn vmm_ends() {
     );
 }
 
-/// Others trace the same function, before and while the module is there.
+/// Others trace the same function, before the module comes and while it is there.
 fn other_tracers() {
     let mut vm = Vm::bootable();
     for work in [Work::Count, Work::PortIo, Work::Halt] {
@@ -390,7 +392,7 @@ fn other_tracers() {
 /// The folder of ftrace.
 const TRACING: &str = "/sys/kernel/tracing";
 
-/// Sets the control files of ftrace in this order.
+/// Sets control files of ftrace, in this order.
 fn set_tracing(values: &[(&str, &str)]) {
     for (file, text) in values {
         let path = format!("{TRACING}/{file}");
@@ -398,10 +400,10 @@ fn set_tracing(values: &[(&str, &str)]) {
     }
 }
 
-/// Has the function traced that the module redirects: by probes and by ftrace.
+/// Traces the function that the module redirects, with probes and with ftrace.
 fn trace() {
     set_tracing(&[
-        // Little, so that it can be read soon.
+        // Small, so that it can be read quickly.
         ("buffer_size_kb", "16"),
         ("tracing_on", "1"),
         (
@@ -414,7 +416,7 @@ fn trace() {
     ]);
 }
 
-/// Ends what [`trace`] began. Each of the tracers must have seen calls.
+/// Ends what [`trace`] began. Each tracer must have seen calls.
 fn untrace() {
     set_tracing(&[("tracing_on", "0")]);
     let text = fs::read_to_string(format!("{TRACING}/trace")).expect("the trace can be read");

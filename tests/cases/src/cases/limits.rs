@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What limits an inspection, or makes it repeat.
+//! Parameters that limit an inspection, or repeat it.
 
 use kvm_inspect_tool::{
     hex::digits,
@@ -29,11 +29,11 @@ pub(super) const CASES: &[Case] = cases![
 
 const MIB: u64 = 1 << 20;
 
-/// How often a machine may be busy with something else, which prolongs any pause, when none is to
-/// be longer than was asked for.
+/// How often to try until no pause is longer than allowed: other work on the machine prolongs any
+/// pause.
 const TRIES: u32 = 30;
 
-/// A match counts if all of it is in one range, or in ranges that touch.
+/// A hit lies in one range, or in ranges that touch.
 fn range() {
     let mut vm = Vm::running(Work::Spin);
     vm.add_memory(MIB, 64 * PAGE, Backing::Anonymous)
@@ -55,7 +55,7 @@ fn range() {
     };
     let one = |first: u64, last: u64| vec![format!("{first:#x}-{last:#x}")];
 
-    // To the byte, on both sides; scanned are whole pages.
+    // Exact to the byte, on both sides. Whole pages are scanned.
     assert_eq!(hits(&one(first, first + 15)), (vec![first], 2 * PAGE));
     assert_eq!(hits(&one(first + 1, first + 15)), (vec![], 2 * PAGE));
     assert_eq!(hits(&one(first, first + 14)), (vec![], 2 * PAGE));
@@ -65,12 +65,12 @@ fn range() {
     );
     assert_eq!(hits(&one(second, u64::MAX)).0, [second]);
     assert_eq!(hits(&one(0, second - 1)).0, [first]);
-    // Decimal, and as a start and a size.
+    // In decimal, and as a start and a size.
     assert_eq!(hits(&[format!("{first}-{}", first + 15)]).0, [first]);
     assert_eq!(hits(&[format!("{first:#x}+16")]).0, [first]);
     assert_eq!(hits(&[format!("{first:#x}+15")]).0, [0; 0]);
     assert_eq!(hits(&["1M+64K".to_owned()]).0, [first]);
-    // Two ranges that touch are one, in whatever order; with a byte between them they are not.
+    // Two ranges that touch are one, in any order. With a byte between them they are not.
     let touch = [one(first + 5, first + 100), one(first - 10, first + 4)].concat();
     assert_eq!(hits(&touch).0, [first]);
     let apart = [one(first - 10, first + 4), one(first + 6, first + 100)].concat();
@@ -82,7 +82,7 @@ fn range() {
     vm.finish();
 }
 
-/// Only so many are printed, but all are counted.
+/// `max_hits=` limits the printed hits, but all are counted.
 fn max_hits() {
     let mut vm = Vm::running(Work::Spin);
     vm.add_memory(MIB, 64 * PAGE, Backing::Anonymous)
@@ -114,11 +114,11 @@ fn max_hits() {
     vm.finish();
 }
 
-/// Guest bytes are printed only when asked for, and then exactly those that are there.
+/// `context=` prints exactly the bytes around a hit that are present. Without it none are printed.
 fn context() {
     let mut vm = Vm::running(Work::Halt);
-    // Two stretches of memory: one that begins and ends with a match, and one of 5 MiB with matches
-    // about the borders of its windows, wherever in it they are.
+    // Two pieces of memory: one begins and ends with a match, the other has matches at all borders
+    // of its windows, wherever these are.
     let (small, large) = (MIB, 16 * MIB);
     let (small_len, large_len) = (4 * PAGE, 5 * MIB);
     for (gpa, len) in [(small, small_len), (large, large_len)] {
@@ -176,8 +176,8 @@ fn no_pattern() {
     vm.finish();
 }
 
-/// With an interval there is one report after the other, each of what is there at the time. The
-/// VMM never sees an `EINTR`, but for that of the first freeze.
+/// With `interval_ms=` reports follow each other, each about the memory of its time. The VMM sees
+/// no `EINTR` after the first freeze.
 fn interval() {
     let mut vm = Vm::bootable();
     for work in [Work::Count, Work::Halt, Work::PortIo] {
@@ -190,15 +190,15 @@ fn interval() {
         .patterns(&[hex(&secret)])
         .set("interval_ms", 20)
         .load();
-    // `insmod` is back, and there is one report.
+    // `insmod` has returned, and there is one report.
     let first = loaded.reports();
     assert_eq!(first[0].states(), [State::Outside; 3]);
     assert_eq!(first[0].done.hits, 0);
-    // From here on every KVM_RUN comes after the module.
+    // From here on each KVM_RUN comes after the module.
     vm.start();
 
     let mut seen = 0;
-    let mut wait_for = |what: &str, wanted: &dyn Fn(&Report) -> bool| {
+    let mut wait_for = |what: &str, is_it: &dyn Fn(&Report) -> bool| {
         wait_until(what, || {
             let reports = loaded.reports();
             for report in &reports {
@@ -206,10 +206,10 @@ fn interval() {
                 vm.assert_slots(report);
             }
             seen += reports.len();
-            reports.iter().any(wanted)
+            reports.iter().any(is_it)
         });
     };
-    wait_for("a report in which all stand", &|report| {
+    wait_for("a report with all vCPUs parked", &|report| {
         report.states() == [State::Parked; 3]
     });
     let places = [MIB + 123, MIB + 33 * PAGE - 1];
@@ -229,13 +229,13 @@ fn interval() {
     vm.finish();
 }
 
-/// No pause is longer than was asked for, however much there is to search; what does not fit into one
-/// is searched in the next ones, between which the guest runs.
+/// No pause is longer than `max_pause_ms=`. The rest is searched in further pauses, between which
+/// the guest runs.
 fn max_pause() {
     let mut vm = Vm::running(Work::Count);
     let memory = Mapping::new(16 * MIB, Backing::Anonymous);
     let hits = fill_with_matches(&memory, 1, 40);
-    // The slowest way.
+    // The slowest search.
     let inspection = Inspection::of_self()
         .patterns(&[hex(&MATCH)])
         .set("engine", "portable")
@@ -255,30 +255,30 @@ fn max_pause() {
         (1, whole.done.pause_us)
     );
 
-    // An eighth of it; to get to a thread that is due may take the emulator three more.
+    // An eighth of it. The emulator may need three more to schedule a thread that is due.
     let whole_us = whole.done.scan_us;
     let in_pauses = inspection.clone();
     let in_pauses = in_pauses.set("max_pause_ms", whole_us / 8000);
     let mut tries = (0..TRIES).map(|_| in_pauses.report());
     let report = tries.find(|report| report.done.pause_us < whole_us / 2 && report.done.pauses > 2);
-    let report = report.expect("there is no pause that is too long");
+    let report = report.expect("no pause is too long");
     let done = &report.done;
     assert!(done.paused_us > done.pause_us, "{done:?}");
-    // The guest counts all the time, and so its first memory is another in each pause.
+    // The guest counts all the time, so its first page differs in each pause.
     assert!(done.rescanned_bytes > 0, "{done:?}");
     assert_eq!((&report.hits, done.hits), (&whole.hits, hits));
     assert_eq!(done.scanned_bytes, LOW_MEMORY + times * memory.len());
     vm.assert_slots(&report);
     vm.wait_until_it_goes_on();
 
-    // Enough time for all of it.
+    // Long enough for all of it.
     let report = inspection.set("max_pause_ms", 3_600_000).report();
     assert_eq!((&report.hits, report.done.hits), (&whole.hits, hits));
     assert_eq!(report.done.pauses, 1);
     vm.finish();
 }
 
-/// A pause ends in the middle of what is handed out at once, if that takes longer: each byte is a match.
+/// A pause ends within a chunk if that takes longer: each byte is a match.
 fn max_pause_dense() {
     const CHUNKS: u64 = 2;
 
@@ -290,7 +290,7 @@ fn max_pause_dense() {
     let size = CHUNKS * (256 << 10);
     vm.add_memory(MIB, size, Backing::Anonymous)
         .fill_all(MATCH[0]);
-    // As many patterns as it takes for a chunk to take long for a freeze.
+    // As many patterns as needed to make a chunk take long, compared with a freeze.
     let mut lens = 16..17;
     let (inspection, alone) = loop {
         let patterns = lens.clone().map(|len| hex(&vec![MATCH[0]; len]));
@@ -313,7 +313,7 @@ fn max_pause_dense() {
         let mut tries = (0..TRIES).map(|_| in_pauses.report());
         let report =
             tries.find(|report| report.done.pause_us < chunk_us * 2 / 3 && report.done.pauses > 3);
-        let report = report.expect("there is no pause that is shorter than a chunk takes");
+        let report = report.expect("all pauses are shorter than a chunk takes");
         let done = &report.done;
         assert_eq!((&report.hits, done.hits), (&alone.hits, hits));
         assert_eq!(

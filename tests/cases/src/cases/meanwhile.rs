@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What becomes of memslots and memory while the VM is inspected again and again.
+//! Memslots and memory change while the VM is inspected again and again.
 
 use std::sync::Arc;
 
@@ -27,18 +27,18 @@ pub(super) const CASES: &[Case] = cases![
 
 const MIB: u64 = 1 << 20;
 
-/// Inspects again and again, at once after each other, while something `happens`, in a short run
-/// `wanted` times each. Gives each report to `check`.
+/// Inspects without rest while something `happens`, `count` times each in a short run. Gives each
+/// report to `check`.
 pub(super) fn inspect_while(
     inspection: Inspection,
-    wanted: u32,
+    count: u32,
     mut happens: impl FnMut(),
     mut check: impl FnMut(&Report),
 ) {
     let mut loaded = inspection.set("interval_ms", 1).load();
-    let wanted = times(wanted);
+    let count = times(count);
     let (mut inspections, mut rounds) = (0, 0);
-    while inspections < wanted || rounds < wanted {
+    while inspections < count || rounds < count {
         wait_until("the next inspection", || {
             happens();
             rounds += 1;
@@ -56,16 +56,16 @@ pub(super) fn inspect_while(
 #[derive(Clone, Copy)]
 enum Stay {
     Always,
-    /// They are being moved or swapped nearly all the time.
+    /// They are moved or swapped nearly all the time.
     Seldom,
 }
 
-/// A guest that counts and halts, with a slot of its own for a case to play with.
+/// A guest that counts and halts, with a slot that a case changes.
 struct Guest {
     vm: Vm,
     memory: Arc<Mapping>,
     secret: Vec<u8>,
-    /// Where the secret is: at both ends of the slot, whose first and last page stay as they are.
+    /// The addresses of the secret: at both ends of the slot, whose first and last page stay.
     places: [u64; 2],
 }
 
@@ -78,7 +78,7 @@ impl Guest {
             vm.add_vcpu(Mode::Long, work);
         }
         let memory = vm.add_memory(4 * MIB, Self::LEN, backing);
-        // Pages of zeros would not be written when they are swapped out.
+        // The kernel would not write pages of zeros to swap.
         memory.fill_all(0xa5);
         let secret = secret(120, 16);
         let places = [4 * MIB + 8, 4 * MIB + Self::LEN - 24];
@@ -94,7 +94,7 @@ impl Guest {
         }
     }
 
-    /// Changes stretches of the memory, but not its first and last page, while it is searched. If
+    /// Changes parts of the memory, but not its first and last page, while it is searched. While
     /// these stay mapped both secrets are found each time.
     fn change(mut self, stay: Stay, mut change: impl FnMut(&Mapping, u64, u64)) {
         let mut random = Random::new();
@@ -124,11 +124,11 @@ impl Guest {
             Stay::Always => assert_eq!(found, reports),
             Stay::Seldom => (),
         }
-        // Nothing is lost, and nothing is still pinned that should not be.
+        // Nothing is lost, and nothing is still pinned.
         for place in self.places {
             assert_eq!(self.vm.read(place, 16), self.secret);
         }
-        // The kernel may still be making huge pages, which are not there for that moment.
+        // The kernel may still be making huge pages, which are absent for that moment.
         wait_until("both secrets are found", || {
             inspection.report().hits == expected
         });
@@ -137,7 +137,7 @@ impl Guest {
     }
 }
 
-/// The VMM takes memory away and touches it again, as for a balloon.
+/// The VMM discards memory and touches it again, as with a balloon.
 fn memory_ballooned() {
     Guest::new(Backing::Anonymous).change(Stay::Always, |memory, offset, len| {
         memory.discard(offset, len);
@@ -145,7 +145,7 @@ fn memory_ballooned() {
     });
 }
 
-/// The VMM unmaps memory below a slot, and maps other memory there.
+/// The VMM unmaps memory in a slot, and maps other memory there.
 fn memory_unmapped() {
     Guest::new(Backing::Anonymous).change(Stay::Always, |memory, offset, len| {
         memory.unmap(offset, len);
@@ -154,7 +154,7 @@ fn memory_unmapped() {
     });
 }
 
-/// Holes are punched into the memfd that the memory is in.
+/// The VMM punches holes into the memfd of the memory.
 fn memory_punched() {
     Guest::new(Backing::Memfd).change(Stay::Always, |memory, offset, len| {
         memory.punch(offset, len);
@@ -162,7 +162,7 @@ fn memory_punched() {
     });
 }
 
-/// The kernel swaps the memory out, that of the program, too.
+/// The kernel swaps memory out, the program's own, too.
 fn memory_swapped() {
     swap::turn_on();
     let guest = Guest::new(Backing::Anonymous);
@@ -171,7 +171,7 @@ fn memory_swapped() {
     guest.change(Stay::Seldom, |memory, offset, len| {
         low.page_out();
         memory.page_out();
-        // Some come back.
+        // Some pages are read back.
         for offset in (offset..offset + len.min(8 * PAGE)).step_by(4096) {
             memory.write(offset, &[1]);
         }
@@ -209,7 +209,7 @@ fn memory_huge() {
     assert!(split > 10, "{split}");
 }
 
-/// Slots are added, moved, deleted, and their flags changed, without pause.
+/// The VMM adds, moves and removes slots, and changes their flags, without pause.
 fn slots_change() {
     let secret = secret(121, 16);
     let mut vm = Vm::bootable();
@@ -262,7 +262,7 @@ fn changing_place(index: u64, other: bool) -> u64 {
     MIB + (2 * index + u64::from(other)) * CHANGING_LEN
 }
 
-/// Adds one of them, or removes it, or moves it, or changes its flags.
+/// Adds one of these slots, or removes it, moves it, or changes its flags.
 fn change_a_slot(vm: &mut Vm, mappings: &[Arc<Mapping>; 4], random: &mut Random) {
     let index = random.below(4);
     let mapping = &mappings[usize::try_from(index).expect("small")];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is found where, and what is left alone.
+//! All memory is searched, and left as it was.
 
 use std::{
     fs,
@@ -37,8 +37,8 @@ pub(super) const ROLES: &[Role] = roles![mostly_untouched];
 
 const MIB: u64 = 1 << 20;
 
-/// A pattern across each border of two pages of 8 MiB, so across each border of windows as well,
-/// however large they are; and in the first and the last bytes.
+/// Hits are found across each border of two pages of 8 MiB, and so across each border of windows,
+/// and in the first and the last bytes.
 fn borders() {
     let mut vm = Vm::running(Work::Count);
     let (gpa, len) = (MIB, 8 * MIB);
@@ -62,7 +62,8 @@ fn borders() {
     Vm::assert_scanned(&report, LOW_MEMORY + len);
     vm.assert_slots(&report);
 
-    // A single byte, the very first and the very last one, and nothing beside them.
+    // A single byte is found at the very first and the very last address of a range, and not beside
+    // it.
     let byte = 0xe7;
     vm.write(gpa, &[byte; 2]);
     vm.write(gpa + len - 2, &[byte; 2]);
@@ -79,7 +80,7 @@ fn borders() {
     vm.finish();
 }
 
-/// Memory that ends where guest-physical addresses do.
+/// Hits are found at the highest guest-physical addresses.
 fn highest() {
     let mut vm = Vm::running(Work::Halt);
     let end = 1 << physical_address_bits();
@@ -99,7 +100,7 @@ fn highest() {
     vm.finish();
 }
 
-/// How many bits a guest-physical address has on this machine.
+/// Returns how many bits a guest-physical address has on this machine.
 fn physical_address_bits() -> u32 {
     let text = std::fs::read_to_string("/proc/cpuinfo").expect("it can be read");
     let line = text.lines().find(|line| line.starts_with("address sizes"));
@@ -136,7 +137,7 @@ fn overlaps() {
     vm.finish();
 }
 
-/// No match spans a hole, be it one between slots or an absent page; what comes after it is found.
+/// No match spans a hole between slots or an absent page. Hits after it are found.
 fn holes() {
     let mut vm = Vm::running(Work::Halt);
     let secret = secret(3, 32);
@@ -161,7 +162,7 @@ fn holes() {
     vm.write(end_below - 16, first);
     vm.write(begin_above, second);
 
-    // Three pages present, one absent, one that is given back, and again three present.
+    // Three pages present, one absent, one discarded, and three present again.
     let gpa = 4 * MIB;
     let sparse = vm.add_memory(gpa, 8 * PAGE, Backing::Anonymous);
     for page in [0, 1, 2, 4, 5, 6, 7] {
@@ -191,35 +192,35 @@ fn holes() {
     vm.finish();
 }
 
-/// Pages of 4 KiB.
+/// In pages of 4 KiB.
 fn anonymous() {
     kind_of_memory(Backing::Anonymous);
 }
 
-/// Transparent huge pages.
+/// In transparent huge pages.
 fn transparent_huge() {
     kind_of_memory(Backing::TransparentHuge);
 }
 
-/// A file in memory.
+/// In a file in memory.
 fn memfd() {
     kind_of_memory(Backing::Memfd);
 }
 
-/// Huge pages of hugetlbfs.
+/// In huge pages of hugetlbfs.
 fn hugetlb() {
     kind_of_memory(Backing::HugeTlb);
 }
 
-/// Memory of one kind: found at both ends and across borders of both page sizes, counted to the
-/// page, and left as it was.
+/// Memory of one kind is searched at both ends and across borders of both page sizes, counted to
+/// the page, and left as it was.
 fn kind_of_memory(backing: Backing) {
     let mut vm = Vm::running(Work::Count);
     let gpa = 64 * MIB;
     let chunk = HUGE_PAGE;
     let memory = vm.add_memory(gpa, 6 * chunk, backing);
 
-    // All of the first and the second huge page, one byte of the fourth, all of the last.
+    // Touch all of the first and the second huge page, one byte of the fourth, all of the last.
     let huge = matches!(backing, Backing::TransparentHuge | Backing::HugeTlb);
     for offset in (0..2 * chunk).chain(5 * chunk..6 * chunk).step_by(4096) {
         memory.write(offset, &[0]);
@@ -267,18 +268,18 @@ fn kind_of_memory(backing: Backing) {
     vm.finish();
 }
 
-/// Pages of 4 KiB with NUMA hints.
+/// In pages of 4 KiB with NUMA hints.
 fn numa_hints() {
     with_numa_hints(Backing::Anonymous);
 }
 
-/// Transparent huge pages with NUMA hints.
+/// In transparent huge pages with NUMA hints.
 fn numa_hints_huge() {
     with_numa_hints(Backing::TransparentHuge);
 }
 
 /// Memory that NUMA balancing has made inaccessible, to see who uses it next, is searched, and
-/// stays as it is.
+/// stays so.
 fn with_numa_hints(backing: Backing) {
     fs::write("/proc/sys/kernel/numa_balancing", "1").expect("the kernel has NUMA balancing");
     for (file, value) in [
@@ -303,7 +304,7 @@ fn with_numa_hints(backing: Backing) {
         _ => len / PAGE,
     };
     let mut tries = (0..100).map(|_| {
-        // Balancing works in the tasks that run, and by how long they do.
+        // Balancing works in running tasks, by their run time.
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_secs(1) {
             std::hint::spin_loop();
@@ -311,7 +312,7 @@ fn with_numa_hints(backing: Backing) {
         let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
         assert_eq!(report.hits, vm.hits(0, &places));
         assert_eq!(report.done.absent_pages, 0);
-        // What had been made so, and still is, is noticed now.
+        // Entries that were inaccessible, and still are, fault now.
         let before = vm_event("numa_hint_faults");
         for offset in (0..len).step_by(4096) {
             memory.read(offset, 1);
@@ -324,7 +325,7 @@ fn with_numa_hints(backing: Backing) {
     vm.finish();
 }
 
-/// How much of the memory of [`mostly_untouched`] is touched: every 1000th page, counted from 1.
+/// The memory of [`mostly_untouched`], and the distance of its touched pages.
 const GIANT: u64 = 4 << 30;
 const GIANT_GPA: u64 = 4 << 30;
 const GIANT_STEP: u64 = 1000 * PAGE;
@@ -334,7 +335,7 @@ fn untouched_two_nodes() {
     untouched();
 }
 
-/// Of a large VM that uses little memory no page is faulted in.
+/// No page of a large VM that uses little memory is faulted in.
 fn untouched() {
     let mut vmm = Other::start("mostly_untouched", &[]);
     let address: u64 = vmm.hear().parse().expect("an address");
@@ -348,7 +349,7 @@ fn untouched() {
         assert_eq!(vmm.ask("check"), "right");
         report
     };
-    // Once before the comparison: the VMM's own code for all this has then been used.
+    // Once beforehand: then the VMM's own code for all this is present.
     inspect();
     let before = resident_kib(pid);
     let report = inspect();
@@ -380,8 +381,8 @@ fn untouched() {
     vmm.finish();
 }
 
-/// A VMM with 4 GiB, of which every 1000th page is touched. One more page is read, but never
-/// written: it stands for zeros, and is no page of its own.
+/// A VMM with 4 GiB that has touched every 1000th page. It has read one more page, but never
+/// written it: that is the shared page of zeros.
 fn mostly_untouched(_: &[&str]) {
     let mut vm = Vm::bootable();
     vm.add_vcpu(Mode::Long, Work::Halt);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A guest that runs a guest of its own.
+//! A guest with a guest of its own.
 
 mod alone;
 
@@ -19,7 +19,8 @@ pub(super) const CASES: &[Case] = cases![guest];
 
 pub(super) const MEASUREMENTS: &[Case] = cases![alone.within(1800)];
 
-/// It is frozen in the one or the other, and both go on. The registers are of the one that ran.
+/// The freeze finds it in the outer or the inner guest, and both go on. The registers are of the
+/// one that ran.
 fn guest() {
     let mut vm = Vm::bootable();
     vm.add_vcpu(Mode::Long, Work::Nested);
@@ -40,7 +41,8 @@ fn guest() {
             let rip = report.vcpus[0].general["rip"];
             let program = programs.iter().position(|program| program.contains(&rip));
             let program = program.unwrap_or_else(|| {
-                // If KVM cannot go on with it, either, the vCPU's thread says so, and ends the process.
+                // If KVM cannot go on with it, either, the vCPU's thread reports that, and ends the
+                // process.
                 thread::sleep(Duration::from_secs(10));
                 panic!("{rip:#x} is in neither")
             });

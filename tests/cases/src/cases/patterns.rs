@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What can be searched for.
+//! All kinds of patterns are found.
 
 use super::{secret, Case};
 use crate::{
@@ -14,7 +14,7 @@ pub(super) const CASES: &[Case] =
 
 const MIB: u64 = 1 << 20;
 
-/// 32 patterns at once, of 1 to 256 bytes, each in several places.
+/// 32 patterns of 1 to 256 bytes are found at once, each in several places.
 fn many() {
     let mut vm = Vm::running(Work::Count);
     vm.add_memory(MIB, 64 * PAGE, Backing::Anonymous)
@@ -37,7 +37,7 @@ fn many() {
         .collect();
     let mut expected = Vec::new();
     for (index, secret) in secrets.iter().enumerate() {
-        // At the border of two pages, and a page further down, close to the next one's.
+        // At the border of two pages, and a page further down, close to that of the next one.
         let border = MIB + (2 * index as u64 + 1) * PAGE;
         let places = [border - secret.len() as u64 / 2, border + PAGE / 2];
         for place in places {
@@ -58,7 +58,7 @@ fn many() {
     vm.finish();
 }
 
-/// Bytes and nibbles that may be any, and those that may not.
+/// Open bytes and nibbles match any, and the others only theirs.
 fn wildcards() {
     let mut vm = Vm::running(Work::Halt);
     vm.add_memory(MIB, 8 * PAGE, Backing::Anonymous).touch_all();
@@ -69,7 +69,7 @@ fn wildcards() {
         (0x300, &[0x48, 0x8b, 0xff, 0x5f, 0xd7]),
         (0x400, &[0x49, 0x8b, 0xff, 0x4f, 0xd7]),
         (0x500, &[0x48, 0x8b, 0xff, 0x4f, 0xd6]),
-        // Across the border of two pages, the open byte on each side of it.
+        // Across the border of two pages, with the open byte on each side.
         (PAGE - 3, &[0x48, 0x8b, 0x12, 0x43, 0xd7]),
         (2 * PAGE - 2, &[0x48, 0x8b, 0x12, 0x43, 0xd7]),
     ];
@@ -84,7 +84,7 @@ fn wildcards() {
             "hex:488B??4?D7",
             "hex:4? 8b ?? ?? d7",
             "hex:?8 8b ff ?f",
-            // Open at both ends, the last one beyond the end of memory.
+            // Open at both ends, with the last byte beyond the end of memory.
             "hex:?? 8b 12 43 ??",
             "hex:d6 ?? ??",
         ])
@@ -100,7 +100,7 @@ fn wildcards() {
     assert_eq!(report.hits_of(4), at(&[PAGE - 3, 2 * PAGE - 2]));
     assert_eq!(report.hits_of(5), at(&[0x504]));
 
-    // An open byte needs a byte: at the end of memory there is none.
+    // An open byte needs a byte, and after the end of memory there is none.
     let end = MIB + 8 * PAGE;
     vm.write(end - 2, &[0xd6, 0x11]);
     let report = Inspection::of_self()
@@ -112,7 +112,7 @@ fn wildcards() {
     vm.finish();
 }
 
-/// Text, with escapes, in bytes and in UTF-16.
+/// Text is found, with escapes, as bytes and as UTF-16.
 fn text() {
     let mut vm = Vm::running(Work::PortIo);
     vm.add_memory(MIB, 4 * PAGE, Backing::Anonymous).touch_all();
@@ -122,7 +122,7 @@ fn text() {
         (0x100, b"user=root, \\ secret".to_vec()),
         (0x200, "größer".as_bytes().to_vec()),
         (0x300, utf16("Passwort: größer 🔑")),
-        // Big endian is something else.
+        // Big endian does not match.
         (
             0x400,
             "PasswortĀ"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is refused: with the fitting error and one line that says what to do; the guest goes on,
-//! and nothing is left.
+//! The module refuses what it cannot do, with the right error and one line that says what to do.
+//! The guest goes on, and nothing is left.
 
 use std::{
     fs, iter,
@@ -35,8 +35,7 @@ pub(super) const CASES: &[Case] = cases![
     lockdown.alone().with_stock(),
 ];
 
-/// Wants each of the inspections to be refused, while a guest counts; afterwards the same guest can
-/// be inspected.
+/// Checks refusals while a guest counts. The same guest can be inspected afterwards.
 fn all_refused(refused: impl FnOnce(&mut Vm)) {
     let mut vm = Vm::running(Work::Count);
     vm.add_vcpu(Mode::Long, Work::Halt);
@@ -52,7 +51,7 @@ fn all_refused(refused: impl FnOnce(&mut Vm)) {
     vm.finish();
 }
 
-/// Patterns that are none.
+/// Malformed patterns are refused.
 fn patterns() {
     let long: String = iter::repeat_n("a5", 257).collect();
     let bad = [
@@ -86,11 +85,11 @@ fn patterns() {
                 .patterns(&[pattern])
                 .refused(Errno::INVAL, &why);
         }
-        // The number of the wrong one is said.
+        // The line has the number of the wrong one.
         Inspection::of_self()
             .patterns(&["text:good", "hex:00", "hex:0"])
             .refused(Errno::INVAL, &["pattern 2: "]);
-        // One byte less, and the longest is good.
+        // With one byte less it is the longest valid one.
         let report = Inspection::of_self()
             .patterns(&[format!("hex:{}", &long[..512])])
             .report();
@@ -98,7 +97,7 @@ fn patterns() {
     });
 }
 
-/// Ranges that are none.
+/// Malformed ranges are refused.
 fn ranges() {
     let bad = [
         ("0x2000-0x1fff", "before it starts"),
@@ -129,7 +128,7 @@ fn ranges() {
     });
 }
 
-/// Numbers out of range, and what is no number.
+/// Numbers out of range, and text that is no number, are refused.
 fn numbers() {
     let out_of_range = [
         ("vm_fd", "-2"),
@@ -157,7 +156,7 @@ fn numbers() {
         }
         Inspection::without_pid().refused(Errno::INVAL, &["pid= is missing"]);
         Inspection::of(0).refused(Errno::INVAL, &["pid= is missing"]);
-        // Here the kernel itself says what is wrong.
+        // The kernel itself reports these.
         for (name, value) in [
             ("pid", "abc"),
             ("max_hits", "99999999999999999999"),
@@ -178,10 +177,10 @@ fn numbers() {
     });
 }
 
-/// Processes that are none, or have no VM.
+/// Processes that do not exist, or have no VM, are refused.
 fn processes() {
     all_refused(|vm| {
-        // Above the highest number that a process can have.
+        // More than the highest number of a process.
         let max: i32 = fs::read_to_string("/proc/sys/kernel/pid_max")
             .ok()
             .and_then(|text| text.trim().parse().ok())
@@ -198,7 +197,7 @@ fn processes() {
         for pid in [1, 2] {
             Inspection::of(pid).refused(Errno::NOENT, &["has no VM"]);
         }
-        // A file that is none, one that is another, one of a vCPU.
+        // A descriptor without a file, one of another file, one of a vCPU.
         vm.vcpu(0).stop();
         let vcpu = vm.vcpu(0).file_number();
         vm.vcpu(0).start();
@@ -212,7 +211,7 @@ fn processes() {
     });
 }
 
-/// Without KVM there is nothing to inspect; with it, there is.
+/// Without KVM there is nothing to inspect. When KVM is loaded there is.
 fn without_kvm() {
     let inspection = Inspection::of_self();
     inspection.refused(
@@ -227,14 +226,14 @@ fn without_kvm() {
     vm.finish();
 }
 
-/// Somebody else redirects the function already.
+/// If somebody else redirects the function the module is refused.
 fn probe_taken() {
     all_refused(|_| {
         load_module("/modules/redirect.ko", "").expect("the test's own module can be loaded");
         Inspection::of_self().refused(Errno::BUSY, &["kvm_vcpu_ioctl", "live patch"]);
         unload_module("redirect");
 
-        // The other way round it is the other one that is refused: the probe does redirect.
+        // The other way round the other one is refused: the module's probe does redirect.
         let loaded = Inspection::of_self().set("interval_ms", 900).load();
         let other = load_module("/modules/redirect.ko", "");
         assert_eq!(other.expect_err("it is taken"), Errno::BUSY);
@@ -242,7 +241,7 @@ fn probe_taken() {
     });
 }
 
-/// All probes are turned off.
+/// If all probes are turned off the module is refused.
 fn probes_off() {
     let turn = |on: &str| fs::write("/sys/kernel/debug/kprobes/enabled", on).expect("a switch");
     all_refused(|_| {
@@ -252,7 +251,7 @@ fn probes_off() {
     });
 }
 
-/// A guest whose registers and memory the host cannot read.
+/// Guests whose registers and memory the host cannot read are refused.
 fn protected() {
     // KVM_X86_*_VM of arch/x86/include/uapi/asm/kvm.h.
     let kinds = [(2, "SEV"), (3, "SEV-ES"), (4, "SEV-SNP"), (5, "TDX")];
@@ -262,7 +261,7 @@ fn protected() {
     vm.write(0x600, &secret);
     let inspection = Inspection::of_self().patterns(&[hex(&secret)]);
     let protect = |parameters: &str, why: &[&str]| {
-        // The module does to the VM what KVM does, as long as it is loaded; the VM does not run.
+        // This module marks the VM as KVM does, as long as it is loaded. The VM does not run.
         let parameters = format!("fd={} {parameters}", vm.fd());
         load_module("/modules/protect.ko", &parameters).expect("the test's own module");
         inspection.refused(Errno::OPNOTSUPP, why);
@@ -280,7 +279,7 @@ fn protected() {
     vm.finish();
 }
 
-/// A vCPU that does not come, because its thread is in another ioctl: all go on when time is up.
+/// If a vCPU does not stop, because its thread is in another ioctl, all go on at the timeout.
 fn late_vcpu() {
     let mut vm = Vm::bootable();
     for _ in 0..2 {
@@ -296,7 +295,7 @@ fn late_vcpu() {
         // KVM_SET_REGS holds the vCPU while it waits for the registers.
         let call = scope.spawn(|| second[0].set_regs_from(&fault));
         fault.wait();
-        // On a busy machine the other one may be late, too, if there is not much time.
+        // On a busy machine the other one may be late, too, with a short timeout.
         let mut timeouts = (0..8).map(|power| Duration::from_millis(300) * (1 << power));
         let only_one = timeouts.any(|timeout| {
             let inspection = inspection.clone();
@@ -321,8 +320,8 @@ fn late_vcpu() {
             );
             vcpus.len() == 1
         });
-        assert!(only_one, "the other one never stood");
-        // The one that did stand goes on, though the other does not yet.
+        assert!(only_one, "the other one never stopped");
+        // The vCPU that had stopped goes on, while the other one still waits.
         first[0].wait_until_it_goes_on();
         fault.resolve();
         call.join().expect("a panic would have ended the process");
@@ -337,8 +336,8 @@ fn late_vcpu() {
     vm.finish();
 }
 
-/// A kernel that is locked down, so that not even root is to know what is in memory, between two
-/// inspections. (Before the first one the module could not be loaded: it is not signed.)
+/// If the kernel is locked down between two inspections, so that not even root may read memory, the
+/// next one is refused. (The unsigned module could not be loaded after that.)
 fn lockdown() {
     const SECURITY: &str = "/sys/kernel/security";
     let mut vm = Vm::running(Work::Count);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The registers in the report are those that KVM tells the VMM, and those that the guest has
-//! loaded.
+//! The report has the registers that KVM tells the VMM, and that the guest has loaded.
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
@@ -25,40 +24,40 @@ pub(super) const CASES: &[Case] = cases![
     port_io.with_stock(),
 ];
 
-/// Real mode.
+/// In real mode.
 fn real() {
     parked(&[Mode::Real]);
 }
 
-/// Protected mode: without paging, with it, with PAE.
+/// In protected mode: without paging, with it, with PAE.
 fn protected() {
     parked(&[Mode::Protected, Mode::ProtectedPaging, Mode::ProtectedPae]);
 }
 
-/// Long mode: the kernel's, 32-bit code, user space.
+/// In long mode: the kernel's, 32-bit code, user space.
 fn long() {
     parked(&[Mode::Long, Mode::Compatibility, Mode::LongUser]);
 }
 
-/// Long mode with five levels of page tables.
+/// In long mode with five levels of page tables.
 fn la57() {
     parked(&[Mode::LongLa57]);
 }
 
-/// Two vCPUs in each mode that load every register: one halts then, one spins. Both modes of
-/// standing show the same as the VMM's own ioctls once they are stopped.
+/// In each mode two vCPUs load all registers. One halts then, one spins. The report has the same as
+/// the VMM's own ioctls once they are stopped.
 fn parked(modes: &[Mode]) {
     let mut vm = Vm::bootable();
     for &mode in modes {
         for work in [Work::RegistersHalt, Work::RegistersSpin] {
-            // Only level 0 may halt.
+            // Only privilege level 0 may halt.
             if (mode, work) != (Mode::LongUser, Work::RegistersHalt) {
                 vm.add_vcpu(mode, work);
             }
         }
     }
     vm.start();
-    // The second time each comes from where the first inspection has put it.
+    // The second time each starts from where the first inspection has put it.
     for _ in 0..2 {
         let report = Inspection::of_self().report();
         assert!(report.states().iter().all(|&state| state == State::Parked));
@@ -79,7 +78,7 @@ fn parked(modes: &[Mode]) {
             );
             let mut regs = vcpu.regs();
             let reported_rip = reported.general["rip"];
-            if [reported_rip, regs.rip].map(|rip| vcpu.is_at_park(rip)) == [true; 2] {
+            if [reported_rip, regs.rip].map(|rip| vcpu.is_in_final_loop(rip)) == [true; 2] {
                 // It has gone on since, in its loop.
                 regs.rip = reported_rip;
             }
@@ -91,7 +90,7 @@ fn parked(modes: &[Mode]) {
     vm.finish();
 }
 
-/// vCPUs that are held out: what KVM holds is what its ioctls tell, too.
+/// Of vCPUs that are locked out the report has what KVM holds, as its ioctls do.
 fn outside() {
     let mut vm = Vm::bootable();
     vm.add_vcpu(Mode::Long, Work::UserSpace);
@@ -117,13 +116,13 @@ fn outside() {
     vm.finish();
 }
 
-/// Right after an exit from the guest, when nobody has asked for a register: on Intel RIP and RSP are
-/// then in the VMCS alone. The exits are an interrupt, with a signal for the VMM; an OUT; and a read
+/// Registers are right after an exit, before anybody has asked for one: on Intel RIP and RSP are in
+/// the VMCS alone then. The exits are an interrupt with a signal for the VMM, an OUT, and a read
 /// where there is no memory.
 fn after_exit() {
     const NAP: Duration = Duration::from_millis(20);
 
-    // With what KVM does not look at to handle the exit.
+    // Each with the registers that KVM does not read to handle the exit.
     for (work, in_vmcs) in [
         (Work::Spin, &["rip", "rsp"][..]),
         (Work::RegistersSpin, &["rip", "rsp"]),
@@ -136,8 +135,9 @@ fn after_exit() {
             vm.stop();
             vm
         };
-        // Held out: what KVM has in memory. On a busy machine a vCPU may be stopped before it is in
-        // the guest again, where it was taken from to see that it spins: then all is in memory.
+        // Locked out: the report has what KVM has in memory. On a busy machine a vCPU may be
+        // stopped before it has entered the guest again, after a look at its registers: then all is
+        // in memory.
         let mut naps = (0..8).map(|power| NAP * (1 << power));
         let found = naps.find_map(|nap| {
             let vm = at_exit(nap);
@@ -152,7 +152,7 @@ fn after_exit() {
         let (reported, vcpu) = (&report.vcpus[0], vm.vcpu(0));
         assert_eq!(reported.state, State::Outside);
         assert_cached(reported, &vcpu.regs(), &vcpu.sregs());
-        // KVM has them in memory since it was asked.
+        // KVM has them in memory since the ioctl.
         let known = Inspection::of_self().report();
         for register in ["rip", "rsp"] {
             let told = known.vcpus[0].general.get(register).copied();
@@ -161,7 +161,7 @@ fn after_exit() {
         vm.finish();
         drop(vm);
 
-        // At the entry of KVM_RUN: KVM is asked. What the VMM was asked for is then complete.
+        // Parked: KVM is asked, and completes the exit.
         let mut vm = at_exit(NAP);
         let vcpu = vm.vcpu(0);
         vcpu.start_without_guest();
@@ -170,15 +170,18 @@ fn after_exit() {
         assert_eq!(reported.state, State::Parked);
         vcpu.stop();
         assert_same(reported, &vcpu.regs(), &vcpu.sregs());
-        assert!(vcpu.is_at_park(reported.general["rip"]), "{reported:?}");
+        assert!(
+            vcpu.is_in_final_loop(reported.general["rip"]),
+            "{reported:?}"
+        );
         if work == Work::Mmio {
             assert_eq!(reported.general["rax"], u64::from_le_bytes([MMIO_BYTE; 8]));
         }
     }
 }
 
-/// A vCPU that does port I/O all the time: the registers are those of one moment, with the number
-/// that it read or the one that it wrote, never half of a step.
+/// During port I/O the registers are those of one moment: with the number that was read or the one
+/// to write, never in between.
 fn port_io() {
     let mut vm = Vm::running(Work::PortIo);
     let mut loaded = Inspection::of_self().set("interval_ms", 1).load();
@@ -193,7 +196,7 @@ fn port_io() {
             (before.saturating_sub(1)..=after).contains(&rounds),
             "{before} {rounds} {after}"
         );
-        // What it has made of the number of the last round, or this round's, or what it makes of that.
+        // The number to write in the last round or in this one, or this round's number to read.
         let (last, this) = (port_number(rounds - 1), port_number(rounds));
         let possible = [last.wrapping_add(1), this, this.wrapping_add(1)].map(u64::from);
         let rax = vcpu.general["rax"];
@@ -204,7 +207,7 @@ fn port_io() {
     vm.finish();
 }
 
-/// The report has exactly what `KVM_GET_REGS` and `KVM_GET_SREGS` give.
+/// Checks that the report has exactly the registers of `KVM_GET_REGS` and `KVM_GET_SREGS`.
 fn assert_same(reported: &report::Vcpu, regs: &kvm_regs, sregs: &kvm_sregs) {
     let id = reported.id;
     assert_eq!(reported.general, general(regs), "registers of vCPU {id}");
@@ -244,8 +247,8 @@ fn assert_same(reported: &report::Vcpu, regs: &kvm_regs, sregs: &kvm_sregs) {
     assert_eq!(reported.tables, tables, "tables of vCPU {id}");
 }
 
-/// The report has nothing else than `KVM_GET_REGS` and `KVM_GET_SREGS` give, and all of it that KVM
-/// always has in memory.
+/// Checks that the report has only registers of `KVM_GET_REGS` and `KVM_GET_SREGS`, and all that
+/// KVM always has in memory.
 fn assert_cached(reported: &report::Vcpu, regs: &kvm_regs, sregs: &kvm_sregs) {
     let id = reported.id;
     for (told, all) in [
@@ -254,7 +257,7 @@ fn assert_cached(reported: &report::Vcpu, regs: &kvm_regs, sregs: &kvm_sregs) {
     ] {
         for (register, value) in all {
             let may_be_absent = match register.as_str() {
-                // Known to the vendor's module alone.
+                // Only the vendor's module knows it.
                 "rflags" => {
                     assert!(!told.contains_key("rflags"));
                     true
@@ -272,23 +275,23 @@ fn assert_cached(reported: &report::Vcpu, regs: &kvm_regs, sregs: &kvm_sregs) {
     assert!(reported.segments.is_empty() && reported.tables.is_empty());
 }
 
-/// Whether the processor is one of Intel's.
+/// Returns whether the processor is one of Intel's.
 fn is_intel() -> bool {
     has_feature("vmx")
 }
 
-/// The report has what the guest's program has loaded.
+/// Checks that the report has what the guest's program has loaded.
 fn assert_loaded(reported: &report::Vcpu, vcpu: &Vcpu) {
     let (general, control) = (&reported.general, &reported.control);
     if vcpu.work() == Work::RegistersHalt {
-        assert_eq!(general["rip"], vcpu.park_address() + 1);
+        assert_eq!(general["rip"], vcpu.final_loop_address() + 1);
     } else {
-        assert!(vcpu.is_at_park(general["rip"]), "{reported:?}");
+        assert!(vcpu.is_in_final_loop(general["rip"]), "{reported:?}");
     }
     if vcpu.mode() == Mode::LongUser {
         return;
     }
-    // Carry and direction.
+    // The flags carry and direction.
     assert_eq!(general["rflags"] & 0x401, 0x401);
     let long = matches!(vcpu.mode(), Mode::Long | Mode::LongLa57);
     if long {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How memory is searched: by whom, in which way, in one pause or in several. Whatever the way, what is
-//! found must be the same.
+//! Ways to search: who searches, with what, in one pause or several. Each must find the same.
 
 mod ksm;
 pub(super) mod pauses;
@@ -38,13 +37,14 @@ pub(super) const CASES: &[Case] = cases![
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// What is handed out at once to those who search, aligned to the beginning of the slot.
+/// The size of a chunk: what one thread takes at once. Chunks are aligned to the beginning of the
+/// slot.
 const CHUNK: u64 = 256 << 10;
 
-/// How pages may be read.
+/// The values of `access=`.
 const ACCESSES: [&str; 3] = ["linear", "vmap", "copy"];
 
-/// What may search on this CPU, the best one first.
+/// Returns the engines of this CPU, the best one first.
 fn engines() -> Vec<&'static str> {
     let info = fs::read_to_string("/proc/cpuinfo").expect("it can be read");
     let flags = info.lines().find(|line| line.starts_with("flags"));
@@ -59,11 +59,11 @@ fn engines() -> Vec<&'static str> {
     engines
 }
 
-/// What stands very often where [`fill_with_matches`] was.
+/// The pattern that [`fill_with_matches`] writes very often.
 pub(super) const MATCH: [u8; 16] = [0x5a; 16];
 
-/// Makes the search of memory slow, whatever searches: the first `len` bytes of each `step`th page are full
-/// of matches. How many there are.
+/// Makes any search of memory slow: fills the first `len` bytes of each `step`th page with matches.
+/// Returns how many there are.
 pub(super) fn fill_with_matches(memory: &Mapping, step: usize, len: usize) -> u64 {
     let pages = (0..memory.len() / PAGE).step_by(step);
     let bytes = vec![MATCH[0]; len];
@@ -73,34 +73,34 @@ pub(super) fn fill_with_matches(memory: &Mapping, step: usize, len: usize) -> u6
     (pages.count() * (len - MATCH.len() + 1)) as u64
 }
 
-/// Returns how long it takes a guest to stand, in microseconds; not less than a few of the ticks by
-/// which the kernel measures time.
+/// Returns how long a freeze takes, in microseconds, but not less than a few ticks of the kernel's
+/// clock.
 pub(super) fn freeze_us(report: &Report) -> u64 {
     report.done.freeze_us.max(10_000)
 }
 
-/// Returns how long a search has to take, in microseconds, if it is to be cut into pauses, each of
-/// which is long for a freeze.
+/// Returns how long a search must take, in microseconds, to be cut into pauses that are long
+/// compared with a freeze.
 pub(super) fn long_us(report: &Report) -> u64 {
     40 * freeze_us(report)
 }
 
-/// A search that takes long, whatever the machine.
+/// A search that takes long on any machine.
 pub(super) struct Long {
-    /// The report of the whole of it.
+    /// The report of all of it.
     pub(super) whole: Report,
-    /// How often the memory is there that it takes long for.
+    /// How often the memory was added.
     pub(super) times: u64,
 }
 
-/// Makes an inspection's search take as long as `wanted_us` says of a report, on any machine: adds
-/// `memory` to the VM from `gpa` on, the same again and again.
+/// Makes an inspection's search take as long as `needed_us` says of a report, on any machine. Adds
+/// `memory` to the VM from `gpa` on, again and again.
 pub(super) fn lengthen(
     vm: &mut Vm,
     gpa: u64,
     memory: &Arc<Mapping>,
     inspection: &Inspection,
-    wanted_us: impl Fn(&Report) -> u64,
+    needed_us: impl Fn(&Report) -> u64,
 ) -> Long {
     const MOST: u64 = 4096;
     const MOST_AT_ONCE: u64 = 16;
@@ -112,22 +112,22 @@ pub(super) fn lengthen(
             times += 1;
         }
         let whole = inspection.shortest(3);
-        let (wanted, is) = (wanted_us(&whole), whole.done.scan_us.max(1));
-        if is >= wanted {
+        let (needed, is) = (needed_us(&whole), whole.done.scan_us.max(1));
+        if is >= needed {
             println!(
-                "{times} times the memory, {} us of {wanted}",
+                "{times} times the memory, {} us of {needed}",
                 whole.done.scan_us
             );
             return Long { whole, times };
         }
         assert!(times < MOST, "too quick: {:?}", whole.done);
-        // A bit more than it seems, so that it is enough the next time.
-        let enough = (times * wanted).div_ceil(is) * 5 / 4;
+        // A bit more than it seems, so that the next try suffices.
+        let enough = (times * needed).div_ceil(is) * 5 / 4;
         more = enough.saturating_sub(times).clamp(1, MOST_AT_ONCE * times);
     }
 }
 
-/// Letters of either case, and nothing else that differs from them by one bit.
+/// `itext:` finds letters of either case, and no other bytes that differ from them by one bit.
 fn itext() {
     let mut vm = Vm::running(Work::Count);
     vm.add_memory(MIB, 4 * PAGE, Backing::Anonymous).touch_all();
@@ -152,10 +152,10 @@ fn itext() {
     vm.finish();
 }
 
-/// Finds matches at each offset around each kind of border, with and without the bytes around them,
-/// in each way in which memory can be read and searched.
+/// Finds matches at each offset around each kind of border, with and without context, with each
+/// engine and each way to read pages.
 fn access_and_engine() {
-    // No way is left out without notice.
+    // If an engine were missing nobody would notice.
     let best = parameter(ENGINE_PARAMETER).expect("the harness says it");
     assert_eq!(engines()[0], best);
     let mut vm = Vm::running(Work::Halt);
@@ -196,15 +196,15 @@ fn access_and_engine() {
 
 /// Adds memory with borders of each kind to a VM. Returns where they are, in ascending order.
 fn add_borders(vm: &mut Vm) -> Vec<u64> {
-    // Two slots that are neighbours in the guest, and not in the VMM, the first one with a part of a
-    // chunk at its end; and one of huge pages.
+    // Two slots that are neighbours in the guest, but not in the VMM. The first one ends within a
+    // chunk.
     let (first, second) = (MIB, MIB + 3 * CHUNK + 5 * PAGE);
     let huge = 16 * MIB;
     vm.add_memory(first, second - first, Backing::Anonymous)
         .touch_all();
     let neighbour = vm.add_memory(second, 2 * CHUNK, Backing::Anonymous);
     neighbour.touch_all();
-    // With a hole: the present pages after it begin in the middle of a chunk.
+    // With a hole, so that present pages begin within a chunk.
     neighbour.discard(CHUNK + 3 * PAGE, 7 * PAGE);
     vm.add_memory(huge, 4 * MIB, Backing::TransparentHuge)
         .touch_all();
@@ -221,8 +221,8 @@ fn add_borders(vm: &mut Vm) -> Vec<u64> {
     ]
 }
 
-/// Checks that both patterns were found at these places and nowhere else, with the secret among the
-/// printed bytes if there are any.
+/// Checks that both patterns were found at these places and nowhere else. The printed bytes have
+/// the secret, if there are any.
 fn assert_found(report: &Report, places: &[u64], printed: Option<&Vec<u8>>) {
     assert_eq!(report.done.result, Outcome::Ok);
     for pattern in [0, 1] {
@@ -236,7 +236,7 @@ fn assert_found(report: &Report, places: &[u64], printed: Option<&Vec<u8>>) {
     }
 }
 
-/// Returns each way in which memory can be read and searched, each time with the same.
+/// Returns each way to read pages with each engine, and a copy of `what` for each.
 fn each_way<T: Clone>(what: T) -> impl Iterator<Item = (&'static str, &'static str, T)> {
     let ways = ACCESSES
         .into_iter()
@@ -281,7 +281,7 @@ fn threads() {
     vm.finish();
 }
 
-/// Inspects until another thread has helped: they need not come in time each time.
+/// Inspects until another thread has helped. They need not come in time each time.
 fn wait_for_help(inspection: &Inspection, hits: u64) {
     let mut loaded = inspection.clone().set("threads", 4).load();
     let has_helped = |report: &Report| {
@@ -295,7 +295,8 @@ fn wait_for_help(inspection: &Inspection, hits: u64) {
     loaded.unload();
 }
 
-/// Checks that one thread is the inspecting one: it does not rely on a thread that comes and goes.
+/// Checks that one thread means the inspecting one: the search does not rely on threads that come
+/// and go.
 fn search_alone(inspection: &Inspection, hits: u64) {
     let mut loaded = inspection.clone().set("threads", 1).load();
     let mut reports = Vec::new();
@@ -309,11 +310,11 @@ fn search_alone(inspection: &Inspection, hits: u64) {
     }
 }
 
-/// The vCPUs of [`killed`] whose threads are processes, which can be killed alone.
+/// The vCPUs of [`killed`] that processes run, which can be killed alone.
 const ALONE: Range<usize> = 1..3;
 
-/// Threads that help to search are killed meanwhile, and the VM lives on: others search what they
-/// have left, once.
+/// Threads that help to search are killed, and the VM lives on. Others search what they have left,
+/// once.
 fn killed() {
     const SHOWN: u64 = 100;
 
@@ -329,13 +330,13 @@ fn killed() {
         .set("max_hits", SHOWN)
         .set("engine", "portable")
         .set("threads", 4);
-    // Each second page is absent: a chunk consists of many windows, and may be left between them.
+    // Each second page is absent. So a chunk has many windows, and may be left between them.
     let memory = Mapping::new(16 * MIB, Backing::Anonymous);
     let hits = fill_with_matches(&memory, 2, 128);
     let Long { whole, times: len } = lengthen(&mut vm, MIB, &memory, &inspection, long_us);
     let shown: Vec<u64> = (MIB..MIB + SHOWN).collect();
     let check = |vm: &Vm, report: &Report| {
-        // What is left out shows, and what is searched twice.
+        // This shows what is left out, and what is searched twice.
         assert_eq!(report.done.hits, len * hits, "{:?}", report.done);
         assert_eq!(report.hits, vm.hits(0, &shown));
         assert_eq!(report.done.uncovered_bytes, 0);
@@ -352,21 +353,21 @@ fn killed() {
     vm.finish();
 }
 
-/// Inspects the VM of [`killed`] again and again, and kills threads that help, until some were
-/// killed while they searched. `whole` is the report of the whole search.
+/// Inspects the VM of [`killed`] again and again, and kills threads until some were killed while
+/// they searched. `whole` is the report of the whole search.
 fn kill_often(vm: &mut Vm, inspection: &Inspection, whole: &Report, check: impl Fn(&Vm, &Report)) {
     let mut random = Random::new();
     let (mut rounds, mut while_searching, mut most) = (0, 0, 0);
-    // The right moment may be missed, and two of them may not come in time to help.
+    // The right moment may be missed, or two helpers may be late.
     while rounds < times(6) || ((while_searching == 0 || most <= 2) && rounds < 60) {
         rounds += 1;
         let report = thread::scope(|scope| {
             let alone = &mut vm.vcpus()[ALONE];
-            // One that halts takes time for nothing but the search.
+            // A vCPU that halts uses its time for nothing but the search.
             let before: Vec<Duration> = alone.iter().map(|vcpu| cpu_time(vcpu.pid())).collect();
             let loading = scope.spawn(|| inspection.report());
             for (vcpu, before) in alone.iter_mut().zip(before) {
-                // More than it takes to stop it. There is half a CPU for each who searches, or less.
+                // More than a freeze takes. Each searching thread has half a CPU or less.
                 let some = random.below(whole.done.scan_us / 5);
                 let until = before + Duration::from_micros(2 * freeze_us(whole) + some);
                 let searches = wait_until_busy(vcpu, until, || loading.is_finished());
@@ -388,8 +389,8 @@ fn kill_often(vm: &mut Vm, inspection: &Inspection, whole: &Report, check: impl 
     assert!(most > 2, "{most}: no two of them have helped");
 }
 
-/// Waits until a vCPU's process has had a CPU for `time`, and runs. Returns false if the inspection
-/// is over before.
+/// Waits until a vCPU's process has used more CPU time than `time`, and runs. Returns false if the
+/// inspection is over before.
 fn wait_until_busy(vcpu: &Vcpu, time: Duration, is_over: impl Fn() -> bool) -> bool {
     while !is_over() {
         if cpu_time(vcpu.pid()) > time && process_state(vcpu.pid()) == 'R' {
@@ -407,7 +408,7 @@ fn start_alone(vm: &mut Vm) {
         .for_each(Vcpu::start_in_process);
 }
 
-/// Of more hits than are printed it is the lowest ones, whoever finds them first.
+/// `max_hits=` prints the lowest hits, whoever finds them first.
 fn lowest_hits() {
     let mut vm = Vm::bootable();
     for _ in 0..2 {
@@ -438,7 +439,7 @@ fn lowest_hits() {
     vm.finish();
 }
 
-/// A guest costs what it has touched, not what it could have.
+/// A search takes as long as the touched memory is large, not the guest.
 fn sparse() {
     let inspect = |size: u64, places: &[u64]| -> u64 {
         let mut vm = Vm::running(Work::Halt);
@@ -464,7 +465,7 @@ fn sparse() {
     assert!(large < 3 * small, "{large} us, and {small} us");
 }
 
-/// The module's own memory stays small, whatever the size of the guest.
+/// The module's own memory stays small, however large the guest is.
 fn own_memory() {
     const LEAST: u64 = 6 * MIB;
     const MOST: u64 = 8 * MIB;
@@ -476,7 +477,7 @@ fn own_memory() {
         memory.write(offset, &[1]);
     }
     vm.write(4 * GIB, &secret);
-    // What the kernel has given to anybody by `vmalloc`, of which the module has all that is large.
+    // All memory from `vmalloc`. The module has all its large pieces from there.
     let allocated = || -> u64 {
         let info = fs::read_to_string("/proc/vmallocinfo").expect("it can be read");
         let areas = info.lines().filter(|line| line.contains("vmalloc"));
@@ -494,7 +495,7 @@ fn own_memory() {
         .set("max_pause_ms", pause_us / 1000)
         .set("interval_ms", 1)
         .load();
-    // The module itself is in such memory, too: it counts.
+    // The module itself is in such memory, too, and counts.
     let (mut most, mut reports) = (0, 0);
     while reports < 5 || (most <= LEAST && reports < 200) {
         wait_until("a report", || {
@@ -511,7 +512,7 @@ fn own_memory() {
     vm.finish();
 }
 
-/// Ways that there are not.
+/// Unknown ways to search are refused.
 fn refused() {
     let mut vm = Vm::running(Work::Count);
     let inspection = || Inspection::of_self().patterns(&["text:abc"]);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memslots: their borders, their kinds, their number, system management mode.
+//! Memslots of all kinds and numbers are searched, and those of system management mode.
 
 use std::sync::Arc;
 
@@ -25,14 +25,14 @@ pub(super) const CASES: &[Case] = cases![
 
 const MIB: u64 = 1 << 20;
 
-/// Slots that are neighbours in the guest but not in the VMM: matches across their borders are
-/// found, and belong to the slot where they begin.
+/// Matches across the borders of slots are found, and belong to the slot where they begin. The
+/// slots are neighbours in the guest, but not in the VMM.
 fn borders() {
     let mut vm = Vm::running(Work::Spin);
     let mut borders = Vec::new();
     let mut gpa = MIB;
-    // Of one page, where the longest pattern can be; of many; and up to exactly 2 MiB from the
-    // beginning, where it is a border of two huge pages as well.
+    // Of one page, where the longest pattern fits; of many pages; and up to exactly 2 MiB from the
+    // beginning, which is a border of two huge pages as well.
     let lens = [
         PAGE,
         PAGE,
@@ -42,7 +42,7 @@ fn borders() {
         PAGE,
         HUGE_PAGE,
     ];
-    // The last is mapped first: addresses in the VMM descend while those in the guest ascend.
+    // The last one is mapped first: addresses in the VMM descend while those in the guest ascend.
     let mut mappings = lens.map(|len| Mapping::new(len, Backing::Anonymous));
     mappings.sort_by_key(|mapping| std::cmp::Reverse(mapping.address()));
     let mut mappings = mappings.to_vec();
@@ -70,7 +70,7 @@ fn borders() {
     assert_eq!(report.hits, vm.hits(0, &long_places));
     vm.assert_slots(&report);
 
-    // The shortest one that can be across a border.
+    // The shortest pattern that can cross a border.
     let short_places: Vec<u64> = borders.iter().map(|border| border - 1).collect();
     for &place in &short_places {
         vm.write(place, &short);
@@ -87,7 +87,7 @@ fn borders() {
     vm.finish();
 }
 
-/// Slots with flags are searched like others; the flags are named.
+/// Slots with flags are searched like others, and the report has the flags.
 fn flags() {
     let mut vm = Vm::running(Work::Count);
     let secret = secret(12, 20);
@@ -105,7 +105,7 @@ fn flags() {
     for &place in &places {
         vm.write(place, &secret);
     }
-    // One mapping at two more addresses.
+    // One mapping at another address.
     let alias = Slot {
         id: 4,
         gpa: 16 * MIB,
@@ -121,23 +121,23 @@ fn flags() {
     let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
     assert_eq!(report.hits, vm.hits(0, &places));
     vm.assert_slots(&report);
-    let slots = Vm::given_slots(&report);
+    let slots = Vm::user_slots(&report);
     let named: Vec<&str> = slots.iter().map(|slot| slot.flags.as_str()).collect();
     assert_eq!(named, ["none", "readonly", "log_dirty", "none", "readonly"]);
     vm.finish();
 }
 
-/// 300 slots, made in no order, each with its own contents.
+/// 300 slots, made in no order, are all searched.
 fn many() {
     const COUNT: u64 = 300;
     let mut vm = Vm::running(Work::Count);
     let secret = secret(13, 16);
     let mut places = Vec::new();
     for index in 0..COUNT {
-        // All of them, as 7 and the count have no common divisor.
+        // This reaches all of them: 7 and the count have no common divisor.
         let at = index * 7 % COUNT;
         let id = u16::try_from(1000 - at).expect("it is small");
-        // Every third one is a neighbour of the one before.
+        // Each third one is a neighbour of the one before.
         let gpa = 16 * MIB + (2 * at - u64::from(at % 3 == 2)) * PAGE;
         let mapping = Mapping::new(PAGE, Backing::Anonymous);
         mapping.write(at, &secret);
@@ -155,18 +155,18 @@ fn many() {
     vm.finish();
 }
 
-/// What the guest sees in system management mode: searched, but not twice where it is what it sees
-/// outside it, too.
+/// Memory that only SMM sees is searched. Memory that SMM and the rest see at the same address is
+/// searched once.
 fn smm() {
     let mut vm = Vm::running(Work::Count);
     let (outside, inside) = add_smm_memory(&mut vm);
     let (shared, smm_only, across) = (secret(14, 24), secret(15, 24), secret(16, 24));
     outside.write(100, &shared);
-    // Seen outside only.
+    // Only the rest sees this.
     outside.write(HOLE.0 + 100, &shared);
     inside.write(5 * PAGE - 10, &smm_only);
     inside.write(20 * PAGE - 24, &smm_only);
-    // Into what only SMM sees, out of it, and at its other place into it again.
+    // Into memory of SMM alone, out of it, and into it again at its other place.
     write_across(&across, 7, (&outside, HOLE.0), (&inside, 0));
     write_across(&across, 8, (&inside, 16 * PAGE), (&outside, HOLE.1));
     write_across(&across, 9, (&outside, MIB), (&inside, 16 * PAGE));
@@ -197,12 +197,11 @@ fn smm() {
     vm.finish();
 }
 
-/// Where the memory of [`add_smm_memory`] is another in SMM: first offset, and end.
+/// The first offset and the end of the part of [`add_smm_memory`] that differs in SMM.
 const HOLE: (u64, u64) = (MIB / 2, MIB / 2 + 16 * PAGE);
 
-/// Adds memory to a VM: a megabyte outside SMM; in SMM the same, but for 64 KiB in the middle of it,
-/// and 16 KiB more after its end, where there is nothing outside. Returns what is outside, and what
-/// only SMM sees.
+/// Adds a megabyte of memory to a VM. SMM sees the same, but for 64 KiB in the middle, and 16 KiB
+/// more after the end. Returns the memory outside SMM, and that of SMM alone.
 fn add_smm_memory(vm: &mut Vm) -> (Arc<Mapping>, Arc<Mapping>) {
     let outside = vm.add_memory(MIB, MIB, Backing::Anonymous);
     outside.touch_all();
@@ -221,14 +220,14 @@ fn add_smm_memory(vm: &mut Vm) -> (Arc<Mapping>, Arc<Mapping>) {
     (outside, inside)
 }
 
-/// Writes the first `at` bytes of a secret just before one place, and the others at another one.
+/// Writes the first `at` bytes of a secret just before one place, and the rest at another one.
 fn write_across(secret: &[u8], at: u64, from: (&Mapping, u64), to: (&Mapping, u64)) {
     let (first, second) = secret.split_at(usize::try_from(at).expect("it is small"));
     from.0.write(from.1 - at, first);
     to.0.write(to.1, second);
 }
 
-/// A VM with nothing, one without memory, one without vCPUs.
+/// A VM without anything, one without memory and one without vCPUs are inspected.
 fn none() {
     let secret = secret(17, 16);
     let inspection = Inspection::of_self().patterns(&[hex(&secret)]);
@@ -257,8 +256,8 @@ fn none() {
     vm.assert_slots(&report);
 }
 
-/// Pages that are private to the guest are neither searched nor counted as present or absent, though
-/// the VMM has memory in their place; the others of the same slot are.
+/// Pages that are private to the guest are neither searched nor counted as present or absent,
+/// though the VMM has memory in their place. Other pages of the slot are.
 fn private() {
     const PAGES: u64 = 64;
     let mut vm = Vm::with_private_memory();
@@ -283,7 +282,7 @@ fn private() {
     found(0, &places);
     vm.set_private(MIB + 10 * PAGE, PAGE, true);
     found(1, &[places[0], places[1], places[3], places[4]]);
-    // A match ends in a private page.
+    // This match ends in a private page then.
     vm.set_private(MIB + 20 * PAGE, 4 * PAGE, true);
     found(5, &[places[0], places[1], places[4]]);
     vm.set_private(MIB, PAGES * PAGE, true);

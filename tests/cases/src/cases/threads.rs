@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What becomes of the threads of vCPUs while their VM is inspected again and again.
+//! The threads of vCPUs are disturbed in many ways while their VM is inspected again and again.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::SeqCst},
@@ -39,7 +39,7 @@ fn assert_ok(report: &Report) {
     assert_eq!(report.done.result, Outcome::Ok);
 }
 
-/// They get signals by the thousand, each of which they take once.
+/// They get signals by the thousand, and take each one once.
 fn signals() {
     static TAKEN: AtomicU64 = AtomicU64::new(0);
     extern "C" fn count(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
@@ -54,7 +54,7 @@ fn signals() {
         40,
         || {
             for vcpu in &*vm.vcpus() {
-                // These signals are queued; the queue may be full.
+                // These signals are queued, and the queue may be full.
                 sent += (0..20).filter(|_| vcpu.send_signal(signal)).count() as u64;
             }
         },
@@ -71,7 +71,7 @@ fn signals() {
 fn stopped() {
     let mut vmm = Other::start("takes_signals", &[]);
     vmm.hear();
-    // Long enough to be inspected in either state.
+    // Each state lasts long enough for an inspection.
     let mut loaded = Inspection::of(vmm.pid()).set("interval_ms", 1).load();
     for (signal, state) in [
         (Signal::STOP, State::Outside),
@@ -87,7 +87,7 @@ fn stopped() {
         });
     }
     loaded.unload();
-    // At any moment.
+    // Change it at any moment.
     let mut random = Random::new();
     let (mut stops, mut parked, mut outside) = (0, 0, 0);
     inspect_while(
@@ -145,7 +145,7 @@ fn traced() {
     vmm.finish();
 }
 
-/// A VMM that lives with signals at any time. It first tells the numbers of its vCPUs' threads.
+/// A VMM that takes signals at any time. It first prints the numbers of its vCPUs' threads.
 fn takes_signals(_: &[&str]) {
     let mut vm = vm(Manner::Handled);
     let threads: Vec<String> = vm.vcpus().iter().map(|v| v.tid().to_string()).collect();
@@ -179,7 +179,7 @@ fn change() {
     vm.finish();
 }
 
-/// vCPUs are added, and run at once. What is reported is all that there were at some moment.
+/// vCPUs are added, and run at once. Each report has all vCPUs of some moment.
 fn vcpus_added() {
     const MOST: usize = 8;
     let mut added = 0;
@@ -206,7 +206,7 @@ fn vcpus_added() {
             },
         );
         assert!(seen.is_sorted(), "{seen:?}");
-        // Those that were added last may not have said that they run.
+        // The last ones may not have said yet that they run.
         vm.vcpus()
             .iter_mut()
             .for_each(crate::vmm::Vcpu::wait_until_at_work);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! vCPUs, whatever they are doing: they stand, or are held out, and then go on as if nothing had
-//! been.
+//! Whatever vCPUs do, they park or are locked out, and then go on as if nothing had happened.
 
 use std::{
     thread,
@@ -37,14 +36,14 @@ pub(super) const CASES: &[Case] = cases![
 
 pub(super) const ROLES: &[Role] = roles![counts];
 
-/// Prepares an inspection that is to find a secret in the first page of the guest's memory.
+/// Creates an inspection that finds a secret in the first page of the guest's memory.
 fn inspection(vm: &Vm) -> Inspection {
     let secret = secret(70, 32);
     vm.write(0x800, &secret);
     Inspection::of_self().patterns(&[hex(&secret)])
 }
 
-/// Wants that secret to have been found, and each vCPU's state.
+/// Checks that the secret was found, and each vCPU's state.
 fn check(report: &Report, vm: &Vm, states: &[State]) {
     assert_eq!(report.done.result, Outcome::Ok);
     assert_eq!(report.states(), states);
@@ -58,7 +57,7 @@ fn inspect(vm: &Vm, states: &[State]) {
     check(&inspection(vm).report(), vm, states);
 }
 
-/// Inspects at least so many times one after the other, and sees that the guest goes on in between.
+/// Inspects at least `count` times without rest, and checks that the guest goes on in between.
 fn inspect_often(vm: &Vm, states: &[State], count: u32) {
     let mut loaded = inspection(vm).set("interval_ms", 5).load();
     let mut inspections = 0;
@@ -75,7 +74,7 @@ fn inspect_often(vm: &Vm, states: &[State], count: u32) {
     vm.wait_until_it_goes_on();
 }
 
-/// One, two, eight vCPUs that count.
+/// One, two and eight vCPUs that count.
 fn one_two_eight() {
     for count in [1, 2, 8] {
         let mut vm = Vm::bootable();
@@ -88,27 +87,27 @@ fn one_two_eight() {
     }
 }
 
-/// Two that spin in the guest.
+/// Two vCPUs that spin in the guest.
 fn spin() {
     two_that(Work::Spin, State::Parked);
 }
 
-/// Two that halt.
+/// Two vCPUs that halt.
 fn halt() {
     two_that(Work::Halt, State::Parked);
 }
 
-/// Two that do port I/O.
+/// Two vCPUs that do port I/O.
 fn port_io() {
     two_that(Work::PortIo, State::Parked);
 }
 
-/// Two whose threads are in user space.
+/// Two vCPUs whose threads are in user space.
 fn user_space() {
     two_that(Work::UserSpace, State::Outside);
 }
 
-/// Two vCPUs that do the same.
+/// Inspects two vCPUs that do the same.
 fn two_that(work: Work, state: State) {
     let mut vm = Vm::bootable();
     for _ in 0..2 {
@@ -119,13 +118,13 @@ fn two_that(work: Work, state: State) {
     vm.finish();
 }
 
-/// After pauses longer than this the module calls `KVM_KVMCLOCK_CTRL`, in microseconds.
+/// The module calls `KVM_KVMCLOCK_CTRL` after pauses longer than this, in microseconds.
 const REPORTED_PAUSE_US: u64 = 100_000;
 
-/// A guest with KVM's clock is told of a long pause, and not of a short one.
+/// A guest with KVM's clock is told of a long pause, and not of short ones.
 fn kvmclock_ctrl() {
     let mut vm = Vm::bootable();
-    // One that halts would be told when it next runs.
+    // A vCPU that halts would be told when it next runs.
     for work in [Work::Count, Work::Spin, Work::PortIo] {
         vm.add_vcpu(Mode::Long, work);
     }
@@ -135,7 +134,7 @@ fn kvmclock_ctrl() {
     vm.start();
     check_short_pauses(&mut vm);
 
-    // Slow by what is found.
+    // Many matches make the search slow.
     let memory = Mapping::new(256 << 10, Backing::Anonymous);
     memory.fill_all(MATCH[0]);
     let inspection = Inspection::of_self().patterns(&[hex(&MATCH)]);
@@ -146,10 +145,10 @@ fn kvmclock_ctrl() {
     vm.finish();
 }
 
-/// Checks that most short pauses are not told.
+/// Checks that the guest is not told of most short pauses.
 ///
-/// On a slow machine, or one that is busy with something else, any pause may become a long one, and a
-/// thread may wait for longer than its guest has to.
+/// On a slow or busy machine any pause may become a long one, and a thread may be parked for longer
+/// than the pause.
 fn check_short_pauses(vm: &mut Vm) {
     let mut loaded = Inspection::of_self().set("interval_ms", 5).load();
     let (mut short, mut untold) = (0, 0);
@@ -161,7 +160,7 @@ fn check_short_pauses(vm: &mut Vm) {
         }
         vm.wait_until_it_goes_on();
         let told = was_told(vm);
-        // One inspection was perhaps under way.
+        // One more inspection may have been under way.
         reports.extend(loaded.next_reports());
         let is_short = |report: &Report| report.done.pause_us < REPORTED_PAUSE_US;
         let all_short = reports.iter().all(is_short);
@@ -181,12 +180,12 @@ fn check_short_pauses(vm: &mut Vm) {
     }
 }
 
-/// Returns where a vCPU's clock is: in the first page of the memory, which nobody else uses.
+/// Returns the guest-physical address of a vCPU's clock, in a page that nobody else uses.
 fn clock(id: u64) -> u64 {
     0x200 + 0x40 * id
 }
 
-/// Makes the guest forget of what pauses it was told.
+/// Clears the flags that tell the guest of a pause.
 fn clear_clocks(vm: &Vm) {
     (0..3).for_each(|id| vm.write(clock(id) + CLOCK_FLAGS, &[0]));
 }
@@ -196,7 +195,7 @@ fn was_told(vm: &Vm) -> [bool; 3] {
     [0, 1, 2].map(|id| vm.read(clock(id) + CLOCK_FLAGS, 1)[0] & CLOCK_GUEST_STOPPED != 0)
 }
 
-/// vCPUs that never ran are held out, and can run afterwards.
+/// vCPUs that never ran are locked out, and can run afterwards.
 fn never_ran() {
     let mut vm = Vm::bootable();
     for _ in 0..2 {
@@ -209,22 +208,22 @@ fn never_ran() {
     vm.vcpu(0).start();
     vm.vcpu(0).wait_until_at_work();
     inspect(&vm, &[State::Parked; 2]);
-    // Stopped by their VMM, and never seen by a kick again.
+    // Its VMM has stopped it, and no kick finds it.
     vm.vcpu(1).stop();
     inspect(&vm, &[State::Parked, State::Outside]);
     vm.finish();
 }
 
-/// While a guest stands still, nobody can read or write the registers of a vCPU that is held out.
+/// During a pause nobody can read or write the registers of a vCPU that is locked out.
 fn locked_out() {
     let mut vm = Vm::running(Work::Count);
     vm.add_vcpu(Mode::Long, Work::Count);
-    // Slow by what is found.
+    // Many matches make the search slow.
     let memory = Mapping::new(256 << 10, Backing::Anonymous);
     memory.fill_all(MATCH[0]);
     let inspection = Inspection::of_self().patterns(&[hex(&MATCH)]);
     lengthen(&mut vm, 1 << 20, &memory, &inspection, long_us);
-    // On a busy machine who reads them may come late.
+    // On a busy machine the reading thread may be late.
     let mut tries = (0..20).map(|_| {
         let inspection = inspection.clone();
         let load = thread::spawn(move || inspection.report());
@@ -233,24 +232,26 @@ fn locked_out() {
             let begin = Instant::now();
             vm.vcpu(1).regs();
             longest = longest.max(begin.elapsed());
-            // So that it can be held out.
+            // So that it can be locked out.
             thread::sleep(Duration::from_millis(1));
         }
         let report = load.join().expect("a panic would have ended the process");
         assert_eq!(report.states(), [State::Parked, State::Outside]);
-        let stood = report.done.pause_us - report.done.freeze_us;
-        println!("the registers were read after {longest:?}, and the guest stood for {stood} us");
-        longest > Duration::from_micros(stood / 2)
+        let stopped = report.done.pause_us - report.done.freeze_us;
+        println!(
+            "read the registers after {longest:?}; the pause after the freeze was {stopped} us"
+        );
+        longest > Duration::from_micros(stopped / 2)
     });
     assert!(
-        tries.any(|held_out| held_out),
-        "the registers could be read while the guest stood"
+        tries.any(|locked_out| locked_out),
+        "the registers could be read during the pause"
     );
     vm.vcpu(0).wait_until_it_goes_on();
     vm.finish();
 }
 
-/// Of each kind one or two, in one VM.
+/// One or two vCPUs of each kind, in one VM.
 fn mixed() {
     let mut vm = Vm::bootable();
     let works = [
@@ -276,7 +277,7 @@ fn mixed() {
     vm.finish();
 }
 
-/// A VMM that is stopped by a signal: its vCPUs are held out, and it can go on.
+/// The vCPUs of a VMM that a signal has stopped are locked out, and it can go on.
 fn stopped_vmm() {
     let mut vmm = Other::start("counts", &[]);
     assert_eq!(vmm.hear(), "runs");
@@ -304,7 +305,7 @@ fn counts(_: &[&str]) {
     let mut vm = Vm::bootable();
     for _ in 0..2 {
         let vcpu = vm.add_vcpu(Mode::Long, Work::Count);
-        // To be stopped and to go on ends KVM_RUN, with and without the module.
+        // Stop and continue signals end KVM_RUN, with and without the module.
         vcpu.set_manner(Manner::Handled);
     }
     vm.start();

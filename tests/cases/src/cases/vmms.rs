@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What becomes of VMMs and their VMs while these are inspected again and again.
+//! VMMs and their VMs come and go while they are inspected again and again.
 
 use std::{
     os::fd::AsRawFd,
@@ -32,7 +32,7 @@ pub(super) const CASES: &[Case] = cases![
 
 pub(super) const ROLES: &[Role] = roles![three_vcpus];
 
-/// What the module may say once the VMM is gone.
+/// Returns whether the module may log a line when the VMM is gone.
 fn is_farewell(line: &str) -> bool {
     line.starts_with("error: there is no process")
         || line.starts_with("error: the VMM is exiting")
@@ -40,7 +40,7 @@ fn is_farewell(line: &str) -> bool {
         || line.starts_with("there will be no more inspections")
 }
 
-/// A VMM that says how its VM's file is numbered, and runs until it is told to end.
+/// A VMM that prints its VM's file descriptor, and runs until it is told to end.
 fn three_vcpus(_: &[&str]) {
     let mut vm = Vm::bootable();
     for work in [Work::Count, Work::Halt, Work::PortIo] {
@@ -63,10 +63,10 @@ fn inspection(pid: i32) -> Inspection {
     Inspection::of(pid).patterns(&[hex(&secret(130, 16))])
 }
 
-/// How often something is tried for which the right moment may be missed.
+/// How often to try for the right moment, which may be missed.
 const TRIES: u32 = 200;
 
-/// Measures how long an inspection takes, with the pause before the next one.
+/// Measures the time from one inspection to the next.
 fn period() -> Duration {
     const COUNT: u32 = 5;
     let (mut vmm, _) = start();
@@ -92,13 +92,13 @@ fn check(report: &Report) {
     }
 }
 
-/// Killed at any moment: it is gone at once, and the module says so.
+/// A VMM is killed at any moment. It is gone at once, and the module says so.
 fn killed() {
     let mut random = Random::new();
     let period = period();
     let (mut kills, mut freezes, mut in_the_middle) = (0, 0, 0);
     let count = times(12);
-    // The right moment may be missed, of few all the more.
+    // The right moment may be missed, all the more in few rounds.
     while kills < count || (in_the_middle == 0 && kills < TRIES) {
         let (vmm, _) = start();
         let mut loaded = inspection(vmm.pid()).set("interval_ms", 1).load();
@@ -133,7 +133,8 @@ fn unloaded() {
     let (mut vmm, _) = start();
     let (mut unloads, mut freezes) = (0, 0);
     let count = times(12);
-    // Each has a report of its load. Another one says that inspections go on, of which unloading ends one.
+    // Each round has the report from loading. One more shows that unloading came between
+    // inspections.
     while unloads < count || (freezes == unloads && unloads < TRIES) {
         let loaded = inspection(vmm.pid()).set("interval_ms", 1).load();
         random.pause(3 * period);
@@ -150,7 +151,7 @@ fn unloaded() {
     vmm.finish();
 }
 
-/// Another process holds the VM's file: the VM is found there, too, and outlives its VMM, but its
+/// If another process holds the VM's file the VM is found there, too. It outlives its VMM, but its
 /// memory does not.
 fn file_held() {
     let (vmm, fd) = start();
@@ -177,7 +178,7 @@ fn file_held() {
     inspection(own_pid()).refused(Errno::NOENT, &["VM"]);
 }
 
-/// VMs of one process come and go, while one stays; all that are there are inspected.
+/// VMs of one process come and go, while one stays. All that are there are inspected.
 fn come_and_go() {
     let mut vm = Vm::bootable();
     vm.add_vcpu(Mode::Long, Work::Count);
@@ -208,7 +209,7 @@ fn come_and_go() {
                 assert_eq!(report.hits_of(0), [0x200]);
                 of_ours += 1;
             } else {
-                // It may still be being made: without its slots, or without its secret.
+                // It may not be complete yet: without its slots, or without its secret.
                 assert!(matches!(
                     report.done.result,
                     Outcome::Ok | Outcome::MemslotsChanged
@@ -225,8 +226,8 @@ fn come_and_go() {
     vm.finish();
 }
 
-/// KVM cannot be unloaded while the module is there, nor can its part for the vendor while there is a
-/// VM; when the module is gone it can.
+/// KVM cannot be unloaded while the module is there, nor its vendor's part while there is a VM.
+/// Without the module both can.
 fn kvm_stays() {
     let vendor = if crate::process::has_feature("vmx") {
         c"kvm_intel"
@@ -247,7 +248,7 @@ fn kvm_stays() {
         !others.is_empty()
     });
     assert_eq!(unload(c"kvm"), Err(Errno::AGAIN));
-    // No VM is left that it could serve.
+    // No VM needs it any more.
     wait_until("the vendor's part can go", || unload(vendor).is_ok());
     assert_eq!(unload(c"kvm"), Err(Errno::AGAIN));
     unload_module("kvm_inspect");

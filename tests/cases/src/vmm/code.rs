@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the guests execute.
+//! The programs that guests run.
 //!
-//! Each program first tells the VMM that it runs, by a byte to [`READY_PORT`]. None uses the
-//! stack; all run wherever they are put.
+//! Each program first tells the VMM that it runs, with a byte to [`READY_PORT`]. None uses a stack.
+//! All run at any address.
 
 use std::{arch::global_asm, slice};
 
-/// Where a program says that it runs.
+/// The port for a program's message that it runs.
 pub(crate) const READY_PORT: u16 = 0x10;
 
 /// A program.
@@ -15,36 +15,36 @@ pub(crate) const READY_PORT: u16 = 0x10;
 pub(crate) struct Program {
     /// Its code.
     pub(crate) code: &'static [u8],
-    /// At what offset the loop begins in which it ends up.
-    pub(crate) park: u64,
+    /// The offset of the loop that it ends in.
+    pub(crate) final_loop: u64,
 }
 
-/// A program as [`program!`] lays it down.
+/// The addresses of a program in this process.
 #[repr(C)]
 struct Symbols {
     start: *const u8,
-    park: *const u8,
+    final_loop: *const u8,
     end: *const u8,
 }
 
 impl Program {
     /// # Safety
     ///
-    /// From `start` to `end` is read-only memory, and `park` lies in it.
+    /// Between `start` and `end` is read-only memory, and `final_loop` is in it.
     unsafe fn new(symbols: &Symbols) -> Self {
         let len = symbols.end.addr() - symbols.start.addr();
         Self {
             // SAFETY: By this function's contract.
             code: unsafe { slice::from_raw_parts(symbols.start, len) },
-            park: (symbols.park.addr() - symbols.start.addr()) as u64,
+            final_loop: (symbols.final_loop.addr() - symbols.start.addr()) as u64,
         }
     }
 }
 
-/// Makes a function that gives a program for a code segment of `$bits` bits: after the byte to the
-/// VMM it does `$first` once, and then `$park`, in which `772b` is the beginning of `$park`.
+/// Makes a function that returns a program for a code segment of `$bits` bits. It tells the VMM
+/// that it runs, does `$first` once, and then `$final_loop`, where `772b` is that loop's beginning.
 macro_rules! program {
-    ($(#[$doc:meta])* $name:ident, $bits:literal, $first:expr, $park:expr) => {
+    ($(#[$doc:meta])* $name:ident, $bits:literal, $first:expr, $final_loop:expr) => {
         global_asm!(
             ".pushsection .data.rel.ro.guest, \"aw\"",
             ".balign 8",
@@ -59,7 +59,7 @@ macro_rules! program {
             "out %al, $0x10",
             $first,
             "772:",
-            $park,
+            $final_loop,
             "773:",
             ".code64",
             ".popsection",
@@ -72,18 +72,18 @@ macro_rules! program {
                 #[link_name = concat!("guest_", stringify!($name))]
                 static SYMBOLS: Symbols;
             }
-            // SAFETY: Laid down above, and never changed.
+            // SAFETY: The assembly above defines the symbols, and nobody changes the memory.
             unsafe { Program::new(&SYMBOLS) }
         }
     };
 }
 
-/// How long the first of the two instructions is that [`spin`] consists of.
+/// The length of the first of the two instructions in [`spin`].
 pub(crate) const SPIN_PAUSE_LEN: u64 = 2;
 
 program!(
-    /// Spins, in any mode. At a `pause` the emulator lets its other processor run, which otherwise would wait
-    /// for the end of this one's turn.
+    /// Spins, in any mode. At a `pause` the emulator runs its other processor, which otherwise
+    /// waits for the end of this one's turn.
     spin, "64", "", "pause; jmp 772b"
 );
 
@@ -93,19 +93,20 @@ program!(
 );
 
 program!(
-    /// Halts, in any mode; if something ends that, it halts again.
+    /// Halts, in any mode, again and again.
     halt, "64", "", "hlt; jmp 772b"
 );
 
 program!(
-    /// Reads a number from the port in DX and writes the number plus one there, for ever.
+    /// Reads a number from the port in DX and writes the number plus one there, again and again.
     /// RBX counts.
     port_io, "64", "", "in %dx, %eax; inc %eax; out %eax, %dx; inc %rbx; jmp 772b"
 );
 
 program!(
     /// Counts in RAX, adds up the numbers in RBX, and keeps both at RDI.
-    count, "64", "", "inc %rax; add %rax, %rbx; mov %rax, (%rdi); mov %rbx, 8(%rdi); pause; jmp 772b"
+    count, "64", "",
+    "inc %rax; add %rax, %rbx; mov %rax, (%rdi); mov %rbx, 8(%rdi); pause; jmp 772b"
 );
 
 program!(
@@ -114,17 +115,17 @@ program!(
 );
 
 program!(
-    /// Runs the guest whose control block is at RAX (see `nested.rs`), and counts at RDI how often
-    /// that came back by its VMMCALL, behind which it goes on.
+    /// Runs the guest whose control block is at RAX (see `nested.rs`). At RDI it counts the guest's
+    /// VMMCALLs, after which the guest goes on.
     nested, "64", "", "vmrun %rax; addq $3, 0x578(%rax); incq (%rdi); jmp 772b"
 );
 
 program!(
-    /// The guest in the guest: counts behind the other's counter, and calls that.
+    /// The inner guest: counts in the word after the outer guest's counter, and makes a VMMCALL.
     nested_guest, "64", "", "incq 8(%rdi); vmmcall; jmp 772b"
 );
 
-/// For [`long_halt`] and [`long_spin`].
+/// The beginning of [`long_halt`] and [`long_spin`].
 macro_rules! long_registers {
     () => {
         "lgdt (%rdi)
@@ -167,7 +168,7 @@ program!(
     long_spin, "64", long_registers!(), "jmp 772b"
 );
 
-/// For [`protected_halt`] and [`protected_spin`].
+/// The beginning of [`protected_halt`] and [`protected_spin`].
 macro_rules! protected_registers {
     () => {
         "lgdt (%edi)
@@ -200,7 +201,7 @@ program!(
     protected_spin, "32", protected_registers!(), "jmp 772b"
 );
 
-/// For [`real_halt`] and [`real_spin`].
+/// The beginning of [`real_halt`] and [`real_spin`].
 macro_rules! real_registers {
     () => {
         "lgdtl (%di)

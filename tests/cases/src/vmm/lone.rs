@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A process that runs a vCPU of this one's VM, and can be killed alone.
+//! A process that runs a vCPU of this process's VM, and can be killed alone.
 
 use std::{
     ffi::{c_int, c_void},
@@ -19,27 +19,27 @@ use rustix::{
 /// `_IO(KVMIO, 0x80)`.
 const KVM_RUN: Opcode = opcode::none(0xae, 0x80);
 
-/// Its exit code if it sees an `EINTR`, which nobody has sent it a signal for, and if the guest leaves.
+/// Its exit codes after an `EINTR` without a signal, and after an exit from the guest.
 const INTERRUPTED: c_int = 1;
 const LEFT: c_int = 2;
 
-/// The process: it has the memory and the files of this one, as its threads do, but is none of them. It
-/// does nothing but call `KVM_RUN` of a vCPU that halts.
+/// The process. It shares memory and files with this one, as a thread does, but is none of its
+/// threads. It only calls `KVM_RUN` of a vCPU that halts.
 pub(super) struct Lone {
     pid: Pid,
     is_gone: bool,
-    /// What it works on.
+    /// Its stack.
     _stack: Box<[u128]>,
 }
 
 impl Lone {
-    /// Starts it. The vCPU stays open until it has ended.
+    /// Starts it. The vCPU must stay open until it has ended.
     pub(super) fn start(vcpu: &VcpuFd) -> Self {
         let mut stack = vec![0_u128; 4096].into_boxed_slice();
         let file = ptr::without_provenance_mut(usize::try_from(vcpu.as_raw_fd()).expect("open"));
         let flags = libc::CLONE_VM | libc::CLONE_FILES | libc::SIGCHLD;
-        // SAFETY: The stack, which is aligned, is kept until the process has ended. `run` does nothing
-        // that would need a thread of its own.
+        // SAFETY: The stack is aligned, and kept until the process has ended. `run` does nothing
+        // that needs a thread of its own.
         let pid = unsafe { libc::clone(run, stack.as_mut_ptr_range().end.cast(), flags, file) };
         let pid = Pid::from_raw(pid).filter(|_| pid > 0);
         Self {
@@ -49,12 +49,12 @@ impl Lone {
         }
     }
 
-    /// Its number.
+    /// Returns its number.
     pub(super) fn pid(&self) -> i32 {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// Kills it, and waits until it is gone. That must be the first thing to disturb it.
+    /// Kills it, and waits until it is gone. Nothing else may have disturbed it before.
     pub(super) fn kill(mut self) {
         let status = self.end().expect("it is a child of this process");
         assert_eq!(
@@ -66,7 +66,7 @@ impl Lone {
 
     fn end(&mut self) -> io::Result<rustix::process::WaitStatus> {
         self.is_gone = true;
-        // It may have ended already, but its number is its own until now.
+        // It may have ended already, but nobody else has its number yet.
         let _ = kill_process(self.pid, Signal::KILL);
         let ended = waitpid(Some(self.pid), WaitOptions::empty())?;
         ended
@@ -83,8 +83,8 @@ impl Drop for Lone {
     }
 }
 
-/// What the process does. It shares with the thread that has started it what belongs to a thread, such as
-/// `errno`: so it makes system calls and nothing else, and those not by way of libc.
+/// The process's function. It shares what belongs to a thread, such as `errno`, with the thread
+/// that started it. So it makes system calls only, and does not use libc for them.
 extern "C" fn run(file: *mut c_void) -> c_int {
     let file = RawFd::try_from(file.addr()).unwrap_or(RawFd::MAX);
     // SAFETY: The file stays open until the process has ended.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ways in which a VMM may use `KVM_RUN`, each of which must work as if nobody inspected it.
+//! The ways in which a VMM may use `KVM_RUN`. An inspection must not disturb any of them.
 
 use std::{
     ffi::{c_char, c_int},
@@ -13,38 +13,38 @@ use vmm_sys_util::{ioctl::ioctl_with_ptr, ioctl_iow_nr, signal::SIGRTMIN};
 
 ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, kvm_signal_mask);
 
-/// Every so many calls [`Manner::ImmediateExit`] does not want to enter the guest.
+/// [`Manner::ImmediateExit`] makes one call in this many without entering the guest.
 const IMMEDIATE_EXIT_EACH: u64 = 7;
 
-/// What the sync area is filled with if the VMM does not use it.
+/// The contents of the sync area if the VMM does not use it.
 const FILLER: c_char = 0x43;
 
-/// How a VMM uses `KVM_RUN`.
+/// A way to use `KVM_RUN`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
-    /// As most do: it uses no more than the exits. The sync area is its own, and stays as it is.
+    /// As most VMMs do: it uses the exits only. The sync area is its own, and must stay as it is.
     Plain,
-    /// It has the registers stored on each return (`kvm_valid_regs`), and sets them on each entry
+    /// KVM stores the registers on each return (`kvm_valid_regs`), and takes them on each entry
     /// (`kvm_dirty_regs`).
     SyncRegs,
     /// It sets `immediate_exit` now and then.
     ImmediateExit,
-    /// Signals reach it at any time, and it calls again after each.
+    /// Signals reach it at any time. It calls again after each.
     Handled,
-    /// A signal reaches it in `KVM_RUN` only, by `KVM_SET_SIGNAL_MASK`. It takes each one.
+    /// A signal reaches it in `KVM_RUN` only, because of `KVM_SET_SIGNAL_MASK`. It takes each one.
     SignalMask,
 }
 
-/// The signal of [`Manner::SignalMask`]. Signals of this kind are queued: none is lost.
+/// Returns the signal of [`Manner::SignalMask`]. Signals of this kind are queued: none is lost.
 pub(crate) fn masked_signal() -> c_int {
     SIGRTMIN() + 1
 }
 
-/// A VMM's thread that uses `KVM_RUN` in one of these ways, and sees to it that it can.
+/// The state of a thread that uses `KVM_RUN` in one of these ways.
 pub(super) struct Conduct {
     manner: Manner,
     calls: u64,
-    /// What R15 held before [`Manner::SyncRegs`] changed it.
+    /// The value of R15 before [`Manner::SyncRegs`] changed it.
     first_r15: u64,
 }
 
@@ -70,7 +70,7 @@ impl Conduct {
         }
     }
 
-    /// Leaves the registers to the guest.
+    /// Gives the registers back to the guest.
     pub(super) fn end(&self, fd: &mut VcpuFd) {
         if self.manner == Manner::SyncRegs {
             let regs = kvm_regs {
@@ -81,7 +81,7 @@ impl Conduct {
         }
     }
 
-    /// Before each call.
+    /// Prepares a call.
     pub(super) fn before(&mut self, fd: &mut VcpuFd) {
         self.calls += 1;
         match self.manner {
@@ -105,7 +105,8 @@ impl Conduct {
         }
     }
 
-    /// After each call, which has returned `EINTR` or not. Says whether that was to be.
+    /// Checks what a call has left, which was interrupted by `EINTR` or not. Returns whether a
+    /// signal of this manner has interrupted it.
     pub(super) fn after(&self, fd: &mut VcpuFd, interrupted: bool) -> bool {
         let wants_out = self.manner == Manner::ImmediateExit && self.wants_out();
         let run = fd.get_kvm_run();
@@ -119,7 +120,7 @@ impl Conduct {
         assert_eq!(run.kvm_valid_regs, valid, "kvm_valid_regs");
         match self.manner {
             Manner::Plain => {
-                // SAFETY: Any bytes will do.
+                // SAFETY: Any bytes are valid.
                 let area = unsafe { &run.s.padding };
                 let intact = area.iter().all(|&byte| byte == FILLER);
                 assert!(intact, "the sync area was changed");
@@ -158,7 +159,7 @@ fn registers(fd: &VcpuFd) -> kvm_regs {
 
 fn fill(fd: &mut VcpuFd) {
     let run = fd.get_kvm_run();
-    // SAFETY: Any bytes will do.
+    // SAFETY: Any bytes are valid.
     let area = unsafe { &mut run.s.padding };
     area.fill(FILLER);
 }
@@ -166,7 +167,7 @@ fn fill(fd: &mut VcpuFd) {
 /// Blocks a signal in this thread.
 fn block(signal: c_int) {
     let set = set_of(signal);
-    // SAFETY: A valid set.
+    // SAFETY: The set is valid.
     let result = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut()) };
     assert_eq!(result, 0, "the signal can be blocked");
 }
@@ -178,12 +179,12 @@ fn take(signal: c_int) -> bool {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: A valid set and time.
+    // SAFETY: The set and the time are valid.
     unsafe { libc::sigtimedwait(&set, ptr::null_mut(), &now) == signal }
 }
 
 fn set_of(signal: c_int) -> libc::sigset_t {
-    // SAFETY: All zeros is a valid set; the calls make it one with this signal alone.
+    // SAFETY: All zeros is a valid set. The calls make it one with this signal alone.
     unsafe {
         let mut set = mem::zeroed();
         libc::sigemptyset(&mut set);
@@ -192,9 +193,9 @@ fn set_of(signal: c_int) -> libc::sigset_t {
     }
 }
 
-/// Has KVM block no signal in `KVM_RUN`.
+/// Lets KVM block no signal in `KVM_RUN`.
 fn let_all_in(fd: &VcpuFd) {
-    /// `struct kvm_signal_mask` with a set as the kernel has it.
+    /// `struct kvm_signal_mask`, with a set of signals in the kernel's format.
     #[repr(C)]
     struct Mask {
         len: u32,
@@ -205,7 +206,7 @@ fn let_all_in(fd: &VcpuFd) {
         set: [0; 8],
     };
     let mask = (&raw const mask).cast::<kvm_signal_mask>();
-    // SAFETY: A mask with as many bytes as it says.
+    // SAFETY: The mask has as many bytes as it says.
     let result = unsafe { ioctl_with_ptr(fd, KVM_SET_SIGNAL_MASK(), mask) };
     assert_eq!(result, 0, "KVM takes the mask");
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory of this process that a guest may use, too.
+//! Memory of this process that a guest may share.
 
 use std::{
     ffi::c_void,
@@ -21,10 +21,10 @@ use crate::process::PAGE;
 /// The size of a huge page.
 pub(crate) const HUGE_PAGE: u64 = 2 << 20;
 
-/// Moves pages that this process alone has (the kernel's `include/uapi/linux/mempolicy.h`).
+/// Moves only pages of this process alone (the kernel's `include/uapi/linux/mempolicy.h`).
 const MPOL_MF_MOVE: i32 = 1 << 1;
 
-/// What memory is made of.
+/// A kind of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backing {
     /// Anonymous pages of 4 KiB.
@@ -37,13 +37,13 @@ pub(crate) enum Backing {
     HugeTlb,
 }
 
-/// Memory, aligned to huge pages, and with no neighbour in the process's address space.
+/// Memory, aligned to huge pages, without neighbours in the process's address space.
 ///
-/// The guest may change it at any time, hence there are no references to its bytes.
+/// The guest may change it at any time, so there are no references to its bytes.
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: u64,
-    /// The whole stretch of address space.
+    /// All of its address space, with what is around it.
     reserved: (NonNull<c_void>, usize),
 }
 
@@ -57,9 +57,9 @@ impl Mapping {
     pub(crate) fn new(len: u64, backing: Backing) -> Arc<Self> {
         assert!(len > 0 && len % PAGE == 0, "whole pages");
         let rounded = len.next_multiple_of(HUGE_PAGE);
-        // With at least one huge page of nothing on each side.
+        // With the size of a huge page unmapped on each side, or more.
         let reserved_len = to_usize(rounded + 3 * HUGE_PAGE);
-        // SAFETY: A new mapping, at an address that the kernel chooses.
+        // SAFETY: This is a new mapping, at an address that the kernel chooses.
         let reserved = unsafe {
             mmap_anonymous(
                 ptr::null_mut(),
@@ -76,7 +76,7 @@ impl Mapping {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let size = to_usize(len);
         let mapped = match backing.file(rounded) {
-            // SAFETY: Replaces a part of what was reserved above.
+            // SAFETY: This replaces a part of the new mapping.
             None => unsafe {
                 let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
                 mmap_anonymous(start, size, protection, flags)
@@ -100,7 +100,8 @@ impl Mapping {
             Backing::Memfd | Backing::HugeTlb => None,
         };
         if let Some(advice) = advice {
-            // SAFETY: The range is the mapping made above, and the advice does not change contents.
+            // SAFETY: The range is the mapping made above, and the advice does not change its
+            // contents.
             unsafe { madvise(start, size, advice) }.expect("the kernel has huge pages");
         }
         Arc::new(Self {
@@ -113,12 +114,12 @@ impl Mapping {
         })
     }
 
-    /// The host-virtual address of the first byte.
+    /// Returns the host-virtual address of the first byte.
     pub(crate) fn address(&self) -> u64 {
         self.start.addr().get() as u64
     }
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     pub(crate) fn len(&self) -> u64 {
         self.len
     }
@@ -139,7 +140,7 @@ impl Mapping {
             .collect()
     }
 
-    /// Reads a number at once, as the guest wrote it.
+    /// Reads a number in one piece, as the guest wrote it.
     pub(crate) fn read_u64(&self, offset: u64) -> u64 {
         let pointer = self.at(offset, 8).cast::<c_void>().cast::<u64>();
         assert!(pointer.is_aligned(), "the guest writes it as one");
@@ -154,7 +155,7 @@ impl Mapping {
         }
     }
 
-    /// Fills all pages with a byte: what is not zero takes longer to search.
+    /// Fills all pages with a byte. Other bytes than zeros take longer to search.
     pub(crate) fn fill_all(&self, byte: u8) {
         let page = vec![byte; to_usize(PAGE)];
         for offset in (0..self.len).step_by(to_usize(PAGE)) {
@@ -167,12 +168,13 @@ impl Mapping {
         self.advise(0, self.len, Advice::LinuxMergeable);
     }
 
-    /// Gives the pages of a range back to the kernel: they are absent, and zero when next touched.
+    /// Gives the pages of a range back to the kernel. They are absent then, and zeros when touched
+    /// again.
     pub(crate) fn discard(&self, offset: u64, len: u64) {
         self.advise(offset, len, Advice::LinuxDontNeed);
     }
 
-    /// Takes the pages of a range out of the address space.
+    /// Unmaps the pages of a range.
     pub(crate) fn unmap(&self, offset: u64, len: u64) {
         self.replace(offset, len, ProtFlags::empty());
     }
@@ -185,7 +187,7 @@ impl Mapping {
     fn replace(&self, offset: u64, len: u64, protection: ProtFlags) {
         let start = self.at(offset, len);
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
-        // SAFETY: Replaces a part of the mapping, on whose contents nobody relies.
+        // SAFETY: This replaces a part of the mapping, on whose contents nobody relies.
         unsafe { mmap_anonymous(start.cast(), to_usize(len), protection, flags) }
             .expect("the memory can be replaced");
     }
@@ -200,7 +202,8 @@ impl Mapping {
         self.advise(0, self.len, Advice::LinuxPageOut);
     }
 
-    /// Moves the pages of a range to a NUMA node, as far as the kernel can. How many are there.
+    /// Asks the kernel to move the pages of a range to a NUMA node. Returns how many are there
+    /// then.
     pub(crate) fn move_to_node(&self, offset: u64, len: u64, node: i32) -> usize {
         let pages: Vec<*mut u8> = (offset..offset + len)
             .step_by(to_usize(PAGE))
@@ -208,7 +211,8 @@ impl Mapping {
             .collect();
         let nodes = vec![node; pages.len()];
         let mut status = vec![-1_i32; pages.len()];
-        // SAFETY: Three arrays of as many elements; where a page lies does not change its contents.
+        // SAFETY: The three arrays have as many elements as is said. Moving a page does not change
+        // its contents.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_move_pages,
@@ -224,9 +228,9 @@ impl Mapping {
         status.iter().filter(|&&at| at == node).count()
     }
 
-    /// Asks the kernel to make huge pages of all of it, as far as it can.
+    /// Asks the kernel to make huge pages of it.
     pub(crate) fn collapse(&self) {
-        // SAFETY: The range is the mapping, and its contents stay.
+        // SAFETY: The range is the mapping, whose contents stay.
         unsafe {
             libc::madvise(
                 self.start.as_ptr().cast(),
@@ -236,10 +240,10 @@ impl Mapping {
         }
     }
 
-    /// Gives advice that leaves the memory valid, whatever it does to the contents.
+    /// Gives advice, of a kind that keeps the memory valid. It may change the contents.
     fn advise(&self, offset: u64, len: u64, advice: Advice) {
         let start = self.at(offset, len);
-        // SAFETY: The range is in the mapping, and nobody relies on more than that it is.
+        // SAFETY: The range is in the mapping. Nobody relies on its contents.
         unsafe { madvise(start.cast(), to_usize(len), advice) }
             .unwrap_or_else(|error| panic!("{advice:?}: {error}"));
     }
@@ -257,13 +261,13 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         let (start, len) = self.reserved;
-        // SAFETY: This mapping is all that there is, and no pointer to it is left.
+        // SAFETY: The range is all of this mapping. No pointer to it is left.
         unsafe { munmap(start.as_ptr(), len) }.expect("it was mapped");
     }
 }
 
 impl Backing {
-    /// The file that the memory is in, if it is in one.
+    /// Creates the file for the memory, if this kind has one.
     fn file(self, len: u64) -> Option<OwnedFd> {
         match self {
             Self::Anonymous | Self::TransparentHuge => None,
@@ -293,7 +297,7 @@ impl Backing {
     }
 }
 
-/// A length of memory that fits into an address space.
+/// Returns a length of memory as a `usize`, which it fits in.
 pub(crate) fn to_usize(len: u64) -> usize {
     usize::try_from(len).expect("the host has 64 bits")
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The state in which a vCPU begins, for each mode, and the tables in guest memory that go with it.
+//! A vCPU's first state in each mode, and the tables that it needs in guest memory.
 //!
 //! APM is AMD's Architecture Programmer's Manual.
 
@@ -8,7 +8,7 @@ use kvm_bindings::{kvm_dtable, kvm_segment, kvm_sregs};
 
 use super::mapping::Mapping;
 
-/// How a guest runs, and with how many levels of page tables.
+/// A mode of a guest, with a number of levels of page tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Real mode.
@@ -29,26 +29,26 @@ pub(crate) enum Mode {
     LongLa57,
 }
 
-/// The page tables' places in guest memory; they map the first 2 MiB to themselves.
+/// The addresses of the page tables, which map the first 2 MiB to themselves.
 const PML5: u64 = 0x1000;
 const PML4: u64 = 0x2000;
 const PDPT: u64 = 0x3000;
-/// The four entries that PAE has instead; those of long mode stand at the beginning of the page.
+/// PAE's four entries. Those of long mode are at the beginning of the page.
 const PDPT_PAE: u64 = PDPT + 0x800;
 const PAGE_DIRECTORY: u64 = 0x4000;
 const PAGE_DIRECTORY_2_LEVELS: u64 = 0x5000;
-/// Where each vCPU's descriptor tables and segments are, in the memory that it has for itself: LTR
-/// marks a descriptor as busy, so that no other vCPU can load it.
+/// The offsets of each vCPU's descriptor tables and segments in its own memory. LTR marks a
+/// descriptor as busy, so vCPUs cannot share them.
 const GDT: u64 = 0x400;
 const LDT: u64 = 0x600;
 const TSS: u64 = 0x700;
 const TSS_32: u64 = 0x800;
 const IDT: u64 = 0xa00;
-/// Operands of LGDT and LIDT, 16 bytes apart: with limits of their own, so that they differ from
-/// what the VMM has set. The base has 8 bytes, of which 32-bit code reads 4.
+/// The operands of LGDT and LIDT, 16 bytes apart. Their limits differ from those that the VMM has
+/// set. The base has 8 bytes; 32-bit code reads 4.
 pub(crate) const TABLE_OPERANDS: u64 = 0xf00;
 
-/// Limits of the descriptor tables as the guest loads them.
+/// The limits of the descriptor tables that the guest loads.
 pub(crate) const GDT_LIMIT: u16 = 0x7f;
 pub(crate) const IDT_LIMIT: u16 = 0x37f;
 
@@ -77,7 +77,7 @@ const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
 impl Mode {
-    /// The module's names for the mode and the paging.
+    /// Returns the module's names for the mode and for the paging.
     pub(crate) fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Real => ("real", "none"),
@@ -90,7 +90,7 @@ impl Mode {
         }
     }
 
-    /// The privilege level at which the guest runs.
+    /// Returns the privilege level at which the guest runs.
     pub(crate) fn privilege_level(self) -> u8 {
         if self == Self::LongUser {
             3
@@ -99,15 +99,15 @@ impl Mode {
         }
     }
 
-    /// What RFLAGS has to begin with: interrupts on, as none will come, and the privilege level
-    /// at which ports may be used.
+    /// Returns the first RFLAGS: interrupts enabled, since none will come, and ports allowed at the
+    /// mode's privilege level.
     pub(crate) fn flags(self) -> u64 {
         0x202 | (u64::from(self.privilege_level()) << 12)
     }
 
-    /// Sets the registers that make up the mode, with descriptor tables in the memory at `data`.
+    /// Sets the registers that make up the mode. The descriptor tables are at `data`.
     pub(crate) fn set(self, sregs: &mut kvm_sregs, data: u64) {
-        // The state after reset is real mode, with a code segment near the end of memory.
+        // After reset a processor is in real mode, with a code segment near the end of memory.
         sregs.cs.base = 0;
         sregs.cs.selector = 0;
         if self == Self::Real {
@@ -147,7 +147,7 @@ impl Mode {
     }
 }
 
-/// A flat segment.
+/// Returns a flat segment.
 fn segment(selector: u16, type_: u8, level: u8, long: bool) -> kvm_segment {
     kvm_segment {
         base: 0,
@@ -178,7 +178,7 @@ pub(crate) fn write_page_tables(memory: &Mapping) {
         (PML5, PML4 | TABLE),
         (PML4, PDPT | TABLE),
         (PDPT, PAGE_DIRECTORY | TABLE),
-        // In PAE's own third level the other bits are reserved.
+        // In PAE's third level the other bits are reserved.
         (PDPT_PAE, PAGE_DIRECTORY | 1),
         (PAGE_DIRECTORY, TABLE | LARGE),
         (PAGE_DIRECTORY_2_LEVELS, TABLE | LARGE),
@@ -187,9 +187,9 @@ pub(crate) fn write_page_tables(memory: &Mapping) {
     }
 }
 
-/// Writes a vCPU's descriptors into its memory at `data`. No base and no limit is like another.
+/// Writes a vCPU's descriptors into its memory at `data`. All bases and limits differ.
 pub(crate) fn write_descriptors(memory: &Mapping, data: u64) {
-    // With two entries for each segment of the system, as long mode has them; the second is 0.
+    // System segments have two entries each in long mode. The second is 0.
     let descriptors = [
         (0x08, descriptor(0, 0xf_ffff, CODE, WIDE_IN_PAGES)),
         (0x10, descriptor(0, 0xf_ffff, CODE, LONG_IN_PAGES)),
@@ -215,7 +215,7 @@ pub(crate) fn write_descriptors(memory: &Mapping, data: u64) {
     }
 }
 
-/// A segment descriptor.
+/// Returns a segment descriptor.
 fn descriptor(base: u64, limit: u64, access: u8, flags: u8) -> u64 {
     (limit & 0xffff)
         | ((base & 0xff_ffff) << 16)

@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a guest needs to run a guest of its own (AMD's manual, volume 2, chapter 15 and appendix B).
+//! The control block for a guest's own guest (APM volume 2, chapter 15 and appendix B).
 
 use kvm_bindings::{kvm_dtable, kvm_segment, kvm_sregs};
 
 use super::mapping::Mapping;
 
-/// Where the control block of the inner guest is in guest memory.
+/// The guest-physical address of the inner guest's control block.
 pub(super) const VMCB: u64 = 0x1_e000;
 
-/// Where the processor saves the outer guest's state.
+/// The guest-physical address where the processor saves the outer guest's state.
 pub(super) const HOST_SAVE_AREA: u64 = 0x1_f000;
 
-/// `VM_HSAVE_PA`, which says so.
+/// `VM_HSAVE_PA`, which holds that address.
 pub(super) const MSR_HOST_SAVE_AREA: u32 = 0xc001_0117;
 
-/// Without it there is no VMRUN.
+/// The bit that allows VMRUN.
 pub(super) const EFER_SVME: u64 = 1 << 12;
 
-/// Where RIP is in the control block; the program has it, too.
+/// The offset of RIP in the control block. The program has it, too.
 const RIP: u64 = 0x578;
 
-/// Writes a control block: the inner guest begins at `rip` with the outer one's system registers,
-/// and comes back at each VMMCALL.
+/// Writes a control block. The inner guest begins at `rip` with the outer one's system registers,
+/// and exits at each VMMCALL.
 pub(super) fn write_control_block(memory: &Mapping, sregs: &kvm_sregs, rip: u64) {
     const INTERCEPT_SHUTDOWN: u32 = 1 << 31;
     const INTERCEPT_VMRUN_AND_VMMCALL: u32 = 0b11;
@@ -49,7 +49,7 @@ pub(super) fn write_control_block(memory: &Mapping, sregs: &kvm_sregs, rip: u64)
     for (offset, table) in [(0x460, &sregs.gdt), (0x480, &sregs.idt)] {
         write_table(memory, VMCB + offset, table);
     }
-    // The default of the page attributes, and what debug registers have after reset.
+    // The default page attributes, and the debug registers' values after reset.
     for (offset, value) in [
         (0x4d0, sregs.efer),
         (0x548, sregs.cr4),

@@ -46,17 +46,17 @@ ioctl_iowr_nr!(UFFDIO_API, UFFDIO, 0x3f, UffdioApi);
 ioctl_iowr_nr!(UFFDIO_REGISTER, UFFDIO, 0x00, UffdioRegister);
 ioctl_iowr_nr!(UFFDIO_ZEROPAGE, UFFDIO, 0x04, UffdioZeropage);
 
-/// A page that is not there until [`Userfault::resolve`] is called.
+/// A page that is absent until [`Userfault::resolve`] is called.
 pub(crate) struct Userfault {
     file: File,
     page: Arc<Mapping>,
 }
 
 impl Userfault {
-    /// Makes one.
+    /// Creates one.
     pub(crate) fn new() -> Self {
         let page = Mapping::new(PAGE, Backing::Anonymous);
-        // SAFETY: Only pages of the mapping are handled, which is accessed by volatile operations.
+        // SAFETY: It only handles pages of the mapping, which is accessed by volatile operations.
         let file = unsafe { userfaultfd(UserfaultfdFlags::CLOEXEC) };
         let this = Self {
             file: file.expect("userfaultfd is there").into(),
@@ -67,7 +67,7 @@ impl Userfault {
             features: 0,
             ioctls: 0,
         };
-        // SAFETY: The operation takes such a structure.
+        // SAFETY: The ioctl takes this structure.
         let result = unsafe { ioctl_with_mut_ref(&this.file, UFFDIO_API(), &mut api) };
         assert_eq!(result, 0, "the kernel knows this version");
         let mut register = UffdioRegister {
@@ -76,13 +76,13 @@ impl Userfault {
             mode: UFFDIO_REGISTER_MODE_MISSING,
             ioctls: 0,
         };
-        // SAFETY: The operation takes such a structure, and the page is ours.
+        // SAFETY: The ioctl takes this structure, and the page is ours.
         let result = unsafe { ioctl_with_mut_ref(&this.file, UFFDIO_REGISTER(), &mut register) };
         assert_eq!(result, 0, "the page can be handled");
         this
     }
 
-    /// The address of the page.
+    /// Returns the address of the page.
     pub(crate) fn address(&self) -> u64 {
         self.page.address()
     }
@@ -95,7 +95,7 @@ impl Userfault {
             .expect("a message comes");
     }
 
-    /// Lets whoever waits have the page, full of zeros.
+    /// Fills the page with zeros, for whoever waits.
     pub(crate) fn resolve(&self) {
         let mut zeropage = UffdioZeropage {
             start: self.address(),
@@ -103,7 +103,7 @@ impl Userfault {
             mode: 0,
             zeropage: 0,
         };
-        // SAFETY: The operation takes such a structure, and the page is ours.
+        // SAFETY: The ioctl takes this structure, and the page is ours.
         let result = unsafe { ioctl_with_mut_ref(&self.file, UFFDIO_ZEROPAGE(), &mut zeropage) };
         assert_eq!(result, 0, "descriptor {}", self.file.as_raw_fd());
     }

@@ -40,45 +40,45 @@ use crate::process::{has_feature, process_state, thread_state, wait_until};
 
 ioctl_iow_nr!(KVM_SET_REGS, KVMIO, 0x82, kvm_regs);
 
-/// Where the programs stand in guest memory, one after the other.
+/// The guest-physical address of the first program.
 const CODE: u64 = 0x8000;
-/// The distance between them.
+/// The distance between two programs.
 const CODE_STEP: u64 = 0x200;
-/// Where each vCPU has memory of its own: the first ones where real mode can reach it.
+/// The guest-physical address of the first vCPU's own memory. Real mode can reach the first ones.
 const DATA: u64 = 0xa000;
-/// How much.
+/// The size of each vCPU's own memory.
 const DATA_STEP: u64 = 0x1000;
 
-/// Where the flags are in the structure of KVM's clock (`struct pvclock_vcpu_time_info`).
+/// The offset of the flags in KVM's clock (`struct pvclock_vcpu_time_info`).
 pub(crate) const CLOCK_FLAGS: u64 = 29;
 /// `PVCLOCK_GUEST_STOPPED`.
 pub(crate) const CLOCK_GUEST_STOPPED: u8 = 1 << 1;
 
-/// Where [`Work::Mmio`] reads: no case has memory there.
+/// Where [`Work::Mmio`] reads. No case has memory there.
 const HOLE: u64 = 0x8_0000;
 
-/// What it reads.
+/// The byte that it reads.
 pub(crate) const MMIO_BYTE: u8 = 0x3c;
 
 /// The port of [`Work::PortIo`].
 const IO_PORT: u64 = 0x20;
 
-/// What a vCPU does.
+/// The work of a vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     /// Spins at one instruction.
     Spin,
     /// Halts, in the kernel.
     Halt,
-    /// Reads and writes a port all the time. What it writes is checked.
+    /// Reads and writes a port all the time. The VMM checks what it writes.
     PortIo,
     /// Counts, and keeps the sum.
     Count,
     /// Runs a guest of its own, which counts, too.
     Nested,
-    /// Leaves the guest once; its thread then sits in user space.
+    /// Exits from the guest once. The thread stays in user space then.
     UserSpace,
-    /// Reads where there is no memory; its thread, which has the answer, then sits in user space.
+    /// Reads where there is no memory. The thread has the answer, and stays in user space then.
     Mmio,
     /// Loads every register, and halts.
     RegistersHalt,
@@ -104,13 +104,13 @@ impl Work {
         code::bare_spin,
     ];
 
-    /// The index of the program that does it in this mode.
+    /// Returns the index of its program for this mode.
     fn program(self, mode: Mode) -> usize {
         let registers = match mode {
             Mode::Long | Mode::LongLa57 => 4,
             Mode::Protected | Mode::ProtectedPaging | Mode::ProtectedPae | Mode::Compatibility => 6,
             Mode::Real => 8,
-            // The registers may not be loaded there, and nobody may halt.
+            // Privilege level 3 may neither load the registers nor halt.
             Mode::LongUser => return SPIN,
         };
         match self {
@@ -131,11 +131,11 @@ impl Work {
     }
 }
 
-/// The number of the program that spins with a `pause`.
+/// The index of the program that spins with a `pause`.
 const SPIN: usize = 0;
 
-/// Whether a loop of `pause` may end in an exit, as Intel's processors can have it: then nothing that is to spin
-/// without exits has any.
+/// Returns whether a loop of `pause` may cause an exit, as on Intel's processors. Spinning guests
+/// then do without.
 fn pauses_exit() -> bool {
     static IS_INTEL: LazyLock<bool> = LazyLock::new(|| has_feature("vmx"));
     *IS_INTEL
@@ -150,40 +150,40 @@ pub(crate) fn write_programs(memory: &Mapping) {
     }
 }
 
-/// What a vCPU that does [`Work::Count`] has counted, as it stands in guest memory.
+/// The count of a vCPU that does [`Work::Count`], from guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Count(pub(crate) u64);
 
-/// What the VMM and the vCPU's thread tell each other.
+/// The state that the VMM and the vCPU's thread share.
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
     /// The thread's number, when it runs.
     tid: AtomicI32,
-    /// The program has said that it runs.
+    /// Whether the program has said that it runs.
     ready: AtomicBool,
     /// How often `KVM_RUN` was called.
     entries: AtomicU64,
     /// How often `KVM_RUN` returned `EINTR` without a reason that the VMM knows.
     interruptions: AtomicU64,
-    /// Whether the thread sits in user space.
-    sits: AtomicBool,
-    /// How often numbers went through the port.
+    /// Whether the thread stays in user space.
+    stays_outside: AtomicBool,
+    /// How often a number went through the port.
     rounds: AtomicU64,
-    /// How often a call ended with `EINTR` because its thread wanted that.
-    wanted_interruptions: AtomicU64,
-    /// Whether the guest may be lost without that being the end of the process.
+    /// How often a call returned `EINTR` for a signal of the manner.
+    expected_interruptions: AtomicU64,
+    /// Whether the process goes on if the guest is lost.
     may_be_lost: AtomicBool,
-    /// Whether it was.
+    /// Whether the guest was lost.
     is_lost: AtomicBool,
 }
 
 enum Thread {
     Stopped(Box<Runner>),
     Running(JoinHandle<Box<Runner>>),
-    /// A process of its own has the place of the thread.
+    /// A process of its own runs it in place of the thread.
     Lone(Lone, Box<Runner>),
-    /// While it changes from one to the other.
+    /// Neither, while one replaces the other.
     None,
 }
 
@@ -196,12 +196,12 @@ pub(crate) struct Vcpu {
     mode: Mode,
     work: Work,
     first_regs: kvm_regs,
-    /// With how many calls of `KVM_RUN` it is at work.
+    /// The number of its `KVM_RUN` calls until it is at work.
     entries_at_work: u64,
 }
 
 impl Vcpu {
-    /// A vCPU that is ready to run in memory with tables and programs.
+    /// Creates a vCPU that is ready to run, in memory with tables and programs.
     pub(super) fn new(
         kvm: &Kvm,
         vm: &VmFd,
@@ -221,7 +221,7 @@ impl Vcpu {
         let mut sregs = fd.get_sregs().expect("the registers can be read");
         mode.set(&mut sregs, DATA + id * DATA_STEP);
         fd.set_sregs(&sregs).expect("the registers are consistent");
-        // All but the first would wait for a start-up interrupt.
+        // All but the first vCPU wait for a start-up interrupt otherwise.
         let runnable = kvm_mp_state {
             mp_state: KVM_MP_STATE_RUNNABLE,
         };
@@ -232,7 +232,7 @@ impl Vcpu {
             sregs.efer |= nested::EFER_SVME;
             fd.set_sregs(&sregs).expect("the registers are consistent");
             set_msr(&fd, nested::MSR_HOST_SAVE_AREA, nested::HOST_SAVE_AREA);
-            nested::write_control_block(memory, &sregs, park_address(NESTED_GUEST));
+            nested::write_control_block(memory, &sregs, final_loop_address(NESTED_GUEST));
         }
         let first_regs = first_registers(id, mode, work);
         fd.set_regs(&first_regs).expect("the registers can be set");
@@ -256,45 +256,46 @@ impl Vcpu {
         }
     }
 
-    /// Gives the guest KVM's clock at this address, as if it had asked for it. It must not run.
+    /// Gives the guest KVM's clock at this address, as if the guest had asked for it. It must not
+    /// run.
     pub(crate) fn set_clock(&mut self, gpa: u64) {
         // `MSR_KVM_SYSTEM_TIME_NEW` of `Documentation/virt/kvm/x86/msr.rst`; bit 0 turns it on.
         set_msr(self.fd(), 0x4b56_4d01, gpa | 1);
     }
 
-    /// Where the programs of [`Work::Nested`] and of the guest in it are.
+    /// Returns the addresses of the programs of [`Work::Nested`] and of its inner guest.
     pub(crate) fn nested_programs(&self) -> [Range<u64>; 2] {
         [self.work.program(self.mode), NESTED_GUEST].map(|index| {
-            let start = park_address(index);
+            let start = final_loop_address(index);
             start..program_address(index) + Work::ALL[index]().code.len() as u64
         })
     }
 
-    /// Its mode.
+    /// Returns its mode.
     pub(crate) fn mode(&self) -> Mode {
         self.mode
     }
 
-    /// Its work.
+    /// Returns its work.
     pub(crate) fn work(&self) -> Work {
         self.work
     }
 
-    /// Lets it run in a thread of its own.
+    /// Starts a thread that runs it.
     pub(crate) fn start(&mut self) {
         self.start_thread(Runner::run);
     }
 
-    /// Lets a thread of its own call `KVM_RUN` again and again without entering the guest, so that all
-    /// is as the last exit left it, but for what KVM completes of that.
+    /// Starts a thread that calls `KVM_RUN` again and again without entering the guest. All stays
+    /// as the last exit left it, but for what KVM completes.
     pub(crate) fn start_without_guest(&mut self) {
         self.start_thread(Runner::run_without_guest);
         let from = self.entries();
         wait_until("KVM_RUN is called", || self.entries() > from);
     }
 
-    /// Lets a process of its own run it, which shares all with the VMM, and can be killed alone:
-    /// [`Self::stop`] does that. It must halt, as it has done before.
+    /// Starts a process that runs it. That shares all with the VMM, and [`Self::stop`] kills it.
+    /// The vCPU must halt, as it has done before.
     pub(crate) fn start_in_process(&mut self) {
         assert!(self.work.halts() && self.shared.ready.load(SeqCst));
         let Thread::Stopped(runner) = std::mem::replace(&mut self.thread, Thread::None) else {
@@ -306,7 +307,7 @@ impl Vcpu {
         wait_until("the vCPU halts in the kernel", || process_state(pid) == 'S');
     }
 
-    /// The number of that process.
+    /// Returns the number of that process.
     pub(crate) fn pid(&self) -> i32 {
         match &self.thread {
             Thread::Lone(process, _) => process.pid(),
@@ -341,7 +342,9 @@ impl Vcpu {
         wait_until("the guest says that it runs", || shared.ready.load(SeqCst));
         match self.work {
             Work::UserSpace | Work::Mmio => {
-                wait_until("the thread sits in user space", || shared.sits.load(SeqCst));
+                wait_until("the thread is in user space", || {
+                    shared.stays_outside.load(SeqCst)
+                });
             }
             Work::PortIo => {
                 wait_until("numbers go through the port", || {
@@ -359,10 +362,10 @@ impl Vcpu {
                     let tid = self.tid();
                     wait_until("the vCPU halts in the kernel", || thread_state(tid) == 'S');
                 } else {
-                    // It leaves no trace but in its registers, which cannot be read while it runs.
+                    // Only its registers show that, which cannot be read while it runs.
                     wait_until("the guest spins", || {
                         self.stop();
-                        let spins = self.is_at_park(self.regs().rip);
+                        let spins = self.is_in_final_loop(self.regs().rip);
                         self.start();
                         spins
                     });
@@ -372,7 +375,7 @@ impl Vcpu {
         }
     }
 
-    /// Waits until it has got on with work that leaves a trace.
+    /// Waits until its work has advanced, if that leaves a trace.
     pub(crate) fn wait_until_it_goes_on(&self) {
         match self.work {
             Work::Count | Work::Nested => {
@@ -392,28 +395,28 @@ impl Vcpu {
         }
     }
 
-    /// How far [`Work::Count`] is.
+    /// Returns how far [`Work::Count`] is.
     pub(crate) fn count(&self) -> Count {
         let memory = self.memory.as_ref().expect("it runs in memory");
         Count(memory.read_u64(DATA + self.id * DATA_STEP))
     }
 
-    /// How often `KVM_RUN` was called.
+    /// Returns how often `KVM_RUN` was called.
     pub(crate) fn entries(&self) -> u64 {
         self.shared.entries.load(SeqCst)
     }
 
-    /// How often [`Work::PortIo`] wrote a number.
+    /// Returns how often [`Work::PortIo`] wrote a number.
     pub(crate) fn rounds(&self) -> u64 {
         self.shared.rounds.load(SeqCst)
     }
 
-    /// How often `KVM_RUN` returned `EINTR` though the VMM had sent no signal.
+    /// Returns how often `KVM_RUN` returned `EINTR` though the VMM had sent no signal.
     pub(crate) fn interruptions(&self) -> u64 {
         self.shared.interruptions.load(SeqCst)
     }
 
-    /// Sets the way in which its thread uses `KVM_RUN`. It must not run.
+    /// Sets how its thread uses `KVM_RUN`. It must not run.
     pub(crate) fn set_manner(&mut self, manner: Manner) {
         match &mut self.thread {
             Thread::Stopped(runner) => runner.conduct = Conduct::new(manner),
@@ -421,7 +424,7 @@ impl Vcpu {
         }
     }
 
-    /// The number of its thread, which runs.
+    /// Returns the number of its thread, which runs.
     pub(crate) fn tid(&self) -> i32 {
         self.shared.tid.load(SeqCst)
     }
@@ -431,7 +434,7 @@ impl Vcpu {
         assert!(self.send_signal(masked_signal()), "the signal is sent");
     }
 
-    /// Sends a signal to its thread; says whether that was possible.
+    /// Sends a signal to its thread. Returns whether that was possible.
     pub(crate) fn send_signal(&self, signal: c_int) -> bool {
         match &self.thread {
             // `Killable::kill` takes an error for success: `pthread_kill` returns its number.
@@ -443,22 +446,22 @@ impl Vcpu {
         }
     }
 
-    /// How many of these signals its thread has taken.
+    /// Returns how many signals of its manner the thread has taken.
     pub(crate) fn signals_taken(&self) -> u64 {
-        self.shared.wanted_interruptions.load(SeqCst)
+        self.shared.expected_interruptions.load(SeqCst)
     }
 
-    /// Lets the guest be lost without that being the end of the process.
+    /// Lets the process go on if the guest is lost.
     pub(crate) fn let_guest_be_lost(&self) {
         self.shared.may_be_lost.store(true, SeqCst);
     }
 
-    /// Whether the guest was lost.
+    /// Returns whether the guest was lost.
     pub(crate) fn has_lost_guest(&self) -> bool {
         self.shared.is_lost.load(SeqCst)
     }
 
-    /// Says in what state the guest was lost. It must not run.
+    /// Returns the state in which the guest was lost. It must not run.
     pub(crate) fn describe_loss(&mut self) -> String {
         match &mut self.thread {
             Thread::Stopped(runner) => describe_last_exit(&mut runner.fd),
@@ -466,7 +469,7 @@ impl Vcpu {
         }
     }
 
-    /// Whether it has a thread that runs it.
+    /// Returns whether a thread runs it.
     pub(crate) fn runs(&self) -> bool {
         matches!(self.thread, Thread::Running(_))
     }
@@ -476,7 +479,7 @@ impl Vcpu {
         match std::mem::replace(&mut self.thread, Thread::None) {
             Thread::Running(thread) => {
                 self.shared.stop.store(true, SeqCst);
-                // The signal may come just before KVM_RUN is entered, so once is not enough.
+                // The signal may come just before KVM_RUN, so one is not enough.
                 while !thread.is_finished() {
                     thread.kill(SIGRTMIN()).expect("the thread is there");
                     thread::sleep(Duration::from_millis(1));
@@ -492,7 +495,7 @@ impl Vcpu {
         }
     }
 
-    /// Stops it, and wants everything to have gone right.
+    /// Stops it, and checks that its work was not disturbed.
     pub(crate) fn finish(&mut self) {
         self.stop();
         assert_eq!(
@@ -506,12 +509,12 @@ impl Vcpu {
             Work::Count => self.check_count(),
             Work::Nested => self.check_nested_counts(),
             Work::Spin | Work::UserSpace => self.check_registers(0),
-            // The halt is done: the next instruction is the one after it.
+            // The halt is complete: RIP is at the instruction after it.
             Work::Halt => self.check_registers(1),
             Work::PortIo => {
                 let rounds = self.regs().rbx;
                 let seen = self.rounds();
-                // The last number is written, but the guest has not counted it yet.
+                // The guest may have written the last number, and not counted it yet.
                 assert!(
                     rounds == seen || rounds + 1 == seen,
                     "{rounds} rounds, {seen} seen"
@@ -521,12 +524,12 @@ impl Vcpu {
         }
     }
 
-    /// The general registers. It must not run.
+    /// Returns the general registers. It must not run.
     pub(crate) fn regs(&self) -> kvm_regs {
         self.fd().get_regs().expect("the registers can be read")
     }
 
-    /// The other registers. It must not run.
+    /// Returns the other registers. It must not run.
     pub(crate) fn sregs(&self) -> kvm_sregs {
         self.fd().get_sregs().expect("the registers can be read")
     }
@@ -541,13 +544,13 @@ impl Vcpu {
         result.expect("the registers are consistent");
     }
 
-    /// The number of its file. It must not run.
+    /// Returns its file descriptor. It must not run.
     pub(crate) fn file_number(&self) -> i32 {
         self.fd().as_raw_fd()
     }
 
-    /// Calls `KVM_SET_REGS` with registers that have to be waited for, which takes as long as that
-    /// does; puts the registers back. It must not run.
+    /// Calls `KVM_SET_REGS` with registers from a page that has to be waited for, and puts the old
+    /// ones back. It must not run.
     pub(crate) fn set_regs_from(&self, fault: &Userfault) {
         let saved = self.regs();
         let address = ptr::with_exposed_provenance::<kvm_regs>(to_usize(fault.address()));
@@ -566,19 +569,19 @@ impl Vcpu {
         }
     }
 
-    /// The address of the loop in which its program ends up.
-    pub(crate) fn park_address(&self) -> u64 {
-        park_address(self.work.program(self.mode))
+    /// Returns the address of the loop that its program ends in.
+    pub(crate) fn final_loop_address(&self) -> u64 {
+        final_loop_address(self.work.program(self.mode))
     }
 
-    /// Returns whether RIP is in that loop, if it is one of a program that spins.
-    pub(crate) fn is_at_park(&self, rip: u64) -> bool {
-        let pause = self.park_address() + SPIN_PAUSE_LEN;
+    /// Returns whether RIP is in that loop, for a program that spins.
+    pub(crate) fn is_in_final_loop(&self, rip: u64) -> bool {
+        let pause = self.final_loop_address() + SPIN_PAUSE_LEN;
         let has_pause = self.work.program(self.mode) == SPIN;
-        rip == self.park_address() || (has_pause && rip == pause)
+        rip == self.final_loop_address() || (has_pause && rip == pause)
     }
 
-    /// Both guests have counted alike, but for a step.
+    /// Checks that both guests have counted as far as each other, but for one step.
     fn check_nested_counts(&self) {
         let memory = self.memory.as_ref().expect("it runs in memory");
         let data = DATA + self.id * DATA_STEP;
@@ -589,16 +592,16 @@ impl Vcpu {
         );
     }
 
-    /// The registers are as at the beginning, but for RIP.
+    /// Checks that the registers are the first ones, but for RIP.
     fn check_registers(&self, offset: u64) {
         let rip = match self.work {
-            // KVM completes the exit in the next KVM_RUN, which did not come.
+            // KVM completes the exit in the next KVM_RUN, which never came.
             Work::UserSpace => self.first_regs.rip,
-            _ => self.park_address() + offset,
+            _ => self.final_loop_address() + offset,
         };
         let mut regs = self.regs();
-        if self.work == Work::Spin && self.is_at_park(regs.rip) {
-            // At one of the two instructions of its loop.
+        if self.work == Work::Spin && self.is_in_final_loop(regs.rip) {
+            // RIP is at one of the loop's two instructions.
             regs.rip = rip;
         }
         let expected = kvm_regs {
@@ -608,14 +611,15 @@ impl Vcpu {
         assert_eq!(regs, expected, "registers of vCPU {}", self.id);
     }
 
-    /// The count and the sum agree, in the registers and in memory, and all else is unchanged.
+    /// Checks that the count and the sum agree, in registers and in memory, and that all else is
+    /// unchanged.
     fn check_count(&self) {
         let regs = self.regs();
         let memory = self.memory.as_ref().expect("it runs in memory");
         let data = DATA + self.id * DATA_STEP;
         let (count, sum) = (memory.read_u64(data), memory.read_u64(data + 8));
         assert!(count > 0, "it has counted");
-        // Wherever in its loop it was stopped, one may be ahead of the other by a step.
+        // When it stopped, one of them may be a step ahead.
         let agree = |count: u64, sum| [sum_to(count), sum_to(count - 1)].contains(&sum);
         assert!(
             agree(regs.rax, regs.rbx),
@@ -651,13 +655,13 @@ impl Drop for Vcpu {
     }
 }
 
-/// 1 + 2 + … + `count`, as 64 bits have it.
+/// Returns 1 + 2 + … + `count`, modulo 2⁶⁴.
 fn sum_to(count: u64) -> u64 {
     let count = u128::from(count);
     u64::try_from((count * (count + 1) / 2) & u128::from(u64::MAX)).expect("it was cut to 64 bits")
 }
 
-/// The place of the inner guest's program in [`Work::ALL`].
+/// The index of the inner guest's program.
 const NESTED_GUEST: usize = 12;
 
 fn set_msr(fd: &VcpuFd, index: u32, data: u64) {
@@ -670,16 +674,16 @@ fn set_msr(fd: &VcpuFd, index: u32, data: u64) {
     assert_eq!(fd.set_msrs(&msrs), Ok(1), "MSR {index:#x} can be set");
 }
 
-/// Where the loop of a program begins in which it ends up.
-fn park_address(index: usize) -> u64 {
-    program_address(index) + Work::ALL[index]().park
+/// Returns the address of the loop that a program ends in.
+fn final_loop_address(index: usize) -> u64 {
+    program_address(index) + Work::ALL[index]().final_loop
 }
 
 fn program_address(index: usize) -> u64 {
     CODE + index as u64 * CODE_STEP
 }
 
-/// The general registers to begin with: no two are the same, in no two vCPUs.
+/// Returns the first general registers. No two values are the same, in any two vCPUs.
 fn first_registers(id: u64, mode: Mode, work: Work) -> kvm_regs {
     let mark = |register: u64| {
         let low = 0x5a00_00a5 | (id << 16) | (register << 8);
@@ -729,27 +733,27 @@ fn first_registers(id: u64, mode: Mode, work: Work) -> kvm_regs {
     regs
 }
 
-/// The number that [`Work::PortIo`] reads in a round, the first of which is 0. Nobody else has it
+/// Returns the number that [`Work::PortIo`] reads in a round, counted from 0. Nothing else has it
 /// by accident.
 pub(crate) fn port_number(round: u64) -> u32 {
     let round = u32::try_from(round).expect("a case is short");
     round.wrapping_mul(0x9e37_79b9)
 }
 
-/// Whether a guest has its host's registers: those that VMRUN saves and a guest's programs never have, above
-/// all in the half of the addresses that is the kernel's.
+/// Returns whether a guest has its host's registers: those that VMRUN saves hold addresses of a
+/// kernel, which no guest's program has.
 fn has_registers_of_host(regs: &kvm_regs) -> bool {
     const KERNEL: u64 = 0xffff_8000_0000_0000;
     const KERNEL_TEXT: u64 = 0xffff_ffff_8000_0000;
     regs.rip >= KERNEL_TEXT && regs.rsp >= KERNEL
 }
 
-/// The last exit, with what KVM tells of it, and the registers.
+/// Returns the last exit with its details, and the registers.
 fn describe_last_exit(fd: &mut VcpuFd) -> String {
     let run = fd.get_kvm_run();
     let reason = run.exit_reason;
     let error = if reason == KVM_EXIT_INTERNAL_ERROR {
-        // SAFETY: It is valid with this reason.
+        // SAFETY: It is valid with this exit reason.
         let internal = unsafe { run.__bindgen_anon_1.internal };
         let data = internal.data.iter().take(to_usize(internal.ndata.into()));
         format!(" ({}; {:#x?})", internal.suberror, data.collect::<Vec<_>>())
@@ -759,7 +763,8 @@ fn describe_last_exit(fd: &mut VcpuFd) -> String {
     let (regs, sregs) = (fd.get_regs(), fd.get_sregs());
     let (regs, sregs) = (regs.unwrap_or_default(), sregs.unwrap_or_default());
     format!(
-        "exit {reason}{error}, host's registers: {}, {regs:#x?} cr0={:#x} cr2={:#x} cr3={:#x} cr4={:#x} efer={:#x} \
+        "exit {reason}{error}, host's registers: {}, {regs:#x?} cr0={:#x} cr2={:#x} \
+         cr3={:#x} cr4={:#x} efer={:#x} \
          cs={:#x?}",
         has_registers_of_host(&regs),
         sregs.cr0,
@@ -771,12 +776,12 @@ fn describe_last_exit(fd: &mut VcpuFd) -> String {
     )
 }
 
-/// What a vCPU's thread has.
+/// The state of a vCPU's thread.
 struct Runner {
     fd: VcpuFd,
     shared: Arc<Shared>,
     work: Work,
-    /// The number that the guest has last read from the port, until it writes.
+    /// The number that the guest has read from the port last, until it writes one.
     given: Option<u32>,
     conduct: Conduct,
 }
@@ -786,12 +791,12 @@ impl Runner {
         self.conduct.begin(&mut self.fd);
         while !self.shared.stop.load(SeqCst) {
             if self.step().is_break() {
-                // Does not run again before it is told to stop.
-                self.shared.sits.store(true, SeqCst);
+                // It does not run again until it is told to stop.
+                self.shared.stays_outside.store(true, SeqCst);
                 while !self.shared.stop.load(SeqCst) {
                     thread::sleep(Duration::from_millis(1));
                 }
-                self.shared.sits.store(false, SeqCst);
+                self.shared.stays_outside.store(false, SeqCst);
             }
         }
         self.conduct.end(&mut self.fd);
@@ -870,18 +875,18 @@ impl Runner {
             Err(error) if error.errno() == libc::EINTR => interrupted = true,
             Err(error) => panic!("KVM_RUN: {error}"),
         }
-        let wanted = self.conduct.after(&mut self.fd, interrupted);
-        if wanted {
-            self.shared.wanted_interruptions.fetch_add(1, SeqCst);
+        let is_expected = self.conduct.after(&mut self.fd, interrupted);
+        if is_expected {
+            self.shared.expected_interruptions.fetch_add(1, SeqCst);
         } else if interrupted && !self.shared.stop.load(SeqCst) {
-            // It was not the signal that stops it.
+            // The stop signal did not cause this.
             self.shared.interruptions.fetch_add(1, SeqCst);
         }
         flow
     }
 }
 
-/// The signal that stops a vCPU needs a handler, or it would end the process.
+/// Registers a handler for the signal that stops vCPUs. Without one it would end the process.
 fn register_stop_signal() {
     extern "C" fn nothing(_: c_int, _: *mut libc::siginfo_t, _: *mut c_void) {}
 

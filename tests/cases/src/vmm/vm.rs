@@ -20,14 +20,14 @@ use super::{
 };
 use crate::process::{own_pid, present_pages, PAGE};
 
-/// How much memory [`Vm::bootable`] has from address 0 on, in slot 0. Its first page is free for
-/// use by the cases.
+/// The size of the memory of [`Vm::bootable`], in slot 0 at address 0. Cases may use its first
+/// page.
 pub(crate) const LOW_MEMORY: u64 = 0x2_0000;
 
-/// Where QEMU has it, too.
+/// The same address as in QEMU.
 const TSS_ADDRESS: usize = 0xfffb_d000;
 
-/// KVM's own slots have numbers from here on (`KVM_USER_MEM_SLOTS`).
+/// The lowest number of KVM's own slots (`KVM_USER_MEM_SLOTS`).
 const FIRST_INTERNAL_SLOT: u16 = 32764;
 
 /// A memslot.
@@ -38,14 +38,14 @@ pub(crate) struct Slot {
     pub(crate) gpa: u64,
     pub(crate) len: u64,
     pub(crate) mapping: Arc<Mapping>,
-    /// Where in `mapping` it begins.
+    /// Its offset in `mapping`.
     pub(crate) offset: u64,
     /// `KVM_MEM_READONLY`, `KVM_MEM_LOG_DIRTY_PAGES`.
     pub(crate) flags: u32,
 }
 
 impl Slot {
-    /// All of `mapping`, in the first address space.
+    /// Creates a slot for all of `mapping`, in the first address space.
     pub(crate) fn of(id: u16, gpa: u64, mapping: &Arc<Mapping>) -> Self {
         Self {
             space: 0,
@@ -58,12 +58,12 @@ impl Slot {
         }
     }
 
-    /// The host-virtual address of `gpa`.
+    /// Returns the host-virtual address of `gpa`.
     pub(crate) fn hva(&self, gpa: u64) -> u64 {
         self.mapping.address() + self.offset + (gpa - self.gpa)
     }
 
-    /// What the module is to say about the slot.
+    /// Returns the report's line about the slot.
     pub(crate) fn expected(&self) -> report::Slot {
         let hva = self.hva(self.gpa);
         let last = self.len - 1;
@@ -92,9 +92,9 @@ impl Slot {
     }
 }
 
-/// A virtual machine; its vCPUs are stopped when it is dropped.
+/// A virtual machine. Dropping it stops its vCPUs.
 pub(crate) struct Vm {
-    // The vCPUs' threads use the memory of the slots: they go first.
+    // They are dropped first: their threads use the slots' memory.
     vcpus: Vec<Vcpu>,
     slots: Vec<Slot>,
     fd: Option<VmFd>,
@@ -102,12 +102,12 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// A VM with neither memory nor vCPUs.
+    /// Creates a VM with neither memory nor vCPUs.
     pub(crate) fn empty() -> Self {
         Self::of_type(0)
     }
 
-    /// An empty VM whose memory may be private to the guest, by software alone
+    /// Creates an empty VM whose memory may be private, by software alone
     /// (`KVM_X86_SW_PROTECTED_VM`). Its vCPUs cannot run.
     pub(crate) fn with_private_memory() -> Self {
         Self::of_type(1)
@@ -116,7 +116,7 @@ impl Vm {
     fn of_type(kind: u64) -> Self {
         let kvm = Kvm::new().expect("KVM is loaded");
         let fd = kvm.create_vm_with_type(kind).expect("a VM can be made");
-        // With it, a vCPU that halts does so in the kernel.
+        // With it KVM handles a vCPU that halts.
         fd.create_irq_chip()
             .expect("there is an interrupt controller");
         Self {
@@ -127,10 +127,10 @@ impl Vm {
         }
     }
 
-    /// A VM with the memory that [`Vm::add_vcpu`] needs.
+    /// Creates a VM with the memory that [`Vm::add_vcpu`] needs.
     pub(crate) fn bootable() -> Self {
         let mut vm = Self::empty();
-        // Where KVM may have what it needs for real mode, if the processor cannot do without.
+        // KVM may use this for real mode, if the processor needs help with that.
         let fd = vm.fd.as_ref().expect("it is open");
         fd.set_tss_address(TSS_ADDRESS)
             .expect("there is room for it");
@@ -141,7 +141,7 @@ impl Vm {
         vm
     }
 
-    /// A bootable VM with one vCPU that has begun to do `work`.
+    /// Creates a bootable VM with one vCPU that does `work` already.
     pub(crate) fn running(work: Work) -> Self {
         let mut vm = Self::bootable();
         vm.add_vcpu(Mode::Long, work);
@@ -149,12 +149,12 @@ impl Vm {
         vm
     }
 
-    /// The file descriptor.
+    /// Returns the file descriptor.
     pub(crate) fn fd(&self) -> i32 {
         self.fd.as_ref().expect("it is open").as_raw_fd()
     }
 
-    /// Closes the VM's own file; those of the vCPUs keep it.
+    /// Closes the VM's own file. The vCPUs' files keep the VM.
     pub(crate) fn close_fd(&mut self) {
         self.fd = None;
     }
@@ -165,21 +165,21 @@ impl Vm {
         self.slots.push(slot);
     }
 
-    /// Gives a slot of the first address space another place or other flags.
+    /// Changes the address or the flags of a slot of the first address space.
     pub(crate) fn change(&mut self, slot: Slot) {
         self.set_region(&slot);
         self.slots.retain(|old| (old.space, old.id) != (0, slot.id));
         self.slots.push(slot);
     }
 
-    /// Takes a slot of the first address space away.
+    /// Removes a slot of the first address space.
     pub(crate) fn remove(&mut self, id: u16) {
         let slot = self.slot(id).expect("it is there").clone();
         self.set_region(&Slot { len: 0, ..slot });
         self.slots.retain(|old| (old.space, old.id) != (0, id));
     }
 
-    /// The slot of the first address space with this number.
+    /// Returns the slot of the first address space with this number.
     pub(crate) fn slot(&self, id: u16) -> Option<&Slot> {
         self.slots
             .iter()
@@ -195,13 +195,13 @@ impl Vm {
             userspace_addr: slot.hva(slot.gpa),
         };
         let fd = self.fd.as_ref().expect("it is open");
-        // SAFETY: The mapping is kept for as long as the VM has the slot.
+        // SAFETY: The VM keeps the mapping as long as the slot.
         let result = unsafe { fd.set_user_memory_region(region) };
         result.unwrap_or_else(|error| panic!("a slot at {:#x}: {error}", slot.gpa));
     }
 
-    /// Adds new memory like [`Vm::add_memory`], of which any page can be private: it is then not in
-    /// the mapping, but in a `guest_memfd`.
+    /// Adds new memory as [`Vm::add_memory`] does. Any of its pages can become private: they are in
+    /// a `guest_memfd` then, and not in the mapping.
     pub(crate) fn add_private_memory(&mut self, gpa: u64, len: u64) -> Arc<Mapping> {
         let mapping = Mapping::new(len, Backing::Anonymous);
         let slot = Slot {
@@ -223,7 +223,7 @@ impl Vm {
             guest_memfd: u32::try_from(memfd).expect("a file descriptor"),
             ..Default::default()
         };
-        // SAFETY: The mapping is kept for as long as the VM has the slot.
+        // SAFETY: The VM keeps the mapping as long as the slot.
         let result = unsafe { fd.set_user_memory_region2(region) };
         result.unwrap_or_else(|error| panic!("adding a slot at {gpa:#x}: {error}"));
         self.slots.push(slot);
@@ -254,14 +254,14 @@ impl Vm {
         mapping
     }
 
-    /// Adds all of `mapping` like [`Vm::add_memory`], be it once more.
+    /// Adds all of `mapping`, which may be in other slots, too, as [`Vm::add_memory`] does.
     pub(crate) fn add_mapping(&mut self, gpa: u64, mapping: &Arc<Mapping>) {
         let used = self.slots.iter().filter(|slot| slot.space == 0);
         let id = used.map(|slot| slot.id + 1).max().unwrap_or(0);
         self.add(Slot::of(id, gpa, mapping));
     }
 
-    /// The slot of the first address space that contains `gpa`.
+    /// Returns the slot of the first address space that contains `gpa`.
     pub(crate) fn slot_at(&self, gpa: u64) -> &Slot {
         let mut slots = self.slots.iter();
         let slot = slots.find(|slot| slot.space == 0 && slot.contains(gpa));
@@ -274,7 +274,7 @@ impl Vm {
         slot.mapping.read(slot.offset + (gpa - slot.gpa), len)
     }
 
-    /// Writes bytes into guest memory, across slots where it has to be.
+    /// Writes bytes into guest memory, across slots if needed.
     pub(crate) fn write(&self, gpa: u64, bytes: &[u8]) {
         for (gpa, byte) in (gpa..).zip(bytes) {
             let slot = self.slot_at(gpa);
@@ -282,7 +282,7 @@ impl Vm {
         }
     }
 
-    /// The hits that a pattern must give which stands at these addresses and nowhere else.
+    /// Returns the expected hits of a pattern at these addresses.
     pub(crate) fn hits(&self, pattern: usize, at: &[u64]) -> Vec<report::Hit> {
         let hit = |&gpa: &u64| {
             let slot = self.slot_at(gpa);
@@ -298,29 +298,27 @@ impl Vm {
         at.iter().map(hit).collect()
     }
 
-    /// The slots in a report without those that KVM has added of its own, as it does on Intel.
-    pub(crate) fn given_slots(report: &report::Report) -> Vec<report::Slot> {
+    /// Returns the slots in a report without KVM's own, which it has on Intel.
+    pub(crate) fn user_slots(report: &report::Report) -> Vec<report::Slot> {
         let mut slots = report.slots.clone();
         slots.retain(|slot| slot.id < FIRST_INTERNAL_SLOT);
         slots
     }
 
-    /// Wants the report to name all slots, with exactly the pages that are present, and the pages
-    /// that are not.
+    /// Checks that the report has all slots, with exactly the pages that are present and absent.
     pub(crate) fn assert_slots(&self, report: &report::Report) {
         assert_eq!(report.done.private_pages, 0);
         let mut expected: Vec<_> = self.slots.iter().map(Slot::expected).collect();
         expected.sort_by_key(|slot| (slot.space, *slot.gpa.start()));
-        assert_eq!(Self::given_slots(report), expected, "slots");
+        assert_eq!(Self::user_slots(report), expected, "slots");
         let absent = report.pages() - report.present();
         assert_eq!(report.done.absent_pages, absent, "absent pages");
     }
 
-    /// Wants so many bytes to have been searched in the VM's slots; those that KVM has added of its
-    /// own are searched, too.
+    /// Checks how many bytes were searched in the VM's slots. KVM's own slots come on top.
     pub(crate) fn assert_scanned(report: &report::Report, bytes: u64) {
         let slots = report.slots.iter();
-        // The second address space has the same at the same place.
+        // The second address space has the same memory there.
         let own = slots.filter(|slot| slot.space == 0 && slot.id >= FIRST_INTERNAL_SLOT);
         let own: u64 = own.map(|slot| slot.present * PAGE).sum();
         assert_eq!(report.done.scanned_bytes, bytes + own, "searched bytes");
@@ -343,17 +341,17 @@ impl Vm {
         self.vcpus.iter_mut().for_each(Vcpu::wait_until_at_work);
     }
 
-    /// A vCPU.
+    /// Returns a vCPU.
     pub(crate) fn vcpu(&mut self, id: usize) -> &mut Vcpu {
         &mut self.vcpus[id]
     }
 
-    /// The vCPUs.
+    /// Returns the vCPUs.
     pub(crate) fn vcpus(&mut self) -> &mut [Vcpu] {
         &mut self.vcpus
     }
 
-    /// Waits until each vCPU that runs has got on with its work, if that leaves a trace.
+    /// Waits until the work of each running vCPU has advanced, if it leaves a trace.
     pub(crate) fn wait_until_it_goes_on(&self) {
         let running = self.vcpus.iter().filter(|vcpu| vcpu.runs());
         running.for_each(Vcpu::wait_until_it_goes_on);
@@ -364,7 +362,7 @@ impl Vm {
         self.vcpus.iter_mut().for_each(Vcpu::stop);
     }
 
-    /// Stops all vCPUs, and wants everything to have gone right in them.
+    /// Stops all vCPUs, and checks that their work was not disturbed.
     pub(crate) fn finish(&mut self) {
         self.vcpus.iter_mut().for_each(Vcpu::finish);
     }

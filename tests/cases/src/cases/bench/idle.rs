@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the module costs while it waits.
+//! The cost of the module while it waits.
 
 use std::{
     thread,
@@ -13,15 +13,15 @@ use crate::{
     vmm::{Vm, Work},
 };
 
-/// What an exit costs while the module is loaded and waits: exits per second of a guest that does
-/// nothing but port I/O, each of which goes to the VMM and back.
+/// Measures what an exit costs while the module waits: exits per second of a guest that does port
+/// I/O, each through the VMM.
 pub(super) fn idle() {
     const STRETCH: Duration = Duration::from_millis(500);
 
     let mut vm = Vm::running(Work::PortIo);
     let other = Vm::running(Work::Halt);
     let exits = |vm: &mut Vm| {
-        // What the load has stirred up shall have settled.
+        // Let the load settle.
         thread::sleep(Duration::from_millis(100));
         let (begin, from) = (Instant::now(), vm.vcpu(0).rounds());
         thread::sleep(STRETCH);
@@ -29,8 +29,8 @@ pub(super) fn idle() {
         let exits = u32::try_from(2 * (vm.vcpu(0).rounds() - from)).expect("the time is short");
         f64::from(exits) / begin.elapsed().as_secs_f64()
     };
-    // The VM that is inspected, how often, and how many percent may be lost. If it is often the probe
-    // stays; each stretch lies between two inspections.
+    // Which VM is inspected, at what interval, and the allowed loss in percent. With short
+    // intervals the probe stays. Each measurement lies between two inspections.
     let rows = [
         (
             "not inspected, the other one each hour",
@@ -66,11 +66,9 @@ pub(super) fn idle() {
         ratios.sort_by(f64::total_cmp);
         let at = |part: usize| ratios[(ratios.len() - 1) * part / 4];
         let lost = (1.0 - at(2)) * 100.0;
-        let wanted = limit.map_or(String::new(), |limit| {
-            format!(", wanted: at most {limit} %")
-        });
+        let goal = limit.map_or(String::new(), |limit| format!(", goal: at most {limit} %"));
         println!(
-            "  {name:<40} {:.3} ({:.3} to {:.3} in half of {}): {lost:.1} % fewer{wanted}",
+            "  {name:<40} {:.3} ({:.3} to {:.3} in half of {}): {lost:.1} % fewer{goal}",
             at(2),
             at(1),
             at(3),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How long a search takes, by what is searched, in which way, and by whom.
+//! How long a search takes: of which memory, how, and by whom.
 
 use std::{
     hint::black_box,
@@ -27,29 +27,28 @@ const GIB: u64 = 1 << 30;
 /// The length of a page.
 const PAGE_LEN: usize = 4096;
 
-/// Where the memory is that is searched.
+/// The guest-physical address of the searched memory.
 const GPA: u64 = 4 * GIB;
 
-/// How much, where nothing else is said: not so much that a machine which is busy now and then has no
-/// quiet moment as long as a search takes.
+/// Its usual size. A busy machine still has idle moments as long as a search of that takes.
 const SIZE: u64 = 64 * MIB;
 
-/// How often each is measured, unless more is asked for.
+/// How often each row is measured in a short run.
 const ROUNDS: u32 = 21;
 
-/// What is measured: the name, and the inspection.
+/// A row of a table: its name, and the inspection.
 type Row = (String, Inspection);
 
-/// Compares, prints the tables, and says whether all is as it should be.
+/// Measures, prints the tables, and the verdict.
 pub(super) fn module() {
     let results = [access(), threads(), kinds(), sparse()];
     let passed = results.iter().all(|passed| *passed);
     println!("bench-module: {}", if passed { "PASS" } else { "FAIL" });
 }
 
-/// The ways to reach a page, of which the default is to be the fastest.
+/// Compares the ways to reach a page. The default must be the fastest. Returns whether it is.
 fn access() -> bool {
-    /// Not faster, but for what cannot be measured.
+    /// No other way may be faster, but for errors of measurement.
     const LEAST: f64 = 0.98;
 
     let mut vm = running();
@@ -68,16 +67,17 @@ fn access() -> bool {
     show(&rows[0].0, ratios[0], true, "");
     let mut passed = default == rows[0].0;
     for ((name, _), ratio) in rows.iter().zip(&ratios).skip(1) {
-        let wanted = format!("at least {LEAST}");
-        passed &= show(name, *ratio, ratio.middle >= LEAST, &wanted);
+        let goal = format!("at least {LEAST}");
+        passed &= show(name, *ratio, ratio.middle >= LEAST, &goal);
     }
     passed
 }
 
-/// Two threads against one; and two that have nothing in common, which is what the machine allows.
+/// Compares two threads with one, and with two that share nothing, which is what the machine
+/// allows. Returns whether two are fast enough.
 fn threads() -> bool {
-    const WANTED: f64 = 1.7;
-    /// So much that it does not matter how long it takes to wake a thread.
+    const GOAL: f64 = 1.7;
+    /// So large that the time to wake a thread does not matter.
     const LONG: u64 = 8 * SIZE;
 
     let mut vm = running();
@@ -95,15 +95,16 @@ fn threads() -> bool {
     });
     vm.finish();
     println!("The threads that search, on two processors; time against one:");
-    let wanted = format!("at most {:.3}, {WANTED} times faster", 1.0 / WANTED);
+    let goal = format!("at most {:.3}, {GOAL} times faster", 1.0 / GOAL);
     let ratio = Ratio::new(&times[1], &times[0]);
-    let passed = show("threads=2", ratio, ratio.middle <= 1.0 / WANTED, &wanted);
+    let passed = show("threads=2", ratio, ratio.middle <= 1.0 / GOAL, &goal);
     let ratio = Ratio::new(&times[3], &times[2]);
     show("two that only count", ratio, true, "");
     passed
 }
 
-/// How many microseconds it takes to count some numbers, which are handed out to threads as memory is.
+/// Returns how many microseconds threads take to count some numbers, which are handed out as memory
+/// is.
 fn count_with(threads: u32) -> u64 {
     const PARTS: u32 = 1024;
     const NUMBERS: u32 = 100_000;
@@ -125,7 +126,8 @@ fn count_with(threads: u32) -> u64 {
     u64::try_from(begun.elapsed().as_micros()).expect("it does not take so long")
 }
 
-/// What pages are: huge ones, zero pages and shared ones are to cost no more than others.
+/// Compares kinds of pages. Huge, zero and shared ones must cost no more than others. Returns
+/// whether they do.
 fn kinds() -> bool {
     const EACH: u64 = 24 * MIB;
     /// Machines are noisy.
@@ -149,7 +151,7 @@ fn kinds() -> bool {
     fill(&add(&mut vm, "pages of hugetlbfs", Backing::HugeTlb));
     let zeros = add(&mut vm, "pages full of zeros", Backing::Anonymous);
     zeros.fill_all(0);
-    // What is only read is the zero page, or the huge one; it counts as absent.
+    // A page that was only read is the zero page, or the huge one, and counts as absent.
     for (name, backing) in [
         ("the zero page", Backing::Anonymous),
         ("the huge zero page", Backing::TransparentHuge),
@@ -172,13 +174,14 @@ fn kinds() -> bool {
     let mut passed = true;
     show(&rows[0].0, ratios[0], true, "");
     for ((name, _), ratio) in rows.iter().zip(&ratios).skip(1) {
-        let wanted = format!("at most {MOST}");
-        passed &= show(name, *ratio, ratio.middle <= MOST, &wanted);
+        let goal = format!("at most {MOST}");
+        passed &= show(name, *ratio, ratio.middle <= MOST, &goal);
     }
     passed
 }
 
-/// A large guest that has touched as much as a small one.
+/// Compares a large guest with a small one that has touched as much. Returns whether its pause is
+/// about as long.
 fn sparse() -> bool {
     const TOUCHED: u64 = 256 * MIB;
     const SIZES: [u64; 2] = [512 * MIB, 64 * GIB];
@@ -211,13 +214,13 @@ fn sparse() -> bool {
     let passed = ratio <= MOST;
     println!(
         "The pause of a guest with 64 GiB against one with 512 MiB, 256 MiB of it touched:\n  \
-         {ratio:.3}, wanted: at most {MOST}{}",
+         {ratio:.3}, goal: at most {MOST}{}",
         verdict(passed)
     );
     passed
 }
 
-/// A VM with two vCPUs, which do nothing.
+/// Returns a VM with two vCPUs, which do nothing.
 fn running() -> Vm {
     let mut vm = Vm::bootable();
     for _ in 0..2 {
@@ -227,7 +230,7 @@ fn running() -> Vm {
     vm
 }
 
-/// Random bytes, the same for each page: so pages can be merged.
+/// Returns the bytes of a page, which are random but the same each time: such pages can be merged.
 fn page() -> Vec<u8> {
     secret(300, PAGE_LEN)
 }
@@ -239,7 +242,7 @@ fn fill(memory: &Mapping) {
     }
 }
 
-/// A search for eight patterns that are nowhere.
+/// Creates an inspection with eight patterns that are nowhere.
 fn inspection() -> Inspection {
     let patterns: Vec<String> = (0..8)
         .map(|number| hex(&secret(310 + number, 16)))
@@ -247,13 +250,13 @@ fn inspection() -> Inspection {
     Inspection::of_self().patterns(&patterns)
 }
 
-/// What a row takes against the first, in the rounds, of which each is so short that the machine is as fast
-/// for both: the shortest times would compare moments far from each other.
+/// The time of a row relative to the first one, in many rounds. A round is so short that the
+/// machine is equally fast for both. The shortest times would be of moments far apart.
 #[derive(Clone, Copy)]
 struct Ratio {
-    /// In half of the rounds it is at most this.
+    /// The median of the rounds.
     middle: f64,
-    /// In half of the rounds it is between these.
+    /// Half of the rounds are between these.
     half: (f64, f64),
 }
 
@@ -269,7 +272,8 @@ impl Ratio {
     }
 }
 
-/// Measures `count` things in turns, of which each begins with another one; gives the times of each.
+/// Measures `count` things in turns, each turn beginning with another one. Returns the times of
+/// each.
 fn in_turns(count: usize, measure: impl Fn(usize) -> u64) -> Vec<Vec<f64>> {
     let mut times_of = vec![Vec::new(); count];
     for round in 0..times(ROUNDS) as usize {
@@ -291,16 +295,16 @@ fn compare(rows: &[Row], time: impl Fn(&Report) -> u64) -> Vec<Ratio> {
 }
 
 /// Prints a row.
-fn show(name: &str, ratio: Ratio, passed: bool, wanted: &str) -> bool {
+fn show(name: &str, ratio: Ratio, passed: bool, goal: &str) -> bool {
     let Ratio {
         middle,
         half: (low, high),
     } = ratio;
-    let wanted = match wanted {
+    let goal = match goal {
         "" => String::new(),
-        wanted => format!(", wanted: {wanted}{}", verdict(passed)),
+        goal => format!(", goal: {goal}{}", verdict(passed)),
     };
-    println!("  {name:<24} {middle:.3} ({low:.3} to {high:.3} in half of the rounds){wanted}");
+    println!("  {name:<24} {middle:.3} ({low:.3} to {high:.3} in half of the rounds){goal}");
     passed
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory in which one page stands for many (KSM).
+//! Merged pages (KSM).
 
 use crate::{
     cases::secret,
@@ -13,14 +13,14 @@ use crate::{
 const GPA: u64 = 1 << 30;
 const PAGES: u64 = 2048;
 
-/// What stands in merged pages is found at each of their places, and across the borders of a page
-/// with itself; and they stay merged.
+/// Hits in merged pages are found at each of their addresses, and across the border of a page with
+/// itself. The pages stay merged.
 pub(super) fn ksm() {
     let mut vm = Vm::running(Work::Count);
     let memory = vm.add_memory(GPA, PAGES * PAGE, Backing::Anonymous);
     memory.let_merge();
-    // Runs of pages that are alike. They begin with the end of the secret and end with its beginning;
-    // in the middle is all of it.
+    // Runs of equal pages. Each begins with the end of the secret and ends with its beginning. Some
+    // have all of it in the middle.
     let secret = secret(210, 24);
     let kind = |page: u64| page / 8 % 4;
     for page in 0..PAGES {
@@ -42,7 +42,7 @@ pub(super) fn ksm() {
             places.push(gpa + PAGE - 10);
         }
     }
-    // Others that are alike may be merged, too, but only this memory may be.
+    // More pages may be merged, but only of this memory.
     ksm::merge_pages(PAGES * 9 / 10);
     let frames = || page_frames(memory.address(), PAGES);
     let before = frames();
@@ -63,7 +63,7 @@ pub(super) fn ksm() {
         assert!(frames() == before, "they are merged as before");
     }
 
-    // One that the VMM writes to has its own contents again, and the others keep theirs.
+    // A page that the VMM writes to has its own contents again. The others keep theirs.
     let own = 8 * 5 + 3;
     assert_eq!(kind(own), 1);
     memory.write(own * PAGE + 2000, &[0]);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The search in several pauses (`max_pause_ms=`), between which the guest runs.
+//! A search in several pauses (`max_pause_ms=`). The guest runs between them.
 
 use std::{
     sync::{
@@ -27,7 +27,7 @@ pub(in crate::cases) const CASES: &[Case] = cases![
     writing.with_stock(),
 ];
 
-/// An inspection in several pauses.
+/// Creates an inspection in several pauses.
 fn in_pauses(patterns: &[String], most_ms: u64) -> Inspection {
     Inspection::of_self()
         .patterns(patterns)
@@ -35,25 +35,25 @@ fn in_pauses(patterns: &[String], most_ms: u64) -> Inspection {
         .set("max_hits", 2000)
 }
 
-/// Memory at both ends of so much that it takes many pauses to search all. What is between is the
-/// same again and again.
+/// Two pieces of memory, and between them as much as takes many pauses to search. That is one piece
+/// again and again.
 struct Ends {
     first: Arc<Mapping>,
     between: Arc<Mapping>,
-    /// How often `between` is there.
+    /// How often `between` was added.
     times: u64,
     last: Arc<Mapping>,
-    /// How long a pause may be, in milliseconds.
+    /// The longest pause, in milliseconds.
     most_ms: u64,
 }
 
 impl Ends {
     const FIRST: u64 = MIB;
     const LAST: u64 = 256 * GIB;
-    /// How much memory each of the three has.
+    /// The size of each of the three.
     const LEN: u64 = 4 * MIB;
 
-    /// Adds it to a VM, where these patterns are to be searched for. None of them stands there.
+    /// Adds it to a VM. None of these patterns is in it.
     fn add_to(vm: &mut Vm, patterns: &[String]) -> Self {
         let [first, between, last] = [(); 3].map(|()| {
             let memory = Mapping::new(Self::LEN, Backing::Anonymous);
@@ -74,7 +74,7 @@ impl Ends {
     }
 }
 
-/// Of a guest that writes nothing all is covered, though it runs in between.
+/// If a guest writes nothing all is covered, though it runs in between.
 fn still() {
     let mut vm = Vm::bootable();
     for work in [Work::Spin, Work::Halt] {
@@ -107,14 +107,14 @@ fn still() {
     vm.finish();
 }
 
-/// Whether the report has a place of the secret, or says that it does not know.
+/// Returns whether the report has a hit at a place, or says that the place is uncovered.
 fn is_told(report: &Report, place: u64) -> bool {
     let mut uncovered = report.uncovered.iter();
     report.hits_of(0).contains(&place) || uncovered.any(|uncovered| uncovered.gpa.contains(&place))
 }
 
-/// A secret that is moved while the guest runs, by the VMM, which KVM knows nothing of, from memory that
-/// is searched late to memory that was searched early: it is never missed in silence.
+/// A secret that moves while the guest runs is never missed in silence. The VMM moves it, without
+/// KVM's knowledge, from memory that is searched late to memory that was searched early.
 fn moving() {
     let mut vm = Vm::running(Work::Halt);
     let secret = secret(206, 24);
@@ -147,7 +147,8 @@ fn moving() {
     vm.finish();
 }
 
-/// Where the secret of [`moving`] is moved to, and from: in the first and in the last memory.
+/// The places of the secret of [`moving`]: where it moves to, in the first memory, and from, in the
+/// last.
 const LOW: u64 = 3 * PAGE + 100;
 const HIGH: u64 = Ends::LEN - 5 * PAGE;
 
@@ -189,7 +190,7 @@ fn move_while_searched(
     (report, takes)
 }
 
-/// Memory that a thread writes to all the time, until it is told to end.
+/// Starts a thread that writes to memory all the time, until it is told to stop.
 fn write_all_the_time(
     memory: Vec<Arc<Mapping>>,
     offsets: impl Iterator<Item = u64> + Clone + Send + 'static,
@@ -210,7 +211,7 @@ fn write_all_the_time(
     })
 }
 
-/// What changes faster than it can be searched is said; what does not is covered.
+/// The report says which memory changes faster than it can be searched. The rest is covered.
 fn writing() {
     let mut vm = Vm::running(Work::Count);
     let secret = secret(207, 24);
@@ -221,7 +222,7 @@ fn writing() {
         vm.write(place, &secret);
     }
 
-    // A page of its own, and what the guest counts in: few enough for one pause.
+    // One page, and the guest's counter: few enough for one pause.
     let stop = Arc::new(AtomicBool::new(false));
     let first = vec![ends.first.clone()];
     let writer = write_all_the_time(first, std::iter::once(7 * PAGE), &stop);
@@ -231,7 +232,7 @@ fn writing() {
     stop.store(true, SeqCst);
     writer.join().expect("it ends");
 
-    // A byte in each chunk: too many, if the writer gets to run between the pauses.
+    // A byte in each chunk: too many, if the writer runs between the pauses.
     let stop = Arc::new(AtomicBool::new(false));
     let all = (0..Ends::LEN / CHUNK).map(|chunk| chunk * CHUNK + 9 * PAGE);
     let memory = [&ends.first, &ends.between, &ends.last].map(Arc::clone);
