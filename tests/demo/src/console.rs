@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the guest says on its console: its first process, and its kernel.
+//! The guest's console, with messages of its first process and its kernel.
 
 use std::{
     io::{self, BufRead, BufReader},
@@ -12,18 +12,18 @@ use std::{
 
 use crate::host::fail;
 
-/// How long the guest may take for anything, in an emulator in an emulator, on a machine that may
-/// be slow and busy: no more than a backstop.
-const PATIENCE: Duration = Duration::from_secs(1800);
+/// The time limit for any message: a backstop. An emulator in an emulator is slow, and the machine
+/// may be busy.
+const LIMIT: Duration = Duration::from_secs(1800);
 
-/// The guest's console, which is followed all the time.
+/// The console, which a thread reads all the time.
 pub struct Console {
     coming: Receiver<String>,
     seen: Vec<String>,
 }
 
 impl Console {
-    /// Follows the console of a guest that was just started.
+    /// Starts to read the console of a new guest.
     #[must_use]
     pub fn follow(console: ChildStdout) -> Self {
         let (sender, coming) = mpsc::channel();
@@ -41,14 +41,14 @@ impl Console {
         }
     }
 
-    /// The next line with `text` in it.
+    /// Waits for the next line with `text` in it.
     ///
     /// # Errors
     ///
     /// None comes.
     pub fn wait_for(&mut self, text: &str) -> io::Result<String> {
         let begin = Instant::now();
-        let remaining = || PATIENCE.saturating_sub(begin.elapsed());
+        let remaining = || LIMIT.saturating_sub(begin.elapsed());
         while let Ok(line) = self.coming.recv_timeout(remaining()) {
             self.seen.push(line.clone());
             if line.contains(text) {
@@ -61,12 +61,12 @@ impl Console {
         ))
     }
 
-    /// Passes by what has been said up to now.
-    pub fn pass_by(&mut self) {
+    /// Skips what has been printed up to now.
+    pub fn skip(&mut self) {
         self.seen.extend(self.coming.try_iter());
     }
 
-    /// All that was waited for or passed by.
+    /// Returns all lines that were waited for or skipped.
     #[must_use]
     pub fn seen(&self) -> &[String] {
         &self.seen

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What all scenarios need on the host: KVM, the module, and the way to the harness.
+//! What all scenarios need on the host: KVM, the module, messages to the harness.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -17,7 +17,7 @@ use rustix::{
 /// The kernel parameter that names the scenario.
 pub const SCENARIO: &str = "scenario=";
 
-/// Makes the VM a host, and tells the harness that `scenario` begins.
+/// Mounts file systems, loads KVM, and tells the harness that `scenario` begins.
 ///
 /// # Errors
 ///
@@ -45,7 +45,7 @@ pub fn module() -> io::Result<File> {
     File::open("/modules/kvm_inspect.ko")
 }
 
-/// Makes an inspection of one VM, and unloads the module. Returns its report.
+/// Inspects one VM, and unloads the module. Returns the report.
 ///
 /// # Errors
 ///
@@ -60,7 +60,7 @@ pub fn inspect(inspection: &Inspection) -> io::Result<Report> {
     }
 }
 
-/// Keeps the reports of the module from the console, which is slow; warnings still go there.
+/// Keeps the module's reports from the console, which is slow. Warnings still go there.
 ///
 /// # Errors
 ///
@@ -70,7 +70,7 @@ pub fn less_on_the_console() -> io::Result<()> {
     fs::write("/proc/sys/kernel/printk", "6")
 }
 
-/// Says a line to whoever watches.
+/// Shows a line to whoever watches.
 ///
 /// # Errors
 ///
@@ -79,7 +79,7 @@ pub fn say(line: &str) -> io::Result<()> {
     tell(&Message::Text(line.to_owned()))
 }
 
-/// Tells the harness something.
+/// Sends the harness a message.
 ///
 /// # Errors
 ///
@@ -89,7 +89,7 @@ pub fn tell(message: &Message) -> io::Result<()> {
     writeln!(port, "{message}")
 }
 
-/// An error of our own.
+/// Returns an error of our own.
 ///
 /// # Errors
 ///

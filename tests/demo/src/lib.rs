@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Parts of the demo that run inside its VM, and of what else has a Linux guest there.
+//! The parts of the demo that run in its VM. Other scenarios with a Linux guest use them, too.
 
 pub mod console;
-pub mod figures;
 pub mod host;
+pub mod pauses;
 pub mod qemu;
 pub mod values;
 pub mod work;

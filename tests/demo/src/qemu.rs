@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The guest's QEMU: running it, and asking it what it sees (QMP).
+//! The guest's QEMU, and its monitor (QMP).
 
 use std::{
     collections::BTreeMap,
@@ -17,37 +17,37 @@ use serde_json::{json, Value};
 
 const SOCKET: &str = "/tmp/qmp";
 
-/// How long QEMU may take to answer, be it that it has to write the guest's memory to a file, in an
-/// emulator, on a machine that may be slow and busy: no more than a backstop.
-const PATIENCE: Duration = Duration::from_secs(1800);
+/// The time limit for an answer: a backstop. QEMU may have to write the guest's memory to a file,
+/// in an emulator on a busy machine.
+const LIMIT: Duration = Duration::from_secs(1800);
 
 /// A running QEMU with a guest. Dropping it ends it.
 pub struct Qemu {
     child: Child,
     monitor: BufReader<UnixStream>,
-    /// How much memory the guest has, in MiB.
+    /// The guest's memory in MiB.
     mib: u32,
 }
 
-/// How long QEMU had its guest stand ([`Qemu::stop_and_resume`]).
+/// A pause that QEMU made ([`Qemu::stop_and_resume`]).
 #[derive(Clone, Copy)]
-pub struct Standstill {
-    /// From asking for it until QEMU says that all vCPUs stand: its STOP event.
-    pub stopping: Duration,
-    /// From then until QEMU says that it is about to let them go on: its RESUME event. Before the one
-    /// and after the other they stand, too.
-    pub standing: Duration,
+pub struct Pause {
+    /// From the request until QEMU reports that all vCPUs have stopped: its STOP event.
+    pub freeze: Duration,
+    /// From then until QEMU reports that it is about to let them go on: its RESUME event. The vCPUs
+    /// are stopped a bit longer, before the one and after the other event.
+    pub stopped: Duration,
 }
 
-/// How much memory a guest has, in MiB, if nothing else is said.
+/// The usual memory of a guest in MiB.
 pub const MIB: u32 = 256;
 
-/// One vCPU's registers, by the names of this module's report.
+/// The registers of a vCPU, by the names of the module's report.
 pub type Registers = BTreeMap<String, u64>;
 
 impl Qemu {
-    /// Starts the guest with `cpus` vCPUs and its kernel with `parameters` besides the usual ones;
-    /// also gives its serial console.
+    /// Starts the guest with `cpus` vCPUs, and more `parameters` for its kernel. Returns its serial
+    /// console, too.
     ///
     /// # Errors
     ///
@@ -56,7 +56,7 @@ impl Qemu {
         Self::start_with_memory(MIB, cpus, parameters)
     }
 
-    /// The same with `mib` MiB of memory.
+    /// Starts the guest as [`Self::start`] does, with `mib` MiB of memory.
     ///
     /// # Errors
     ///
@@ -93,13 +93,13 @@ impl Qemu {
         Ok((this, console))
     }
 
-    /// QEMU's process number.
+    /// Returns QEMU's process number.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The threads that run the vCPUs, in the order of these.
+    /// Returns the threads of the vCPUs, in the vCPUs' order.
     ///
     /// # Errors
     ///
@@ -110,7 +110,7 @@ impl Qemu {
         Ok(cpus.filter_map(|cpu| cpu["thread-id"].as_u64()).collect())
     }
 
-    /// Asks for the vCPUs to be stopped, without waiting for that.
+    /// Asks QEMU to stop the vCPUs, without waiting for that.
     ///
     /// # Errors
     ///
@@ -137,7 +137,7 @@ impl Qemu {
         self.ask("cont", &json!({})).map(drop)
     }
 
-    /// Has QEMU write the guest's memory to a file, with `dump-guest-memory` or `pmemsave`.
+    /// Lets QEMU write the guest's memory to a file, with `dump-guest-memory` or `pmemsave`.
     ///
     /// # Errors
     ///
@@ -151,12 +151,12 @@ impl Qemu {
         self.ask(command, &arguments).map(drop)
     }
 
-    /// Stops the vCPUs and lets them go on at once, and says how long that took.
+    /// Stops the vCPUs and lets them go on at once. Returns how long that took.
     ///
     /// # Errors
     ///
     /// QEMU does not answer.
-    pub fn stop_and_resume(&mut self) -> io::Result<Standstill> {
+    pub fn stop_and_resume(&mut self) -> io::Result<Pause> {
         let asked = SystemTime::now();
         self.send("stop", &json!({}))?;
         let stopped = self.event_and_answer("STOP")?;
@@ -166,14 +166,13 @@ impl Qemu {
             to.duration_since(from)
                 .map_err(|_| io::Error::other("the host's clock has gone back"))
         };
-        Ok(Standstill {
-            stopping: between(asked, stopped)?,
-            standing: between(stopped, resumed)?,
+        Ok(Pause {
+            freeze: between(asked, stopped)?,
+            stopped: between(stopped, resumed)?,
         })
     }
 
-    /// Waits for the answer to a command and for the event that comes with it; says when QEMU made
-    /// that.
+    /// Waits for the answer to a command, and for its event. Returns the time of the event.
     fn event_and_answer(&mut self, name: &str) -> io::Result<SystemTime> {
         let (mut at, mut answered) = (None, false);
         loop {
@@ -195,7 +194,7 @@ impl Qemu {
         }
     }
 
-    /// Holds the whole process, as a busy host may: neither it nor its guest gets to know.
+    /// Stops the whole process, as a busy host may. Neither QEMU nor its guest notices.
     ///
     /// # Errors
     ///
@@ -213,7 +212,7 @@ impl Qemu {
         Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
     }
 
-    /// The registers of each vCPU as QEMU sees them (`info registers -a`).
+    /// Returns the registers of each vCPU as QEMU sees them (`info registers -a`).
     ///
     /// # Errors
     ///
@@ -224,7 +223,7 @@ impl Qemu {
         Ok(cpus.map(parse_registers).collect())
     }
 
-    /// `length` bytes at the guest-physical address `gpa`, as QEMU sees them (`xp`).
+    /// Returns `length` bytes at the guest-physical address `gpa` as QEMU sees them (`xp`).
     ///
     /// # Errors
     ///
@@ -254,7 +253,7 @@ impl Qemu {
         writeln!(self.monitor.get_mut(), "{command}")
     }
 
-    /// The next answer; events in between are passed by.
+    /// Waits for the next answer, and skips events.
     fn answer(&mut self) -> io::Result<Value> {
         loop {
             let mut message = self.read()?;
@@ -288,16 +287,16 @@ fn connect() -> io::Result<BufReader<UnixStream>> {
     loop {
         match UnixStream::connect(SOCKET) {
             Ok(stream) => {
-                stream.set_read_timeout(Some(PATIENCE))?;
+                stream.set_read_timeout(Some(LIMIT))?;
                 return Ok(BufReader::new(stream));
             }
-            Err(error) if begin.elapsed() > PATIENCE => return Err(error),
+            Err(error) if begin.elapsed() > LIMIT => return Err(error),
             Err(_) => thread::sleep(Duration::from_millis(20)),
         }
     }
 }
 
-/// Where a thread waits in the kernel, and which signals wait for it.
+/// Returns where a thread waits in the kernel, and whether a signal is pending.
 ///
 /// # Errors
 ///
@@ -311,9 +310,10 @@ pub fn thread_state(pid: u32, tid: u64) -> io::Result<(String, bool)> {
     Ok((wchan, pending))
 }
 
-/// One vCPU's part of `info registers`.
+/// Reads one vCPU's part of `info registers`.
 ///
-/// Most are `NAME=value`; segments are `CS =selector base limit flags`, tables `GDT=     base limit`.
+/// Most are `NAME=value`. Segments are `CS =selector base limit flags`, tables
+/// `GDT=     base limit`.
 fn parse_registers(text: &str) -> Registers {
     const PLAIN: [(&str, &str); 24] = [
         ("RIP", "rip"),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Words `key=value` in a line that may have others, such as those of the guest's console.
+//! Words `key=value` in a line with other words, such as one from the guest's console.
 
 /// Returns the value of `key`.
 #[must_use]

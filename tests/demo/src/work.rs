@@ -1,32 +1,32 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the guest's first process keeps its vCPUs busy with.
+//! The work that keeps the guest's vCPUs busy.
 
 use std::{fmt, io, str::FromStr};
 
-/// The kernel parameter that names the guest's work; without it, it keeps a secret.
+/// The kernel parameter that names the guest's work. Without it the guest keeps a secret.
 pub const WORK: &str = "work=";
 
-/// The kernel parameter of the guest that sets its watchdogs, after the boot, to `lockup,stall`: after how
-/// many seconds each of them complains.
+/// The guest's kernel parameter that sets its watchdogs after the boot: `lockup,stall`, the seconds
+/// after which each complains.
 pub const WATCHDOGS: &str = "watchdogs=";
 
-/// What the guest's kernel says, as loud as a stall, when its watchdogs are set.
+/// What the guest's kernel logs, with the level of a stall, when its watchdogs are set.
 pub const LOG_MARK: &str = "the kernel log is seen";
 
-/// A port where neither KVM nor QEMU has a device.
+/// A port without a device in KVM or QEMU.
 pub const NOBODYS_PORT: u64 = 0xed;
 
-/// What a guest does all the time, on each vCPU.
+/// What each vCPU does all the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
-    /// Computes, and never leaves the guest by itself.
+    /// Computes, and never exits by itself.
     Spin,
     /// Nothing: the vCPU halts.
     Halt,
-    /// Writes to a port that nobody has: each time the vCPU leaves to the VMM.
+    /// Writes to a port without a device. Each time the vCPU exits to the VMM.
     Io,
-    /// Makes files and removes them: the guest's kernel is never without an RCU grace period.
+    /// Makes and removes files. The guest's kernel always has an RCU grace period then.
     Files,
 }
 

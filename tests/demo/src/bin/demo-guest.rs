@@ -2,9 +2,9 @@
 
 //! The guest of the demo: PID 1 of a small Linux.
 //!
-//! A process of its own makes a secret of 32 bytes and keeps it. On the console the secret goes as
-//! hex digits, so that the bytes themselves are nowhere but in that process. With a work to do
-//! (a kernel parameter names it) the first process does that instead, on each CPU.
+//! A child process makes a secret of 32 bytes, and keeps it. The console shows it as hex digits, so
+//! that only that process has the bytes. If a kernel parameter names other work, the first process
+//! does that instead, on each CPU.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -22,7 +22,7 @@ use rustix::thread::{sched_setaffinity, CpuSet};
 
 const HOLDER: &str = "holder";
 
-/// How often the guest shows that it goes on.
+/// The time between two signs of life.
 const BEAT: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
@@ -40,10 +40,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// What does not return has no value.
+/// The result of what never returns.
 enum Never {}
 
-/// PID 1: starts what is to be done, and shows that the guest goes on.
+/// Starts the work as PID 1, and shows that the guest goes on.
 fn start() -> std::io::Result<Never> {
     mount("proc", "/proc")?;
     mount("sysfs", "/sys")?;
@@ -60,7 +60,7 @@ fn start() -> std::io::Result<Never> {
     let mut longest_gap = Duration::ZERO;
     for beat in 0_u64.. {
         let since = Instant::now();
-        // How often the kernel has complained, in other words than its own.
+        // The kernel's counts of its complaints.
         let complaints = match &watchdogs {
             Some(_) => format!(
                 " longest_gap_ms={} soft={} rcu={}",
@@ -77,12 +77,12 @@ fn start() -> std::io::Result<Never> {
     unreachable!("a u64 does not run out")
 }
 
-/// Has the kernel complain of lockups and stalls after so many seconds; not earlier than now, because
-/// the boot of an emulated machine has some of its own.
+/// Sets the seconds after which the kernel complains of lockups and stalls. Not earlier: while it
+/// boots an emulated machine has some of its own.
 fn set_watchdogs(seconds: &str) -> std::io::Result<()> {
     const SOFT_WATCHDOG: &str = "/proc/sys/kernel/soft_watchdog";
     let (lockup, stall) = seconds.split_once(',').unwrap_or((seconds, seconds));
-    // A CPU is locked up after twice the threshold.
+    // The kernel sees a lockup after twice the threshold.
     let lockup: u32 = lockup.parse().map_err(std::io::Error::other)?;
     fs::write("/proc/sys/kernel/watchdog_thresh", (lockup / 2).to_string())?;
     fs::write(
@@ -101,7 +101,7 @@ fn number(path: &str) -> std::io::Result<u64> {
     text.trim().parse().map_err(std::io::Error::other)
 }
 
-/// Starts the work, on each CPU, and says so when it is being done.
+/// Starts the work on each CPU, and prints that when all have begun.
 fn begin(work: Work) -> std::io::Result<()> {
     let cpus = thread::available_parallelism()?.get();
     let (begun, all_begun) = mpsc::channel();
@@ -111,7 +111,7 @@ fn begin(work: Work) -> std::io::Result<()> {
             thread::spawn(move || {
                 let Err(error) = do_all_the_time(work, cpu, begun);
                 eprintln!("demo guest: {work} on CPU {cpu}: {error}");
-                // The end of the first process is that of the guest.
+                // If the first process ends so does the guest.
                 std::process::exit(1);
             });
         }
@@ -121,7 +121,7 @@ fn begin(work: Work) -> std::io::Result<()> {
     say(&mut console()?, &format!("ready cpus={cpus} work={work}"))
 }
 
-/// Does the work on a CPU. Once it has begun there is no `begun` any more.
+/// Does the work on a CPU. Drops `begun` when it has begun.
 fn do_all_the_time(work: Work, cpu: usize, begun: Sender<()>) -> std::io::Result<Never> {
     let mut cpus = CpuSet::new();
     cpus.set(cpu);
@@ -144,7 +144,7 @@ fn do_all_the_time(work: Work, cpu: usize, begun: Sender<()>) -> std::io::Result
     }
 }
 
-/// The process that holds the secret.
+/// Makes a secret and holds it.
 fn hold_secret() -> std::io::Result<Never> {
     let mut secret = Box::new([0_u8; 32]);
     File::open("/dev/urandom")?.read_exact(secret.as_mut_slice())?;
@@ -153,13 +153,13 @@ fn hold_secret() -> std::io::Result<Never> {
     let ready = format!("ready cpus={cpus} secret={digits}");
     say(&mut console()?, &ready)?;
     loop {
-        // Keeps it in memory, whatever the optimizer thinks.
+        // This keeps it in memory, whatever the optimizer does.
         std::hint::black_box(&secret);
         thread::sleep(Duration::from_secs(1));
     }
 }
 
-/// Says a line at once: another process may say one at the same time.
+/// Writes a line in one piece: other processes may write at the same time.
 fn say(console: &mut File, line: &str) -> std::io::Result<()> {
     console.write_all(format!("{line}\n").as_bytes())
 }

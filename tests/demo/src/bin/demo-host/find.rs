@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The demo itself: the module finds a secret in the guest, and QEMU is asked whether all is true.
+//! The demo: the module finds a secret in the guest, and QEMU is asked whether the report is true.
 
 use std::{fs, io, thread};
 
@@ -19,11 +19,11 @@ use rustix::io::Errno;
 
 const CPUS: u32 = 2;
 
-/// How often an inspection may be over before QEMU's stop has come, or a vCPU not stand in time,
-/// because the machine is busy.
+/// How often to try. On a busy machine an inspection may be over before QEMU stops the guest, or a
+/// vCPU may be late.
 const TRIES: u32 = 100;
 
-/// Runs it; gives the figures.
+/// Runs the demo. Returns its results.
 pub(crate) fn run() -> io::Result<String> {
     let version = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     say(&format!(
@@ -42,26 +42,26 @@ pub(crate) fn run() -> io::Result<String> {
         "On it, QEMU (process {}) runs a Linux guest with {CPUS} vCPUs and 256 MiB.",
         qemu.pid()
     ))?;
-    say("A process in the guest has made 32 random bytes, its secret, and told us what to look for:")?;
+    say("A process in the guest has made 32 random bytes, its secret, and shows them to us:")?;
     say(&format!("  {secret}"))?;
 
     let lines = inspect_and_stop(&mut qemu, secret)?;
-    let figures = compare(&mut qemu, secret, &lines)?;
+    let results = compare(&mut qemu, secret, &lines)?;
 
     qemu.resume()?;
-    console.pass_by();
+    console.skip();
     console.wait_for("beat=")?;
     module::unload()?;
     console.wait_for("beat=")?;
     say("The guest has gone on, and does so without the module.")?;
-    Ok(figures)
+    Ok(results)
 }
 
-/// Has the module inspect the guest, and QEMU stop it before it goes on.
+/// Makes an inspection, and lets QEMU stop the guest before that goes on.
 ///
-/// While the module has the guest stand, QEMU is asked to stop it. The signals that QEMU sends wait
-/// until the vCPUs may go on, and then keep them from entering the guest: so QEMU sees the very
-/// state that the module saw.
+/// QEMU is asked to stop the guest while its vCPUs are parked. QEMU's signals wait until the vCPUs
+/// may go on, and then keep them from entering the guest. So QEMU sees the state that the module
+/// saw.
 fn inspect_and_stop(qemu: &mut Qemu, secret: &str) -> io::Result<Vec<String>> {
     let inspection = Inspection::of(qemu.pid()).patterns(&[format!("hex:{secret}")]);
     for attempt in 1..=TRIES {
@@ -73,13 +73,13 @@ fn inspect_and_stop(qemu: &mut Qemu, secret: &str) -> io::Result<Vec<String>> {
         let (inspection, file) = (inspection.clone(), host::module()?);
         let loading = thread::spawn(move || inspection.load(&file));
 
-        while !loading.is_finished() && !all_stand(qemu.pid(), &threads, false) {
+        while !loading.is_finished() && !are_parked(qemu.pid(), &threads, false) {
             thread::yield_now();
         }
         qemu.ask_to_stop()?;
-        let mut stopped_while_standing = false;
-        while !loading.is_finished() && !stopped_while_standing {
-            stopped_while_standing = all_stand(qemu.pid(), &threads, true);
+        let mut stopped_while_parked = false;
+        while !loading.is_finished() && !stopped_while_parked {
+            stopped_while_parked = are_parked(qemu.pid(), &threads, true);
             thread::yield_now();
         }
         let Ok(loaded) = loading.join() else {
@@ -87,19 +87,20 @@ fn inspect_and_stop(qemu: &mut Qemu, secret: &str) -> io::Result<Vec<String>> {
         };
         qemu.wait_until_stopped()?;
         match loaded {
-            Ok(mut loaded) if stopped_while_standing => return loaded.lines(),
-            // It was over too soon: once more.
+            Ok(mut loaded) if stopped_while_parked => return loaded.lines(),
+            // It was over too soon: try again.
             Ok(loaded) => drop(loaded.unload()?),
             Err(LoadError::Refused(refusal)) if refusal.errno == Errno::TIMEDOUT => (),
             Err(error) => return Err(error.into()),
         }
         qemu.resume()?;
     }
-    fail("the guest never stood long enough for QEMU to stop it")
+    fail("no pause was long enough for QEMU to stop the guest")
 }
 
-/// Whether all these threads of QEMU stand in the module, with a signal waiting if so wanted.
-fn all_stand(pid: u32, threads: &[u64], with_signal: bool) -> bool {
+/// Returns whether all these threads of QEMU are parked in the module, with a pending signal if
+/// asked for.
+fn are_parked(pid: u32, threads: &[u64], with_signal: bool) -> bool {
     threads.iter().all(|tid| {
         qemu::thread_state(pid, *tid).is_ok_and(|(waits_in, signal)| {
             waits_in.contains("kvm_inspect") && (signal || !with_signal)
@@ -107,7 +108,7 @@ fn all_stand(pid: u32, threads: &[u64], with_signal: bool) -> bool {
     })
 }
 
-/// Shows the report, and compares it with what QEMU sees. Gives the figures for the verdict.
+/// Shows the report, and compares it with what QEMU sees. Returns the results.
 fn compare(qemu: &mut Qemu, secret: &str, lines: &[String]) -> io::Result<String> {
     for line in lines {
         say(&format!("  {line}"))?;

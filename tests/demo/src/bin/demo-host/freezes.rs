@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How long the module has a guest stand for its registers and memslots alone, and how long QEMU does
-//! for `stop` and `cont`: the same guest, in turns.
+//! Compares the pauses of inspections of registers and memslots alone with those of QEMU's `stop`
+//! and `cont`: the same guest, in turns.
 
 use std::{fs, io, thread, time::Duration};
 
 use cases::command_line::parameter;
 use demo::{
     console::Console,
-    figures::{Figures, Standstill, COUNT, VCPUS},
     host::{fail, less_on_the_console, module, say},
+    pauses::{Comparison, PauseTimes, COUNT, VCPUS},
     qemu::Qemu,
     values,
     work::{Work, NOBODYS_PORT, WORK},
@@ -19,21 +19,20 @@ use kvm_inspect_tool::{
     Inspection,
 };
 
-/// How often they take turns.
+/// How many turns there are.
 const TURNS: usize = 10;
 
 /// How often QEMU stops the guest in each turn.
 const STOPS: usize = 5;
 
-/// Between two stops of QEMU, so that the guest gets to run.
+/// The time between two stops of QEMU, in which the guest runs.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// For how long the guest's port I/O is watched, and how often, until there is some if there is to
-/// be.
+/// How long to watch the guest's port I/O at a time, and how often to do that until there is some.
 const WATCHED: Duration = Duration::from_millis(500);
 const WATCHES: u32 = 100;
 
-/// Runs it; gives the figures.
+/// Runs it. Returns the results.
 pub(crate) fn run() -> io::Result<String> {
     let work: Work = parameter(WORK).unwrap_or_default().parse()?;
     let cpus = number(VCPUS)?;
@@ -46,14 +45,14 @@ pub(crate) fn run() -> io::Result<String> {
     if values::number(&ready, "cpus") != Some(u64::from(cpus)) {
         return fail(format!("the guest runs on fewer than {cpus} CPUs"));
     }
-    see_that_it_works(work)?;
+    check_work(work)?;
 
     let inspection = Inspection::of(qemu.pid()).set("interval_ms", 1);
     let mut inspections = Inspections::default();
     let mut stops = Vec::new();
     for turn in 1..=TURNS {
         let mut loaded = inspection.load(&module()?)?;
-        while inspections.standstills.len() < (count * turn).div_ceil(TURNS) {
+        while inspections.pauses.len() < (count * turn).div_ceil(TURNS) {
             inspections.take(&loaded.output()?)?;
             thread::sleep(INTERVAL);
         }
@@ -61,36 +60,36 @@ pub(crate) fn run() -> io::Result<String> {
         inspections.take(&Output::parse(&lines).map_err(io::Error::other)?)?;
         for _ in 0..STOPS {
             thread::sleep(INTERVAL);
-            let standstill = qemu.stop_and_resume()?;
-            stops.push((micros(standstill.stopping)?, micros(standstill.standing)?));
+            let pause = qemu.stop_and_resume()?;
+            stops.push((micros(pause.freeze)?, micros(pause.stopped)?));
         }
-        // It goes on.
-        console.pass_by();
+        // The guest goes on.
+        console.skip();
         console.wait_for("beat=")?;
     }
     say(&format!(
-        "{} of the vCPUs stood outside of KVM_RUN.",
+        "{} vCPUs were outside of KVM_RUN.",
         inspections.outside
     ))?;
-    let figures = || {
-        Some(Figures {
-            inspections: u64::try_from(inspections.standstills.len()).ok()?,
+    let comparison = || {
+        Some(Comparison {
+            inspections: u64::try_from(inspections.pauses.len()).ok()?,
             stops: u64::try_from(stops.len()).ok()?,
-            module: Standstill::of(&inspections.standstills)?,
-            qemu: Standstill::of(&stops)?,
+            module: PauseTimes::of(&inspections.pauses)?,
+            qemu: PauseTimes::of(&stops)?,
         })
     };
-    figures().map_or_else(
+    comparison().map_or_else(
         || fail("nothing was measured"),
-        |figures| Ok(figures.to_string()),
+        |comparison| Ok(comparison.to_string()),
     )
 }
 
 /// What the module's reports say.
 #[derive(Default)]
 struct Inspections {
-    /// Until all vCPUs stood, and from then until they went on.
-    standstills: Vec<(u64, u64)>,
+    /// The freezes, and the times from then until the vCPUs went on, in microseconds.
+    pauses: Vec<(u64, u64)>,
     outside: usize,
 }
 
@@ -107,7 +106,7 @@ impl Inspections {
             let outside = report.states().into_iter();
             self.outside += outside.filter(|state| *state == State::Outside).count();
             let stopped = done.pause_us.saturating_sub(done.freeze_us);
-            self.standstills.push((done.freeze_us, stopped));
+            self.pauses.push((done.freeze_us, stopped));
         }
         Ok(())
     }
@@ -122,8 +121,8 @@ fn number(name: &str) -> io::Result<u32> {
     value.map_or_else(|| fail(format!("the host needs {name}")), Ok)
 }
 
-/// Sees that the guest leaves to QEMU for its port I/O if that is its work, and only then.
-fn see_that_it_works(work: Work) -> io::Result<()> {
+/// Checks that the guest exits to QEMU for its port I/O if that is its work, and only then.
+fn check_work(work: Work) -> io::Result<()> {
     const TRACING: &str = "/sys/kernel/tracing";
     let switch = |value| {
         ["kvm_pio", "kvm_userspace_exit"]

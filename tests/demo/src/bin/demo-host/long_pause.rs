@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A pause longer than the guest's watchdogs allow: the guest must not take it for a fault of its own.
+//! A pause longer than the guest's watchdogs allow. The guest must not complain of it.
 //!
-//! That they are awake is seen by another pause, just as long, of which nobody tells the guest: it must
+//! A second pause as long, which the guest is not told of, shows that its watchdogs work: it must
 //! complain then.
 
 use std::{io, thread, time::Duration};
@@ -19,27 +19,25 @@ use kvm_inspect_tool::Inspection;
 
 const CPUS: u32 = 2;
 
-/// After how many seconds the guest's watchdogs complain: of a lockup, of a stall.
+/// The seconds after which the guest's watchdogs complain: of a lockup, of a stall.
 const LOCKUP: u64 = 4;
 const STALL: u64 = 5;
 
-/// How long each pause is. A CPU of the guest may have been late when it begins; that is no excuse, so
-/// it is well above both.
+/// The length of each pause. It is well above both: a CPU of the guest may have been late before.
 const PAUSE: Duration = Duration::from_secs(8);
 
-/// How many beats of the guest a complaint has to be seen: those of a stall come with the next tick
-/// or some later.
+/// How many beats to wait for complaints. Those of a stall come some ticks later.
 const BEATS: u32 = 15;
 
-/// How often the guest is held without being told, until it has complained of a lockup and of a stall:
-/// the report of the one makes the other start anew.
+/// How often to hold the guest without telling it, until it has complained of a lockup and of a
+/// stall. The report of the one restarts the other.
 const CONTROLS: u32 = 10;
 
-/// How many patterns are searched for at first, and how many there can be.
+/// How many patterns are searched for at first, and at most.
 const PATTERNS: usize = 32;
 const MOST_PATTERNS: usize = 256;
 
-/// What the guest's kernel says, in lower case, when it thinks that it has hung.
+/// What the guest's kernel logs when it thinks that it hangs, in lower case.
 const COMPLAINTS: &[&str] = &[
     "lockup",
     "stall",
@@ -49,7 +47,7 @@ const COMPLAINTS: &[&str] = &[
     "call trace",
 ];
 
-/// Runs it; gives the figures.
+/// Runs it. Returns the results.
 pub(crate) fn run() -> io::Result<String> {
     // Warnings go to the console, too.
     let parameters = format!(
@@ -69,8 +67,8 @@ pub(crate) fn run() -> io::Result<String> {
     }
     let said_before = console.seen().len();
 
-    // What a search takes is not known beforehand: ever more is searched, and in the end for ever
-    // more, until it takes long enough. Nothing is wrong if vCPUs are late on a busy machine.
+    // How long a search takes is not known beforehand. So search more memory, and then for more
+    // patterns, until it takes long enough. vCPUs may be late on a busy machine.
     let (mut mib, mut count) = (1, PATTERNS);
     let paused_us = loop {
         let inspection = Inspection::of(qemu.pid())
@@ -93,7 +91,8 @@ pub(crate) fn run() -> io::Result<String> {
         }
     };
     say(&format!(
-        "The guest stood for {paused_us} us; its watchdogs complain after {LOCKUP} and {STALL} s."
+        "The guest was paused for {paused_us} us. Its watchdogs complain after {LOCKUP} and \
+         {STALL} s."
     ))?;
 
     let after = Beat::some_later(&mut console)?;
@@ -103,7 +102,7 @@ pub(crate) fn run() -> io::Result<String> {
         return fail("the guest complains of a pause that it was to be told of");
     }
     if u128::from(after.longest_gap_ms) < PAUSE.as_millis() {
-        return fail("by its own clock the guest did not stand so long");
+        return fail("by its own clock the guest was not paused so long");
     }
 
     for _ in 0..CONTROLS {
@@ -115,7 +114,7 @@ pub(crate) fn run() -> io::Result<String> {
         thread::sleep(PAUSE);
         qemu.let_go()?;
         let control = Beat::some_later(&mut console).or_else(|error| {
-            // There is no module now, and nothing that it could have left.
+            // The module is gone, and has left nothing.
             let said = console.seen().get(said_before..).unwrap_or_default();
             said.iter().try_for_each(|line| say(&format!("  {line}")))?;
             fail(format!("{GUEST_LOST_ALONE}: {error}"))
@@ -133,7 +132,7 @@ pub(crate) fn run() -> io::Result<String> {
     fail("the guest's watchdogs are not awake: it does not complain of both even then")
 }
 
-/// Shows what the guest's kernel has complained of, and counts it.
+/// Shows and counts the complaints of the guest's kernel.
 fn show_complaints(lines: &[String]) -> io::Result<usize> {
     let is_complaint = |line: &&String| {
         let line = line.to_lowercase();
@@ -146,7 +145,7 @@ fn show_complaints(lines: &[String]) -> io::Result<usize> {
     Ok(complaints.len())
 }
 
-/// What the guest tells of itself.
+/// A sign of life from the guest.
 #[derive(Debug)]
 struct Beat {
     /// The longest time between two of them, by the guest's clock.
@@ -157,7 +156,7 @@ struct Beat {
 }
 
 impl Beat {
-    /// The next one that is said whole: the kernel's words may come in between.
+    /// Waits for the next one. The kernel's messages may tear one apart.
     fn next(console: &mut Console) -> io::Result<Self> {
         loop {
             let line = console.wait_for("beat=")?;
@@ -172,9 +171,9 @@ impl Beat {
         }
     }
 
-    /// One that comes when there was time for complaints.
+    /// Waits for one after the time for complaints.
     fn some_later(console: &mut Console) -> io::Result<Self> {
-        console.pass_by();
+        console.skip();
         for _ in 1..BEATS {
             Self::next(console)?;
         }

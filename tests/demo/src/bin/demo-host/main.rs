@@ -2,9 +2,9 @@
 
 //! The host of the demo: PID 1 of a VM that runs the stock kernel with KVM.
 //!
-//! It starts a Linux guest in QEMU and has the module inspect it; how, says the scenario, which a
-//! kernel parameter names. What it says goes to the second serial port, as a case's words do; after
-//! the verdict come the figures, or what went wrong.
+//! It starts a Linux guest in QEMU, and the module inspects that. A kernel parameter names the
+//! scenario. Its messages go to the second serial port, as those of a case. After the verdict come
+//! the results, or what went wrong.
 
 mod find;
 mod freezes;
@@ -22,7 +22,7 @@ use rustix::{
 
 fn main() {
     let verdict = match run() {
-        Ok(figures) => tell(&Message::Pass).and_then(|()| say(&figures)),
+        Ok(results) => tell(&Message::Pass).and_then(|()| say(&results)),
         Err(error) => tell(&Message::Fail).and_then(|()| say(&error.to_string())),
     };
     let _ = verdict.and_then(|()| tell(&Message::End));

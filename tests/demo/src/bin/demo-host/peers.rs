@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How long a guest stands, and how long all takes, when its memory is searched by the module and by
-//! what else there is: the same guest, the same patterns, in turns.
+//! Compares ways to search a guest's memory, by the module and without it: the pauses, and the
+//! whole time. The guest and the patterns are the same. They take turns.
 
 use std::{
     fs,
@@ -29,13 +29,13 @@ use nix::{
 };
 use rustix::mount::{mount, MountFlags};
 
-/// How much memory the guest has, in MiB. It does not touch all of it, as guests do not.
+/// The guest's memory in MiB. It does not touch all of it, as most guests.
 const MIB: u32 = 1024;
 
-/// How often all take turns.
+/// How many turns there are.
 const TURNS: usize = 3;
 
-/// What is searched for besides the guest's secret, and is nowhere.
+/// Patterns besides the guest's secret, which are nowhere.
 const ABSENT: [&str; 7] = [
     "-----BEGIN OPENSSH PRIVATE KEY-----",
     "AKIA0123456789ABCDEF",
@@ -46,7 +46,7 @@ const ABSENT: [&str; 7] = [
     "password=correct-horse",
 ];
 
-/// The memory of the guest, on a tmpfs.
+/// The file with the guest's memory, on a tmpfs.
 const FOLDER: &str = "/tmp";
 const FILE: &str = "/tmp/memory";
 
@@ -58,19 +58,19 @@ const PART: usize = 4 << 20;
 /// How long it took to search the guest once.
 #[derive(Clone, Copy)]
 struct Times {
-    /// The guest stood at the longest.
+    /// The longest pause.
     longest: Duration,
-    /// It stood in all.
-    stood: Duration,
-    /// From the beginning until what was found is known.
+    /// All pauses.
+    paused: Duration,
+    /// The whole time until the result is known.
     whole: Duration,
 }
 
 /// A way to search the guest.
 type Way = (&'static str, fn(&mut Job) -> io::Result<Times>);
 
-/// The module in one pause, with which all else is compared; the ways in which QEMU has the guest stand;
-/// and the rest.
+/// The module in one pause, which all others are compared with; the ways in which QEMU stops the
+/// guest; the rest.
 const WAYS: [Way; 5] = [
     ("the module", |job| job.module(0)),
     ("stop, dump-guest-memory, cont, rg", |job| {
@@ -81,11 +81,12 @@ const WAYS: [Way; 5] = [
     ("the module, max_pause_ms=20", |job| job.module(20)),
 ];
 
-/// Where in [`WAYS`] those are that stop the guest, and all that the module is compared with.
+/// The indices in [`WAYS`] of those that stop the guest, and of all that the module is compared
+/// with.
 const STOPPING: Range<usize> = 1..3;
 const PEERS: Range<usize> = 1..4;
 
-/// Runs it; gives the figures.
+/// Runs it. Returns the results.
 pub(crate) fn run() -> io::Result<String> {
     mount(
         "tmpfs",
@@ -94,13 +95,13 @@ pub(crate) fn run() -> io::Result<String> {
         MountFlags::empty(),
         Some(c"size=90%"),
     )?;
-    // What the module says shall not have to wait for the console.
+    // The module's reports must not wait for the console.
     less_on_the_console()?;
     let (qemu, console) = Qemu::start_with_memory(MIB, 1, "")?;
     let mut console = Console::follow(console);
     let ready = console.wait_for("ready ")?;
     let Some(secret) = values::text(&ready, "secret").and_then(hex::bytes) else {
-        return fail(format!("not understood: {ready}"));
+        return fail(format!("not underpaused: {ready}"));
     };
     let mut patterns: Vec<Vec<u8>> = ABSENT.iter().map(|text| text.as_bytes().to_vec()).collect();
     patterns.push(secret);
@@ -123,12 +124,12 @@ pub(crate) fn run() -> io::Result<String> {
 
     let medians = times.map(|times| Times {
         longest: median(&times, |times| times.longest),
-        stood: median(&times, |times| times.stood),
+        paused: median(&times, |times| times.paused),
         whole: median(&times, |times| times.whole),
     });
     show(&job, &medians)?;
 
-    // By the best of those that it is compared with.
+    // Compare with the best of the others.
     let module = medians[0];
     let least = |peers: Range<usize>, of: fn(&Times) -> Duration| {
         let times = medians[peers].iter().map(of).min().unwrap_or_default();
@@ -136,16 +137,16 @@ pub(crate) fn run() -> io::Result<String> {
     };
     Ok(format!(
         "ratios shorter={:.2} faster={:.2}",
-        least(STOPPING, |times| times.stood),
+        least(STOPPING, |times| times.paused),
         least(PEERS, |times| times.whole)
     ))
 }
 
-/// Prints what each way takes.
+/// Prints the times of each way.
 fn show(job: &Job, medians: &[Times]) -> io::Result<()> {
     say(&format!(
-        "A Linux guest with {MIB} MiB, of which it has touched {} MiB (the module searches these, the others \
-         all), and {} patterns. The median of {TURNS} turns, as multiples of the module's:",
+        "A Linux guest with {MIB} MiB has touched {} MiB (the module searches these, the others \
+         all). There are {} patterns. The median of {TURNS} turns, as multiples of the module's:",
         job.searched >> 20,
         job.patterns.len()
     ))?;
@@ -154,38 +155,37 @@ fn show(job: &Job, medians: &[Times]) -> io::Result<()> {
     for ((name, _), times) in WAYS.iter().zip(medians) {
         let Times {
             longest,
-            stood,
+            paused,
             whole,
         } = *times;
         say(&format!(
             "  {:>13.3}  {:>10.3}  {:>9.3}  {name}  [{}, {}, {} ms]",
             ratio(longest, unit.longest),
-            ratio(stood, unit.stood),
+            ratio(paused, unit.paused),
             ratio(whole, unit.whole),
             longest.as_millis(),
-            stood.as_millis(),
+            paused.as_millis(),
             whole.as_millis()
         ))?;
     }
     say(&format!(
-        "The last row is not judged. Of what it searches up to {} KiB changed so fast that they were not \
-         covered in one instant.",
+        "The last row is not judged. Of the memory it searches up to {} KiB were uncovered.",
         job.uncovered >> 10
     ))
 }
 
-/// What is to be done in each way.
+/// A search, which is done in each way.
 struct Job {
     qemu: Qemu,
     patterns: Vec<Vec<u8>>,
-    /// How many bytes the module searches, at the most.
+    /// How many bytes the module searches, at most.
     searched: u64,
-    /// How many of them changed too fast, at the most.
+    /// How many of them were uncovered, at most.
     uncovered: u64,
 }
 
 impl Job {
-    /// With the module, loaded for this and unloaded again.
+    /// Searches with the module, which is loaded for this and unloaded again.
     fn module(&mut self, max_pause_ms: u64) -> io::Result<Times> {
         let patterns: Vec<String> = self
             .patterns
@@ -215,21 +215,21 @@ impl Job {
         self.uncovered = self.uncovered.max(uncovered_bytes);
         Ok(Times {
             longest: Duration::from_micros(pause_us),
-            stood: Duration::from_micros(paused_us),
+            paused: Duration::from_micros(paused_us),
             whole,
         })
     }
 
-    /// With a file that QEMU writes meanwhile, and ripgrep.
+    /// Searches, with ripgrep, a file that QEMU writes while the guest is stopped.
     fn dump(&mut self, command: &str) -> io::Result<Times> {
         let begin = Instant::now();
         self.qemu.ask_to_stop()?;
         self.qemu.wait_until_stopped()?;
         self.qemu.save_memory(command, FILE)?;
         self.qemu.resume()?;
-        let stood = begin.elapsed();
+        let paused = begin.elapsed();
         let mut search = Command::new(RIPGREP);
-        // All of it as bytes, also where a pattern has an end of line.
+        // Everything as bytes, also where a pattern has an end of line.
         search.args(["--text", "--multiline", "--no-config"]);
         search.args(["--count-matches", "--no-filename"]);
         for pattern in &self.patterns {
@@ -244,13 +244,13 @@ impl Job {
         let errors = String::from_utf8_lossy(&output.stderr);
         found(said.trim().parse().ok(), &format!("{said}{errors}"))?;
         Ok(Times {
-            longest: stood,
-            stood,
+            longest: paused,
+            paused,
             whole,
         })
     }
 
-    /// From outside, while the guest runs.
+    /// Searches the VMM's memory from outside, while the guest runs.
     fn read(&mut self) -> io::Result<Times> {
         let begin = Instant::now();
         let (first, len) = self.largest_mapping()?;
@@ -258,20 +258,20 @@ impl Job {
         let pid = i32::try_from(self.qemu.pid()).map_err(io::Error::other)?;
         let finders: Vec<Finder<'_>> = self.patterns.iter().map(Finder::new).collect();
         let mut count = 0;
-        // The end of each part is kept, for what crosses its border.
+        // The end of each part is kept, for matches across its border.
         let mut part = vec![0; PART + longest - 1];
         let mut kept = 0;
         for base in (first..first + len).step_by(PART) {
-            let wanted = PART.min(first + len - base);
-            let remote = [RemoteIoVec { base, len: wanted }];
-            let mut local = [IoSliceMut::new(&mut part[kept..kept + wanted])];
+            let len = PART.min(first + len - base);
+            let remote = [RemoteIoVec { base, len }];
+            let mut local = [IoSliceMut::new(&mut part[kept..kept + len])];
             let got = process_vm_readv(Pid::from_raw(pid), &mut local, &remote)?;
-            if got != wanted {
-                return fail(format!("{got} bytes of {wanted} can be read at {base:#x}"));
+            if got != len {
+                return fail(format!("{got} bytes of {len} can be read at {base:#x}"));
             }
-            let end = kept + wanted;
+            let end = kept + len;
             for (finder, pattern) in finders.iter().zip(&self.patterns) {
-                // None twice: it has to end after what was kept.
+                // Not twice: a match must end after what was kept.
                 let from = kept.saturating_sub(pattern.len() - 1);
                 count += finder.find_iter(&part[from..end]).count();
             }
@@ -282,12 +282,12 @@ impl Job {
         found(u64::try_from(count).ok(), &format!("memmem: {count}"))?;
         Ok(Times {
             longest: Duration::ZERO,
-            stood: Duration::ZERO,
+            paused: Duration::ZERO,
             whole,
         })
     }
 
-    /// The largest stretch of the VMM's memory, which is the guest's: where, and how long.
+    /// Returns the address and the size of the VMM's largest mapping, which is the guest's memory.
     fn largest_mapping(&self) -> io::Result<(usize, usize)> {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.qemu.pid()))?;
         let mapping = |line: &str| {
@@ -305,7 +305,7 @@ impl Job {
     }
 }
 
-/// All must have found the secret, and nothing else.
+/// Checks that the secret was found once, and nothing else.
 fn found(count: Option<u64>, said: &str) -> io::Result<()> {
     if count == Some(1) {
         Ok(())
@@ -314,9 +314,9 @@ fn found(count: Option<u64>, said: &str) -> io::Result<()> {
     }
 }
 
-/// The guest goes on.
+/// Waits until the guest has gone on.
 fn goes_on(console: &mut Console) -> io::Result<()> {
-    console.pass_by();
+    console.skip();
     console.wait_for("beat=").map(drop)
 }
 

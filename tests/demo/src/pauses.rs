@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the scenario `freezes` has measured, as it is told to the harness.
+//! The results of the scenario `freezes`, as the host sends them to the harness.
 
 use std::fmt;
 
 use crate::values::{number, text};
 
-/// The kernel parameter of the host that says how many vCPUs the guest has.
+/// The kernel parameter of the host with the number of the guest's vCPUs.
 pub const VCPUS: &str = "vcpus=";
 
-/// The kernel parameter of the host that says how many inspections there are to be.
+/// The kernel parameter of the host with the number of inspections.
 pub const COUNT: &str = "count=";
 
-/// Some times in microseconds, in short.
+/// A summary of some times in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
-    /// Half of them are no longer than this.
+    /// The median.
     pub p50: u64,
-    /// All but one in a hundred are no longer than this.
+    /// The 99th percentile.
     pub p99: u64,
     /// The longest.
     pub max: u64,
 }
 
 impl Times {
-    /// Those in a list; [`None`] if it is empty.
+    /// Summarizes a list. Returns [`None`] if it is empty.
     #[must_use]
     pub fn of(mut times: Vec<u64>) -> Option<Self> {
         times.sort_unstable();
@@ -39,7 +39,7 @@ impl Times {
         })
     }
 
-    /// Reads what `Display` wrote.
+    /// Reads the output of `Display`.
     fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.split(',').map(|number| number.parse().ok());
         Some(Self {
@@ -56,78 +56,79 @@ impl fmt::Display for Times {
     }
 }
 
-/// What was measured of many standstills.
+/// A summary of many pauses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standstill {
-    /// From the request until all vCPUs stood.
-    pub stopping: Times,
-    /// From then until they could go on.
-    pub standing: Times,
+pub struct PauseTimes {
+    /// From the request until all vCPUs have stopped.
+    pub freeze: Times,
+    /// From then until they may go on.
+    pub stopped: Times,
     /// Both together.
     pub whole: Times,
 }
 
-impl Standstill {
-    /// Of pairs: stopping and standing, in microseconds. [`None`] if there are none.
+impl PauseTimes {
+    /// Summarizes pairs: freeze and stopped time in microseconds. Returns [`None`] if there are
+    /// none.
     #[must_use]
     pub fn of(times: &[(u64, u64)]) -> Option<Self> {
         let all = |of: fn(&(u64, u64)) -> u64| Times::of(times.iter().map(of).collect());
         Some(Self {
-            stopping: all(|time| time.0)?,
-            standing: all(|time| time.1)?,
+            freeze: all(|time| time.0)?,
+            stopped: all(|time| time.1)?,
             whole: all(|time| time.0 + time.1)?,
         })
     }
 
-    /// Reads what `Display` wrote.
+    /// Reads the output of `Display`.
     fn parse(text: &str) -> Option<Self> {
         let mut times = text.split('/').map(Times::parse);
         Some(Self {
-            stopping: times.next()??,
-            standing: times.next()??,
+            freeze: times.next()??,
+            stopped: times.next()??,
             whole: times.next()??,
         })
     }
 }
 
-impl fmt::Display for Standstill {
+impl fmt::Display for PauseTimes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.stopping, self.standing, self.whole)
+        write!(f, "{}/{}/{}", self.freeze, self.stopped, self.whole)
     }
 }
 
-/// All of one guest.
+/// The pauses of one guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Figures {
+pub struct Comparison {
     /// How often the module has inspected it.
     pub inspections: u64,
     /// How often QEMU has stopped it.
     pub stops: u64,
-    /// By the module: the request is the first kick.
-    pub module: Standstill,
-    /// By QEMU: the request is the command `stop`.
-    pub qemu: Standstill,
+    /// By the module, where the first kick is the request.
+    pub module: PauseTimes,
+    /// By QEMU, where the command `stop` is the request.
+    pub qemu: PauseTimes,
 }
 
-impl Figures {
-    /// Reads what `Display` wrote.
+impl Comparison {
+    /// Reads the output of `Display`.
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
-        let standstill = |key| text(line, key).and_then(Standstill::parse);
+        let pauses = |key| text(line, key).and_then(PauseTimes::parse);
         Some(Self {
             inspections: number(line, "inspections")?,
             stops: number(line, "stops")?,
-            module: standstill("module_us")?,
-            qemu: standstill("qemu_us")?,
+            module: pauses("module_us")?,
+            qemu: pauses("qemu_us")?,
         })
     }
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "figures inspections={} stops={} module_us={} qemu_us={}",
+            "pauses inspections={} stops={} module_us={} qemu_us={}",
             self.inspections, self.stops, self.module, self.qemu
         )
     }
@@ -148,13 +149,13 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let figures = Figures {
+        let comparison = Comparison {
             inspections: 1000,
             stops: 50,
-            module: Standstill::of(&[(1, 2), (3, 4)]).expect("it is not empty"),
-            qemu: Standstill::of(&[(10, 20)]).expect("it is not empty"),
+            module: PauseTimes::of(&[(1, 2), (3, 4)]).expect("it is not empty"),
+            qemu: PauseTimes::of(&[(10, 20)]).expect("it is not empty"),
         };
-        assert_eq!(Figures::parse(&figures.to_string()), Some(figures));
-        assert_eq!(Figures::parse("figures inspections=1"), None);
+        assert_eq!(Comparison::parse(&comparison.to_string()), Some(comparison));
+        assert_eq!(Comparison::parse("pauses inspections=1"), None);
     }
 }
