@@ -2,8 +2,8 @@
 
 //! VMs in Bochs, which emulates Intel's virtualization extension.
 //!
-//! One with a processor that Debian's kernel and KVM get along with, and a CD to boot from: Bochs
-//! has firmware, but loads no kernel.
+//! The VM has a processor that Debian's kernel and KVM support, and boots from a CD: Bochs has
+//! firmware, but loads no kernel.
 
 use std::{
     fs::{self, File},
@@ -15,45 +15,43 @@ use std::{
 
 use crate::run::{listen, read_console, split_console, Limits, Run};
 
-/// How long a VM may take until its first process begins the first case: some ten times what it takes.
+/// The time limit from the start to the first case: some ten times the usual time.
 const BOOT_LIMIT: Duration = Duration::from_secs(240);
 
-/// How long it may take, after a case has ended, until it is off or begins the next one.
+/// The time limit from the end of a case until the VM is off or begins the next one.
 const END_LIMIT: Duration = Duration::from_secs(120);
 
-/// How many instructions make a second in the VM. About as many as it runs in a second, so that time
-/// in it passes as it does here.
+/// How many instructions make a second in the VM. It runs about as many in a second, so time passes
+/// there as it does here.
 const SPEED: u32 = 100_000_000;
 
-/// A VM to be run.
+/// A VM.
 pub(crate) struct Machine {
     /// The kernel's image.
     pub kernel: PathBuf,
     /// The initramfs.
     pub initramfs: PathBuf,
-    /// What is added to the kernel's command line.
+    /// More parameters for the kernel.
     pub parameters: String,
     /// Its memory in MiB.
     pub memory: u32,
 }
 
 impl Machine {
-    /// Runs the VM until it is off or time is up: for each case, from its beginning on, that is one of
-    /// `limits`. Gives those that began, or one that did not.
+    /// Runs the VM until it is off or time is up. Each case has its time limit in `limits`. Returns
+    /// the cases that began, or one that did not.
     ///
-    /// The kernel log, the messages, what Bochs is told and what it says go into files in the folder
-    /// `log`.
+    /// The folder `log` gets the kernel log, the messages, and Bochs's configuration and output.
     ///
     /// # Errors
     ///
-    /// The CD cannot be made, Bochs not be started, or a log not be written.
+    /// The CD cannot be made, Bochs cannot be started, or a log cannot be written.
     pub(crate) fn run_all(&self, log: &Path, limits: &[Duration]) -> io::Result<Vec<Run>> {
         fs::create_dir_all(log)?;
         let cd = log.join("boot.iso");
         self.make_cd(&cd, log)?;
         fs::write(log.join("bochsrc"), self.configuration())?;
-        // Its display needs neither a terminal nor anybody who looks at it. Its standard output is
-        // the VM's second port.
+        // This display needs no terminal. Standard output is the VM's second port.
         let child = Command::new("sh")
             .args(["-c", "exec bochs -q -f bochsrc 3>&1 >bochs.out 2>&1"])
             .env("TERM", "vt100")
@@ -75,8 +73,8 @@ impl Machine {
 
     /// Makes the CD: GRUB, the kernel, the initramfs.
     fn make_cd(&self, cd: &Path, log: &Path) -> io::Result<()> {
-        // As in QEMU. A reboot is a triple fault, at which Bochs ends. The
-        // kernel cannot find out how fast the processor is.
+        // As in QEMU. A reboot is a triple fault, at which Bochs ends. The kernel cannot measure
+        // the processor's speed.
         let menu = log.join("grub.cfg");
         let parameters = format!(
             "console=ttyS0,115200 log_buf_len=4M oops=panic panic=-1 \
@@ -105,11 +103,10 @@ impl Machine {
         }
     }
 
-    /// What Bochs is told, with paths from the folder of the logs.
+    /// Returns Bochs's configuration, with paths relative to the folder of the logs.
     fn configuration(&self) -> String {
         let memory = self.memory;
-        // Without waiting for the time outside. Of registers that it does not know, which are many,
-        // nothing is written down.
+        // Do not synchronize with real time. Do not log unknown registers, which are many.
         format!(
             "cpu: model=corei7_icelake_u, count=1, ips={SPEED}, reset_on_triple_fault=0, \
              ignore_bad_msrs=1\n\

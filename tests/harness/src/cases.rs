@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The cases of the crate `cases`, what they are packed into, and what is said of one that failed.
+//! The cases, the archives that their VMs boot from, and the explanation of a failure.
 
 use std::{
     fs, io,
@@ -19,14 +19,14 @@ use crate::{
     testbed::Testbed,
 };
 
-/// How much of the kernel log is shown when a case has failed.
+/// How many lines of the kernel log a failed case shows.
 const LAST_LINES: usize = 40;
 
 /// Returns the cases, as their program lists them.
 ///
 /// # Errors
 ///
-/// It is not there, or has none.
+/// The program is not there, or has none.
 pub(crate) fn cases() -> io::Result<Vec<CaseInfo>> {
     let output = Command::new(paths::cases()).arg("--list").output()?;
     let text = String::from_utf8(output.stdout).map_err(io::Error::other)?;
@@ -37,7 +37,7 @@ pub(crate) fn cases() -> io::Result<Vec<CaseInfo>> {
     Ok(cases)
 }
 
-/// What the VMs of a testbed boot with: one for `kvm-amd`, one for `kvm-intel`.
+/// The archives that the VMs of a testbed boot from: one for `kvm-amd`, one for `kvm-intel`.
 pub(crate) struct Initramfs {
     testbed: Testbed,
 }
@@ -47,13 +47,13 @@ impl Initramfs {
         Self { testbed }
     }
 
-    /// The one with this module.
+    /// Returns the path of the one with this module of KVM.
     pub(crate) fn path(&self, kvm: &str) -> PathBuf {
         let name = format!("{}.{kvm}.cpio", self.testbed.name);
         paths::build().join("vm").join(name)
     }
 
-    /// Packs it, if what it consists of has changed.
+    /// Packs it, if its inputs have changed.
     pub(crate) fn pack(&self, kernel: &Kernel, kvm: &str) -> io::Result<()> {
         let path = self.path(kvm);
         let module = &self.testbed.module;
@@ -62,7 +62,7 @@ impl Initramfs {
             .filter(|path| path.extension().is_some_and(|extension| extension == "ko"))
             .collect();
         tests.sort();
-        // A disk in memory to swap to.
+        // A disk in memory, for swap.
         let disk = kernel.module("brd")?;
         let inputs = [
             vec![paths::cases(), module.clone()],
@@ -99,8 +99,8 @@ impl Initramfs {
     }
 }
 
-/// A module without what it has for debuggers, by way of the file `to`: that is most of it, and would be read
-/// at each load.
+/// Returns a module without debug information, by way of the file `to`. That is most of it, and
+/// each load would read it.
 fn stripped(module: &Path, to: &Path) -> io::Result<Vec<u8>> {
     let output = Command::new("strip")
         .arg("--strip-debug")
@@ -116,8 +116,8 @@ fn stripped(module: &Path, to: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Returns what a developer wants to know about a case that failed: `case` is its name and what else `make case`
-/// takes, `log` the folder of the VM's logs.
+/// Explains a failed case. `case` is its name with other variables of `make case`, `log` the folder
+/// of the VM's logs.
 pub(crate) fn explain(case: &str, reason: &str, run: &Run, log: &Path) -> String {
     let lines: Vec<&str> = run.console.lines().collect();
     let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");

@@ -2,14 +2,14 @@
 
 //! Refuses to test what is older than its sources.
 //!
-//! The builds of the module and of the programs for the VMs keep a list of what they were made of
-//! (`scripts/inputs`). It is compared with what is there now.
+//! The builds of the module and of the programs for the VMs keep a list of their inputs
+//! (`scripts/inputs`). It is compared with the files of now.
 
 use std::{fs, io, path::Path, process::Command};
 
 use crate::{paths, testbed::Testbed};
 
-/// Checks that all that cases run with was made of what is there now: modules and programs.
+/// Checks that the modules and the programs are as new as their sources.
 ///
 /// # Errors
 ///
@@ -23,7 +23,7 @@ pub(crate) fn check_testbed(testbed: &Testbed) -> io::Result<()> {
     check_programs()
 }
 
-/// Checks that the module was made of what is there now.
+/// Checks that the module is as new as its sources.
 ///
 /// # Errors
 ///
@@ -32,7 +32,7 @@ pub(crate) fn check_module(testbed: &Testbed) -> io::Result<()> {
     check(&testbed.module.with_file_name("inputs"), &["Kbuild", "src"])
 }
 
-/// Checks that the programs for the VMs were made of what is there now.
+/// Checks that the programs for the VMs are as new as their sources.
 ///
 /// # Errors
 ///
@@ -48,11 +48,12 @@ pub(crate) fn check_programs() -> io::Result<()> {
     check(&paths::build().join("programs.inputs"), SOURCES)
 }
 
-/// Checks that nothing of `sources`, files and folders of the project, has changed since `list` was made.
+/// Checks that none of `sources`, files and folders of the project, has changed since `list` was
+/// made.
 ///
 /// # Errors
 ///
-/// Something has, or the list is not there; the error says what to do.
+/// One has, or there is no list. The error says what to do.
 fn check(list: &Path, sources: &[&str]) -> io::Result<()> {
     let stale = |why: String| {
         io::Error::other(format!(
@@ -74,13 +75,13 @@ fn check(list: &Path, sources: &[&str]) -> io::Result<()> {
     }
 }
 
-/// Returns the first file that is in one of two lists only, or that differs.
+/// Returns the first file that is in one list only, or that differs.
 fn changed<'a>(built: &'a str, now: &'a str) -> Option<&'a str> {
     let (built_lines, now_lines) = (built.lines(), now.lines());
     let mut gone = built_lines.filter(|line| !now.lines().any(|other| other == *line));
     let mut come = now_lines.filter(|line| !built.lines().any(|other| other == *line));
     let line = come.next().or_else(|| gone.next())?;
-    // Behind the name are the size and the time.
+    // After the name come the size and the time.
     line.rsplitn(3, ' ').nth(2)
 }
 

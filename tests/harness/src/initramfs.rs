@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The file system that a VM boots with, packed into a cpio archive.
+//! The file system that a VM boots with, in a cpio archive.
 
 use std::{
     fs::{self, File},
@@ -15,20 +15,20 @@ use cpio::{
 
 use crate::kernel::{module_name, read_module, Kernel};
 
-/// What is to be in an archive.
+/// The contents of an archive.
 #[derive(Default)]
 pub struct Initramfs {
     entries: Vec<(Builder, Cursor<Vec<u8>>)>,
 }
 
 impl Initramfs {
-    /// An empty one.
+    /// Creates an empty one.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a folder; those above it must have been added before.
+    /// Adds a folder, after those above it.
     pub fn folder(&mut self, path: &str) -> &mut Self {
         self.add(path, 0o755, ModeFileType::Directory, Vec::new())
     }
@@ -48,14 +48,14 @@ impl Initramfs {
         self.add(path, 0o777, ModeFileType::Symlink, target.into())
     }
 
-    /// Adds a file of this machine at its own path, with the folders above it, as a program.
+    /// Adds a file of this machine at its own path, as a program, with the folders above it.
     ///
     /// # Errors
     ///
     /// It cannot be read.
     pub fn program_with_folders(&mut self, path: &Path) -> io::Result<&mut Self> {
         let mut folders: Vec<&Path> = path.ancestors().skip(1).collect();
-        // A folder that is there twice does no harm; the root is always there.
+        // A folder may be there twice. The root is always there.
         folders.pop();
         for folder in folders.iter().rev() {
             self.folder(&folder.to_string_lossy());
@@ -63,9 +63,8 @@ impl Initramfs {
         Ok(self.program(&path.to_string_lossy(), fs::read(path)?))
     }
 
-    /// Adds the modules that KVM consists of, below `/modules`, and a list of them there, named
-    /// `kvm`, in the order in which they are to be loaded: `kvm-amd` or `kvm-intel`, and what it
-    /// needs.
+    /// Adds KVM's modules below `/modules`: `kvm-amd` or `kvm-intel`, and what it needs. The file
+    /// `kvm` there lists them in the order of loading.
     ///
     /// # Errors
     ///

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether a kernel log is clean, and what a run was worth.
+//! The verdict on a run, and on its kernel log.
 
 use cases::protocol::{GUEST_LOST, GUEST_LOST_ALONE, HOST_IN_GUEST};
 
 use crate::run::{End, Run};
 
-/// What the kernel says when something is wrong with it, whatever else it says.
+/// Words of the kernel for its faults.
 const FAULTS: &[&str] = &[
     "------------[ cut here ]",
     "WARNING:",
@@ -40,7 +40,7 @@ const FAULTS: &[&str] = &[
     "DEBUG_LOCKS_WARN_ON",
     "scheduling while atomic",
     "sleeping function called from invalid context",
-    // What hangs.
+    // Hangs.
     "hung task",
     "blocked for more than",
     "soft lockup",
@@ -49,7 +49,7 @@ const FAULTS: &[&str] = &[
     "self-detected stall",
     "detected expedited stalls",
     "starved for",
-    // What is lacking, leaked, or used wrongly.
+    // Memory that is lacking, leaked, or used wrongly.
     "page allocation failure",
     "vmalloc error",
     "kmemleak",
@@ -62,18 +62,18 @@ const FAULTS: &[&str] = &[
     "non-zero pgtables_bytes",
     "nobody cared",
     "leaked",
-    // In user space: a case has crashed, or has had too little memory.
+    // In user space: a case has crashed, or had too little memory.
     "segfault",
     "Out of memory",
 ];
 
-/// What looks like a fault and is none.
+/// Words that look like a fault and are none.
 const HARMLESS: &[&str] = &["kmemleak: Kernel memory leak detector initialized"];
 
-/// What the kernel says when the first module comes that is not its own: ours, or one of a case.
+/// The kernel's words when the first module comes that is not its own: ours, or one of a case.
 const FIRST_MODULE: &str = "loading out-of-tree module";
 
-/// The lines of a kernel log that tell of a fault.
+/// Returns the lines of a kernel log that report a fault.
 #[must_use]
 pub fn faults(log: &str) -> Vec<&str> {
     let is_fault = |line: &&str| {
@@ -83,42 +83,42 @@ pub fn faults(log: &str) -> Vec<&str> {
     log.lines().filter(is_fault).collect()
 }
 
-/// Whether the first fault in a log is a breakpoint that is not there.
+/// Returns whether the first fault in a log is a trap at a breakpoint that is not there.
 ///
-/// While code is patched (`kernel/trace/ftrace.c`, `arch/x86/kernel/alternative.c`) it begins with an
-/// `int3`. With two processors the emulator sometimes keeps its translation of that for good: a
-/// processor traps, though by the bytes in the kernel's own message the instruction is another one.
+/// While code is patched (`kernel/trace/ftrace.c`, `arch/x86/kernel/alternative.c`) it begins with
+/// an `int3`. With two processors the emulator sometimes keeps its translation of that. Then a
+/// processor traps, though the kernel's message shows another instruction there.
 fn is_stale_breakpoint(log: &str) -> bool {
     let mut lines = log.lines().skip_while(|line| !line.contains("Oops"));
     let Some(first) = lines.next().filter(|line| line.contains("Oops: int3:")) else {
         return false;
     };
-    // The bytes around the place where the trap was taken, which is in angle brackets.
+    // The bytes around the trap. Its own byte is in angle brackets.
     let code = lines.find_map(|line| line.split_once("Code: "));
     let before = code.and_then(|(_, bytes)| bytes.split_once(" <"));
     let is_first = faults(log).first() == Some(&first);
     is_first && before.is_some_and(|(bytes, _)| !bytes.ends_with("cc"))
 }
 
-/// What a run was worth.
+/// The verdict on a run.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The case passed; what it said.
+    /// The case passed, and printed this.
     Passed(String),
-    /// The case failed, or the kernel has said that something is wrong; the reason.
+    /// The case failed, or the kernel has a fault. This is the reason.
     Failed(String),
-    /// The VM did not come so far, or was lost: nothing is known about the case.
+    /// The VM did not begin the case, or was lost. This says nothing about the case.
     Infrastructure(String),
 }
 
-/// What the kernel says, with a call trace below, of an allocation that has failed
-/// (`warn_alloc` in `mm/page_alloc.c`).
+/// The kernel's words for a failed allocation, with a call trace below (`warn_alloc` in
+/// `mm/page_alloc.c`).
 const FAILED_ALLOCATION: &[&str] = &["page allocation failure", "vmalloc error"];
 
-/// What kmemleak says if it has none for itself, before it does without.
+/// kmemleak's words when it lacks memory itself, before it does without.
 const FAILED_SCAN_AREA: &str = "kmemleak: Cannot allocate a scan area";
 
-/// A log without what the kernel says of allocations that have failed.
+/// Returns a log without the kernel's messages about failed allocations.
 fn without_failed_allocations(log: &str) -> String {
     const TRACE: &str = "Call Trace";
     let mut is_announced = false;
@@ -157,7 +157,7 @@ pub fn judge(run: &Run) -> Verdict {
     let (before, since) = console.split_at(first_module);
     let faults_before = faults(before);
     if !faults_before.is_empty() {
-        // The emulator's doing: with two processors it is not reliable.
+        // The emulator is to blame: with two processors it is not reliable.
         let faults = faults_before.join("\n");
         return Verdict::Infrastructure(format!("the VM broke before any module came:\n{faults}"));
     }
@@ -182,7 +182,7 @@ pub fn judge(run: &Run) -> Verdict {
         (_, Some(false), End::Complete) if text.contains(GUEST_LOST_ALONE) => {
             Verdict::Infrastructure(text)
         }
-        // KVM has taken them from where the emulated processor alone writes them.
+        // KVM has read them from where only the emulated processor writes.
         (_, Some(false), End::Complete) if run.in_parallel && text.contains(HOST_IN_GUEST) => {
             Verdict::Infrastructure(text)
         }
@@ -190,7 +190,7 @@ pub fn judge(run: &Run) -> Verdict {
         (true, Some(_), End::TimedOut) => {
             Verdict::Failed(format!("the VM did not power off\n{text}"))
         }
-        // Nothing of ours was there that could have been the cause.
+        // None of our modules was there that could be the cause.
         (true, _, End::TimedOut) if since.is_empty() && !run.had_modules => {
             Verdict::Infrastructure("the VM hung before any module came".to_owned())
         }
@@ -207,7 +207,7 @@ pub fn judge(run: &Run) -> Verdict {
 mod tests {
     use super::*;
 
-    /// Logs of a kernel that is well, in the words of the kernel.
+    /// The log of a kernel without a fault.
     const CLEAN: &str = "\
 [    0.000000] Linux version 7.3.4+deb13-amd64 (debian-kernel@lists.debian.org)
 [    0.012345] x86/fpu: x87 FPU will use FXSAVE
@@ -220,7 +220,7 @@ mod tests {
 [    1.400000] kvm [80]: vcpu0, guest rIP: 0x0 Unhandled WRMSR(0xc0010007) = 0x0
 [    2.000000] reboot: Power down";
 
-    /// One line each of what must not be overlooked, in the words of the kernel.
+    /// A line of each kind of fault.
     const BAD: &[&str] = &[
         "[    3.1] WARNING: CPU: 0 PID: 80 at kernel/kprobes.c:1085 arm_kprobe+0x2c/0x80",
         "[    3.1] WARNING: possible circular locking dependency detected",
@@ -333,7 +333,7 @@ mod tests {
                 "{said}"
             );
         }
-        // What the kernel says goes before.
+        // A fault of the kernel counts more.
         for line in BAD {
             let run = Run {
                 in_parallel: true,
@@ -396,7 +396,7 @@ mod tests {
         later.had_modules = true;
         assert!(!lost(later));
         for line in BAD {
-            // Before the module came it cannot have been its doing.
+            // The module cannot have caused a fault before it came.
             assert!(lost(run(
                 &format!("{line}\n{CLEAN}"),
                 true,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A kernel as the packages have it: its image, and its modules.
+//! A kernel from a package: its image and its modules.
 
 use std::{
     collections::HashMap,
@@ -12,12 +12,12 @@ use std::{
 /// A kernel.
 pub struct Kernel {
     folder: PathBuf,
-    /// For each module those that it needs, as `modules.dep` has them: paths from `modules`.
+    /// For each module those that it needs, as in `modules.dep`: paths relative to `modules`.
     dependencies: HashMap<String, Vec<String>>,
 }
 
 impl Kernel {
-    /// The kernel in a folder with `vmlinuz` and `modules`.
+    /// Opens the kernel in a folder with `vmlinuz` and `modules`.
     ///
     /// # Errors
     ///
@@ -37,13 +37,13 @@ impl Kernel {
         })
     }
 
-    /// The image.
+    /// Returns the path of the image.
     #[must_use]
     pub fn image(&self) -> PathBuf {
         self.folder.join("vmlinuz")
     }
 
-    /// The files of a module and those that it needs, in the order in which they are to be loaded.
+    /// Returns the files of a module and of those that it needs, in the order of loading.
     ///
     /// # Errors
     ///
@@ -53,7 +53,7 @@ impl Kernel {
         let (path, needed) = modules
             .find(|(path, _)| module_name(path) == name)
             .ok_or_else(|| io::Error::other(format!("the kernel has no module {name}")))?;
-        // What is needed first stands last.
+        // `modules.dep` lists last what is needed first.
         let order = needed.iter().rev().chain([path]);
         Ok(order
             .map(|path| self.folder.join("modules").join(path))
@@ -61,18 +61,18 @@ impl Kernel {
     }
 }
 
-/// The name of the module in a file: that of the file, up to its first dot.
+/// Returns the name of the module in a file: the file's name up to its first dot.
 #[must_use]
 pub fn module_name(path: &str) -> &str {
     let name = path.rsplit('/').next().unwrap_or(path);
     name.split('.').next().unwrap_or(name)
 }
 
-/// The contents of a module's file, decompressed.
+/// Returns the decompressed contents of a module's file.
 ///
 /// # Errors
 ///
-/// The file cannot be read, or not be decompressed.
+/// The file cannot be read or decompressed.
 pub fn read_module(path: &Path) -> io::Result<Vec<u8>> {
     let tool = match path.extension().and_then(|extension| extension.to_str()) {
         Some("xz") => "xz",

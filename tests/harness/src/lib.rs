@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Runs test VMs: packs what they boot, runs an emulator, listens to them, and judges how it went.
+//! Runs test VMs: packs their archives, runs an emulator, reads its output, and judges it.
 //!
-//! QEMU emulates the processor with AMD's virtualization extension (TCG, SVM), Bochs with Intel's
-//! (VMX), so that every machine gives the same result, whether it has `/dev/kvm` or not.
+//! QEMU emulates a processor with AMD's virtualization extension (TCG, SVM), Bochs one with Intel's
+//! (VMX). So every machine gives the same result, with or without `/dev/kvm`.
 
 mod bochs;
 mod cases;

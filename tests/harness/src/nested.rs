@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A host in an emulator, and in it QEMU with a Linux guest. What happens there is in the crate `demo`.
+//! A host in an emulator that runs a Linux guest in QEMU. The crate `demo` is what runs there.
 
 use std::{
     fs, io,
@@ -22,41 +22,41 @@ use crate::{
     testbed::Testbed,
 };
 
-/// How often a host is started that did not boot or was lost: emulated hardware virtualization is
-/// not as reliable as the real one.
+/// How often to start a host that did not boot or was lost: emulated hardware virtualization is not
+/// as reliable as the real one.
 const ATTEMPTS: u32 = 3;
 
-/// The guest's QEMU, the smallest that Debian has, and the firmware that it needs for `microvm`.
+/// The guest's QEMU, the smallest one of Debian, and the firmware that it needs for `microvm`.
 const QEMU: &str = "/usr/bin/qemu-system-x86_64-microvm";
 const FIRMWARE: [&str; 2] = [
     "/usr/share/seabios/bios-microvm.bin",
     "/usr/share/qemu/linuxboot_dma.bin",
 ];
 
-/// What searches the files that QEMU writes, in the scenario `peers`.
+/// The program that searches QEMU's files in the scenario `peers`.
 const RIPGREP: &str = "/usr/bin/rg";
 
-/// What a host does.
+/// A scenario on a host.
 pub struct Scenario<'a> {
     /// Its name in the crate `demo`.
     pub name: &'a str,
-    /// What is added to the kernel's command line for it.
+    /// More parameters for the kernel.
     pub parameters: &'a str,
-    /// The folder of its logs, below that of all; the number of the attempt is added.
+    /// The folder of its logs, below that of all. The number of the attempt is added.
     pub log: &'a str,
-    /// How much memory it has, in MiB.
+    /// The host's memory in MiB.
     pub memory: u32,
-    /// How long it may take from the boot on, and from each line that it says to the next one.
+    /// The time limit from the boot on, and from each line to the next one.
     pub limit: Duration,
 }
 
 impl Scenario<'_> {
-    /// Boots a host, in another one again if it was lost. Each line that it says is given to
-    /// `show`; gives the last one, its figures.
+    /// Boots a host, and another one if it was lost. Shows each line that it prints. Returns the
+    /// last line, its results.
     ///
     /// # Errors
     ///
-    /// It has failed; why, and where the logs are.
+    /// It has failed. The error says why, and where the logs are.
     pub fn run(&self, mut show: impl FnMut(&str)) -> io::Result<String> {
         let testbed = Testbed::stock();
         fresh::check_module(&testbed)?;
@@ -72,7 +72,7 @@ impl Scenario<'_> {
                 self.name, self.parameters
             ),
             memory: self.memory,
-            // With two, software SVM loses guests with two vCPUs now and then.
+            // With two processors software SVM sometimes loses guests with two vCPUs.
             processors: 1,
             in_parallel: false,
         };
@@ -113,7 +113,7 @@ impl Scenario<'_> {
     }
 }
 
-/// Packs the host with the guest in it, if anything has changed.
+/// Packs the host and its guest, if their inputs have changed.
 fn pack(testbed: &Testbed, kernel: &Kernel, path: &Path) -> io::Result<()> {
     let program = |name| paths::cases().with_file_name(name);
     let (host, guest) = (program("demo-host"), program("demo-guest"));
@@ -163,7 +163,7 @@ fn pack(testbed: &Testbed, kernel: &Kernel, path: &Path) -> io::Result<()> {
     stamp.set()
 }
 
-/// The shared libraries of a program, and its loader.
+/// Returns the shared libraries of a program, and its loader.
 fn libraries(program: &str) -> io::Result<Vec<PathBuf>> {
     let output = Command::new("ldd").arg(program).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

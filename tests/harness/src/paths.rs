@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where things are: below the project's folder, unless the environment says otherwise.
+//! Paths in the project's folder, which the environment may replace.
 
 use std::{
     env,
     path::{Path, PathBuf},
 };
 
-/// The project's folder.
+/// Returns the project's folder.
 #[must_use]
 pub fn project() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_owned()
 }
 
-/// The folder of all that is made: `KVM_INSPECT_BUILD`, or `build`.
+/// Returns the folder of all that is built: `KVM_INSPECT_BUILD`, or `build`.
 #[must_use]
 pub fn build() -> PathBuf {
     env_or("KVM_INSPECT_BUILD", || project().join("build"))
 }
 
-/// Returns the program with the cases: `KVM_INSPECT_CASES`, or what `cargo build --release` in the
-/// crate `cases` makes.
+/// Returns the program with the cases: `KVM_INSPECT_CASES`, or the one that cargo builds from the
+/// crate `cases`.
 #[must_use]
 pub fn cases() -> PathBuf {
     env_or("KVM_INSPECT_CASES", || {
@@ -29,13 +29,13 @@ pub fn cases() -> PathBuf {
     })
 }
 
-/// The folder of the logs: `KVM_INSPECT_LOG`, or `build/log/vm`.
+/// Returns the folder of the logs: `KVM_INSPECT_LOG`, or `build/log/vm`.
 #[must_use]
 pub fn log() -> PathBuf {
     env_or("KVM_INSPECT_LOG", || build().join("log/vm"))
 }
 
-/// How many times as much as usual the cases are to do: `KVM_INSPECT_SCALE`, or 1.
+/// Returns the factor for repeat counts: `KVM_INSPECT_SCALE`, or 1.
 #[must_use]
 pub fn scale() -> u32 {
     let scale = env::var("KVM_INSPECT_SCALE").ok();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How long to wait for a VM, by a clock that goes slower when the VM gets less of the machine.
+//! A clock for time limits, which slows down when the VM gets little CPU time.
 
 use std::{
     fs,
@@ -12,9 +12,9 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// A clock for the process that emulates a VM.
 ///
-/// It goes as fast as time does if that process has half a processor. One that others keep from running, or
-/// that has nothing to do, gets up to four times as long. So a limit holds on a busy machine, and one that
-/// hangs is still noticed.
+/// It goes as fast as time if the process has half a processor. It goes up to four times slower if
+/// others keep the process from running, or if that is idle. So limits hold on a busy machine, and
+/// still end what hangs.
 pub(crate) struct VmClock {
     process: u32,
     last: Instant,
@@ -23,7 +23,7 @@ pub(crate) struct VmClock {
 }
 
 impl VmClock {
-    /// Starts a clock, at 0.
+    /// Starts a clock at 0.
     pub(crate) fn start(process: u32) -> Self {
         Self {
             process,
@@ -33,7 +33,7 @@ impl VmClock {
         }
     }
 
-    /// Returns what time it is. To be called every now and then.
+    /// Returns the time. Must be called every now and then.
     pub(crate) fn now(&mut self) -> Duration {
         let (now, used) = (Instant::now(), used(self.process));
         self.elapsed += step(
@@ -50,10 +50,10 @@ fn step(time: Duration, used: Duration) -> Duration {
     time.min(time / 4 + used * 3 / 2)
 }
 
-/// Returns how long a process has used processors; nothing if it is gone.
+/// Returns how long a process has used processors, or 0 if it is gone.
 fn used(process: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // Behind the name, in parentheses, the first word is field 3: `utime` and `stime` are 14 and 15
+    // After the name, in parentheses, comes field 3. `utime` and `stime` are fields 14 and 15
     // (proc_pid_stat(5)).
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let ticks = fields.split_whitespace().skip(11).take(2);

@@ -20,43 +20,43 @@ use crate::{
     tsc,
 };
 
-/// How long a VM may take until its first process begins the case: some ten times what it takes.
+/// The time limit from the start to the first case: some ten times the usual time.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
-/// How long it may take, after a case has ended, until it is off or begins the next one.
+/// The time limit from the end of a case until the VM is off or begins the next one.
 const END_LIMIT: Duration = Duration::from_secs(120);
 
-/// A VM to be run.
+/// A VM.
 pub struct Machine {
     /// The kernel's image.
     pub kernel: PathBuf,
     /// The initramfs.
     pub initramfs: PathBuf,
-    /// What is added to the kernel's command line.
+    /// More parameters for the kernel.
     pub parameters: String,
     /// Its memory in MiB.
     pub memory: u32,
-    /// Its processors.
+    /// The number of its processors.
     pub processors: u32,
-    /// Whether they run at the same time, and not in turns. With two the emulator then is not reliable: once
-    /// in some thousand freezes it loses a guest, or the VM.
+    /// Whether they run at the same time, and not in turns. With two the emulator is not reliable
+    /// then: in some thousand freezes it loses a guest, or the VM.
     pub in_parallel: bool,
 }
 
 impl Machine {
-    /// Runs the VM until it is off or time is up: once the case has begun, that is `limit`.
+    /// Runs the VM until it is off or time is up, which is `limit` for the case.
     ///
-    /// The kernel log, the case's messages, QEMU's own and its command line go into files in the
-    /// folder `log`; so does where the processors are if time is up.
+    /// The folder `log` gets the kernel log, the case's messages, QEMU's messages and command line.
+    /// If time is up it also gets what the processors do.
     ///
     /// # Errors
     ///
-    /// QEMU cannot be started, or a log not be written.
+    /// QEMU cannot be started, or a log cannot be written.
     pub fn run(&self, log: &Path, limit: Duration) -> io::Result<Run> {
         self.run_and_tell(log, limit, |_| ())
     }
 
-    /// The same; also tells each message of the VM at once.
+    /// Runs the VM as [`Self::run`] does, and passes each message to `tell` at once.
     ///
     /// # Errors
     ///
@@ -72,8 +72,8 @@ impl Machine {
         Ok(runs.swap_remove(0))
     }
 
-    /// The same with several cases, which the VM runs one after the other; gives those that began,
-    /// or one that did not.
+    /// Runs the VM for several cases, one after the other. Returns those that began, or one that
+    /// did not.
     ///
     /// # Errors
     ///
@@ -106,7 +106,7 @@ impl Machine {
         };
         let messages = &mut File::create(log.join("messages.log"))?;
         let examine = || {
-            // Without it nothing is known of why it hangs; nothing else depends on it.
+            // This only helps to find out why it hangs.
             let said = ask_monitor(&log.join("monitor"));
             let _ = fs::write(
                 log.join("hang.log"),
@@ -119,16 +119,16 @@ impl Machine {
     }
 
     fn arguments(&self, log: &Path, console: &Path) -> Vec<OsString> {
-        // After an Oops nothing else is of interest. The watchdog of clocks waits for another processor, without
-        // a good clock for ever; if that waits for this one in `stop_machine`, the boot hangs
-        // (`watchdog_wait_seq` in `kernel/time/clocksource.c`).
+        // After an Oops nothing else matters. Without a good clock the clocksource watchdog waits
+        // for another processor for ever. If that waits for this one in `stop_machine`, the boot
+        // hangs (`watchdog_wait_seq` in `kernel/time/clocksource.c`).
         let mut parameters = format!(
             "console=ttyS0,115200 tsc=nowatchdog log_buf_len=4M oops=panic panic=-1 \
              rdinit=/init {}",
             self.parameters
         );
-        // On a busy machine the kernel errs when it measures this itself, and then its clock is
-        // several times as fast as ours.
+        // On a busy machine the kernel measures a wrong rate, and its clock may be several times
+        // too fast.
         if let Some(khz) = tsc::khz() {
             parameters.push_str(&format!(" tsc_early_khz={khz}"));
         }
@@ -165,7 +165,7 @@ impl Machine {
     }
 }
 
-/// Asks QEMU twice where the processors are, a second apart.
+/// Asks QEMU twice for the processors' registers, a second apart.
 fn ask_monitor(socket: &Path) -> io::Result<String> {
     const WAIT: Duration = Duration::from_secs(1);
 
@@ -175,7 +175,7 @@ fn ask_monitor(socket: &Path) -> io::Result<String> {
     let mut said = Vec::new();
     for _ in 0..2 {
         monitor.write_all(b"info registers -a\n")?;
-        // It says no more when there was nothing for so long.
+        // The answer ends when nothing more comes.
         let mut part = [0; 4096];
         while let Ok(len @ 1..) = monitor.read(&mut part) {
             said.extend_from_slice(&part[..len]);
@@ -184,7 +184,7 @@ fn ask_monitor(socket: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
-/// The command line as a shell takes it.
+/// Returns the command line for a shell.
 fn quoted(arguments: &[OsString]) -> String {
     let quote = |argument: &OsString| {
         let argument = argument.to_string_lossy();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What comes out of the serial ports of a VM, whatever emulates it.
+//! The output of a VM's serial ports, from any emulator.
 
 use std::{
     fs::{self, File},
@@ -16,39 +16,39 @@ use cases::protocol::{Message, CASE_MARK};
 
 use crate::patience::VmClock;
 
-/// How often the clock of a VM that says nothing is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often to look at the clock of a silent VM.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// What came of a case in a VM.
-// Each of them is a fact of its own.
+// They are independent of each other.
 #[allow(clippy::struct_excessive_bools)]
 pub struct Run {
     /// The kernel log.
     pub console: String,
-    /// Whether modules had come before: to an earlier case in the same VM.
+    /// Whether an earlier case in the VM had loaded modules.
     pub had_modules: bool,
-    /// Whether the case lets allocations fail, which the kernel may say.
+    /// Whether the case makes allocations fail, which the kernel may report.
     pub fails_allocations: bool,
     /// Whether the VM's processors ran at the same time: see [`crate::qemu::Machine`].
     pub in_parallel: bool,
     /// Whether the case began.
     pub started: bool,
-    /// Whether the case passed; [`None`] if it did not say.
+    /// Whether the case passed, or [`None`] if it did not end.
     pub passed: Option<bool>,
-    /// What the case said.
+    /// What the case printed.
     pub text: Vec<String>,
-    /// What the kernel said besides, as the first process has read it.
+    /// The lines of the kernel log that the first process has sent.
     pub(crate) log: Vec<String>,
     /// How it ended.
     pub end: End,
-    /// How long the case took, up to its end.
+    /// How long the case took.
     pub took: Duration,
 }
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The VM has said all, and is off or has gone on to the next case.
+    /// The VM has sent all, and is off or has begun the next case.
     Complete,
     /// The emulator ended before that.
     Lost,
@@ -57,7 +57,7 @@ pub enum End {
 }
 
 impl Run {
-    /// One that has not begun.
+    /// Creates one that has not begun.
     pub(crate) fn new() -> Self {
         Self {
             console: String::new(),
@@ -74,20 +74,20 @@ impl Run {
     }
 }
 
-/// For how long a VM is listened to, by its clock ([`VmClock`]).
+/// Time limits of a VM, by its clock ([`VmClock`]).
 pub(crate) struct Limits<'a> {
-    /// Until the first process begins the first case.
+    /// From the start to the first case.
     pub(crate) boot: Duration,
-    /// From the beginning of each case, or from the last line that it has said, to its end; one for each.
+    /// For each case, from its beginning or its last line to its end.
     pub(crate) cases: &'a [Duration],
     /// From the end of a case until the VM is off or begins the next one.
     pub(crate) end: Duration,
 }
 
-/// Listens to a VM, whose messages are the emulator's standard output, until it is off or time is
-/// up. Keeps what it says in `log`, and tells it. Calls `examine` before it ends one that hangs.
+/// Reads a VM's messages from the emulator's standard output until the VM is off or time is up.
+/// Keeps them in `log`, and passes each to `tell`. Calls `examine` before it ends a VM that hangs.
 ///
-/// Gives the cases that began, without the kernel log; the only one has not begun if none did.
+/// Returns the cases that began, or one that did not, without the kernel log.
 pub(crate) fn listen(
     mut child: Child,
     limits: &Limits<'_>,
@@ -107,7 +107,7 @@ pub(crate) fn listen(
     let mut deadline = limits.boot;
     let (mut begin, mut limit) = (Instant::now(), Duration::ZERO);
     loop {
-        match lines.recv_timeout(LOOK) {
+        match lines.recv_timeout(INTERVAL) {
             Ok(line) => {
                 writeln!(log, "{line}")?;
                 let message = Message::parse(&line);
@@ -134,7 +134,7 @@ pub(crate) fn listen(
                         run.took = begin.elapsed();
                         deadline = clock.now() + limits.end;
                     }
-                    // The firmware may use the port, too.
+                    // The firmware may write to the port, too.
                     None => (),
                 }
             }
@@ -154,11 +154,11 @@ pub(crate) fn listen(
     Ok(runs)
 }
 
-/// Gives each run its part of the kernel log: from its beginning, the first one from the boot on. At the end
-/// stands what was not on the console.
+/// Gives each run its part of the console: from its beginning on, or from the boot on for the first
+/// one. The lines that the console lacks come after that.
 pub(crate) fn split_console(console: &str, runs: &mut [Run]) {
     let mut begins: Vec<usize> = console.match_indices(CASE_MARK).map(|at| at.0).collect();
-    // To the beginnings of the lines.
+    // Move to the beginnings of the lines.
     for begin in &mut begins {
         *begin = console[..*begin].rfind('\n').map_or(0, |end| end + 1);
     }
@@ -169,7 +169,7 @@ pub(crate) fn split_console(console: &str, runs: &mut [Run]) {
         };
         let end = begins.get(index + 1).copied().unwrap_or(console.len());
         console[begin..end].clone_into(&mut run.console);
-        // What the console has, which has the warnings only, is not said twice.
+        // Add the lines that the console, which has warnings only, lacks.
         for line in &run.log {
             if !console[begin..end].contains(line.as_str()) {
                 run.console.push_str(line);
@@ -184,13 +184,13 @@ struct KilledOnDrop(Child);
 
 impl Drop for KilledOnDrop {
     fn drop(&mut self) {
-        // Neither fails on a process that has ended already.
+        // Both succeed with a process that has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// The lines that come out of a pipe, until it is closed.
+/// Returns the lines from a pipe, until that is closed.
 fn lines(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
@@ -204,7 +204,7 @@ fn lines(pipe: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     receiver
 }
 
-/// The kernel log in a file; nothing if there is none.
+/// Returns the kernel log in a file, or nothing if there is none.
 pub(crate) fn read_console(path: &Path) -> io::Result<String> {
     match fs::read(path) {
         // The port sends a carriage return before each line feed.

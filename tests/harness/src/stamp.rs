@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Doing things again only when what they are made of has changed.
+//! Stamps: work is done again only when its inputs have changed.
 
 use std::{
     fmt::Write,
@@ -9,7 +9,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-/// What a file is made of, and whether that is what it was made of the last time.
+/// The inputs of a file now, and when it was last made.
 pub struct Stamp {
     text: String,
     file: PathBuf,
@@ -17,11 +17,11 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// About `output`, made of `inputs`.
+    /// Creates a stamp for `output`, which is made of `inputs`.
     ///
     /// # Errors
     ///
-    /// One of the inputs is not there.
+    /// An input is not there.
     pub fn new(output: &Path, inputs: &[PathBuf]) -> io::Result<Self> {
         let mut text = String::new();
         for path in inputs {
@@ -39,13 +39,13 @@ impl Stamp {
         })
     }
 
-    /// Whether the output is there, made of the same.
+    /// Returns whether the output is there, and was made of the same inputs.
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.output.exists() && fs::read_to_string(&self.file).is_ok_and(|old| old == self.text)
     }
 
-    /// Remembers that the output has been made. Until then it counts as not current.
+    /// Marks the output as made. Before that it does not count as current.
     ///
     /// # Errors
     ///
@@ -54,7 +54,7 @@ impl Stamp {
         fs::write(&self.file, &self.text)
     }
 
-    /// Forgets it, because the output is about to be made.
+    /// Removes the mark, before the output is made.
     ///
     /// # Errors
     ///

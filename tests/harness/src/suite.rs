@@ -2,7 +2,7 @@
 
 //! Runs cases of the crate `cases` in VMs, each as a test.
 //!
-//! A VM runs its cases one after the other, since booting may take longer than they do.
+//! A VM runs its cases one after the other, since a boot may take longer than they do.
 
 use std::{
     cmp::Reverse,
@@ -32,16 +32,17 @@ use crate::{
     testbed::Testbed,
 };
 
-/// How many VMs run at once at most, unless `--test-threads` says so: each has two processors.
+/// How many VMs run at once at most, unless `--test-threads` says otherwise. Each has two
+/// processors.
 const VMS_AT_ONCE: usize = 2;
 
-/// How often a VM is started for a case that did not begin or was lost.
+/// How often to start a VM for a case that did not begin or was lost.
 const ATTEMPTS: u32 = 3;
 
-/// How long a VM may take to report after the case's own time is up.
+/// The time for a VM to report after the case's own limit.
 const GRACE: Duration = Duration::from_secs(60);
 
-/// What emulates the processor.
+/// The vendor of the emulated processor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Vendor {
     /// QEMU.
@@ -54,11 +55,11 @@ pub enum Vendor {
 pub struct Vm {
     /// The folder of its logs.
     pub name: String,
-    /// What the names of its tests begin with, before that of the case.
+    /// The prefix of its tests' names.
     pub prefix: String,
-    /// Whose processor it has.
+    /// The vendor of its processor.
     pub vendor: Vendor,
-    /// Whether KVM keeps the guests' page tables in shadows, as it does without nested paging.
+    /// Whether KVM uses shadow page tables, as without nested paging.
     pub shadow_paging: bool,
     /// Whether its processors run at the same time, and not in turns: see [`qemu::Machine`].
     pub in_parallel: bool,
@@ -83,7 +84,7 @@ impl Vm {
         }
     }
 
-    /// Returns one with the kernel that catches mistakes, which is slow.
+    /// Returns a VM with the debug kernel, which is slow.
     #[must_use]
     pub fn debug(name: String, cases: Vec<CaseInfo>) -> Self {
         Self {
@@ -92,7 +93,7 @@ impl Vm {
         }
     }
 
-    /// Returns one with an Intel processor, whose emulator is slow.
+    /// Returns a VM with an Intel processor, whose emulator is slow.
     #[must_use]
     pub fn intel(name: String, cases: Vec<CaseInfo>) -> Self {
         Self {
@@ -102,7 +103,7 @@ impl Vm {
         }
     }
 
-    /// Returns what `make case` takes besides the name, to run a case in such a VM.
+    /// Returns the variables for `make case` that select such a VM.
     fn variables(&self, testbed: &str) -> String {
         let words = [
             (testbed == "debug", "KERNEL=debug"),
@@ -115,19 +116,19 @@ impl Vm {
     }
 }
 
-/// What the VMs of a test target, or of another program, have in common.
+/// What the VMs of a test target, or of another program, share.
 pub struct Suite {
     /// Its name.
     target: &'static str,
     kernel: Kernel,
     /// The name of the testbed.
     testbed: &'static str,
-    /// What the kernel's command line has in all VMs.
+    /// The parameters of the kernel in all VMs.
     parameters: &'static str,
     initramfs: Initramfs,
 }
 
-/// All cases that there are.
+/// Returns all cases.
 ///
 /// # Errors
 ///
@@ -136,15 +137,15 @@ pub fn all_cases() -> io::Result<Vec<CaseInfo>> {
     cases()
 }
 
-/// Returns what each VM is to run: up to `most` cases, but those that need a special VM in one of these. What
-/// has the most to do comes first, so that at the end all processors have something to do.
+/// Divides cases among VMs: up to `most` each, and those that need a special VM in one of these.
+/// VMs with the longest time limits come first, so that all processors are busy until the end.
 #[must_use]
 pub fn groups(cases: impl Iterator<Item = CaseInfo>, most: usize) -> Vec<Vec<CaseInfo>> {
     let (cases, special): (Vec<_>, Vec<_>) = cases.partition(|case| case.needs.vm == VmNeeded::Any);
     let (own, two_nodes): (Vec<_>, Vec<_>) = special
         .into_iter()
         .partition(|case| case.needs.vm == VmNeeded::Own);
-    // As evenly as can be.
+    // As evenly as possible.
     let vms = cases.len().div_ceil(most).max(1);
     let mut groups: Vec<_> = cases
         .chunks(cases.len().div_ceil(vms).max(1))
@@ -156,7 +157,7 @@ pub fn groups(cases: impl Iterator<Item = CaseInfo>, most: usize) -> Vec<Vec<Cas
     groups
 }
 
-/// Runs a target's tests, which `vms` makes from all cases that there are; for its `main`.
+/// Runs a target's tests, as its `main`. `vms` makes the VMs from all cases.
 #[must_use]
 pub fn run(
     target: &'static str,
@@ -169,7 +170,7 @@ pub fn run(
     })
 }
 
-/// Runs `run`; says what has kept it from running tests, and gives another exit code then.
+/// Runs `run`. If tests could not be run, prints why, and returns another exit code.
 pub fn or_complain(run: impl FnOnce() -> io::Result<ExitCode>) -> ExitCode {
     run().unwrap_or_else(|error| {
         eprintln!("harness: error: {error}");
@@ -178,7 +179,7 @@ pub fn or_complain(run: impl FnOnce() -> io::Result<ExitCode>) -> ExitCode {
 }
 
 impl Vendor {
-    /// KVM's module for it.
+    /// Returns KVM's module for it.
     fn module(self) -> &'static str {
         match self {
             Self::Amd => "kvm-amd",
@@ -188,7 +189,7 @@ impl Vendor {
 
     /// Returns the parameters of KVM's modules.
     fn parameters(self, shadow_paging: bool) -> &'static str {
-        // Bochs takes a posted-interrupt descriptor for malformed where KVM puts it.
+        // Bochs rejects a posted-interrupt descriptor where KVM puts it.
         match (self, shadow_paging) {
             (Self::Amd, false) => "",
             (Self::Amd, true) => "kvm_amd.npt=N",
@@ -197,7 +198,7 @@ impl Vendor {
         }
     }
 
-    /// What the module can search with at best on the emulated processor.
+    /// Returns the best engine of the emulated processor.
     fn engine(self) -> &'static str {
         match self {
             Self::Amd => "avx2",
@@ -210,17 +211,17 @@ impl Vendor {
 struct Test {
     name: String,
     case: CaseInfo,
-    /// How often it was begun, or was the one to begin.
+    /// How often it was begun, or was the first to begin.
     attempts: u32,
     result: mpsc::Sender<Result<(), Failed>>,
 }
 
 impl Suite {
-    /// Makes everything ready for these VMs.
+    /// Prepares everything for these VMs.
     ///
     /// # Errors
     ///
-    /// Something is not there, is older than its sources, or cannot be packed.
+    /// Something is missing, older than its sources, or cannot be packed.
     pub fn open(target: &'static str, testbed: Testbed, vms: &[Vm]) -> io::Result<Self> {
         fresh::check_testbed(&testbed)?;
         let this = Self {
@@ -238,11 +239,11 @@ impl Suite {
         Ok(this)
     }
 
-    /// Runs a VM once; gives the verdicts on the cases that began, or on the one that did not.
+    /// Runs a VM once. Returns the verdicts on the cases that began, or on one that did not.
     ///
     /// # Errors
     ///
-    /// The emulator cannot be started, or a log not be written.
+    /// The emulator cannot be started, or a log cannot be written.
     pub fn run_once(&self, vm: &Vm, scale: u32) -> io::Result<Vec<Verdict>> {
         let cases: Vec<&CaseInfo> = vm.cases.iter().collect();
         let runs = self.boot(vm, &cases, scale, &self.log(&vm.name))?;
@@ -254,13 +255,13 @@ impl Suite {
         Ok(judged.collect())
     }
 
-    /// The folder of a VM's logs.
+    /// Returns the folder of a VM's logs.
     #[must_use]
     pub fn log(&self, vm: &str) -> PathBuf {
         paths::log().join(self.target).join(vm)
     }
 
-    /// Runs the VMs beside the tests, each of which waits for its result.
+    /// Runs the VMs beside the tests, which wait for their results.
     pub fn run(&self, arguments: &Arguments, vms: Vec<Vm>) -> ExitCode {
         let mut trials = Vec::new();
         let mut work = VecDeque::new();
@@ -271,7 +272,7 @@ impl Suite {
                 let (result, results) = mpsc::channel();
                 let wait = move || results.recv().map_err(Failed::from)?;
                 trials.push(Trial::test(name.clone(), wait));
-                if is_wanted(&name, arguments) {
+                if is_selected(&name, arguments) {
                     tests.push_back(Test {
                         name,
                         case: case.clone(),
@@ -306,8 +307,7 @@ impl Suite {
         })
     }
 
-    /// Runs the cases of a VM, in another one what one has left over: after a case that failed, or a
-    /// VM that was lost.
+    /// Runs the cases of a VM. After a failed case or a lost VM, another VM runs the rest.
     fn run_vm(&self, vm: &Vm, mut tests: VecDeque<Test>) {
         for boot in 1.. {
             if tests.is_empty() {
@@ -321,7 +321,7 @@ impl Suite {
             let runs = match self.boot(vm, &cases, paths::scale(), &log) {
                 Ok(runs) => runs,
                 Err(error) => {
-                    // None of them can be run.
+                    // No case can be run.
                     for test in tests.drain(..) {
                         test.end(Err(error.to_string().into()));
                     }
@@ -342,7 +342,7 @@ impl Suite {
                     }
                     Verdict::Failed(reason) => {
                         self.fail(vm, test, &reason, &run, &log);
-                        // What follows in the log may be of the same fault.
+                        // Later faults in the log may come from this one.
                         break;
                     }
                     Verdict::Infrastructure(why) => {
@@ -357,7 +357,7 @@ impl Suite {
                         } else {
                             tests.push_front(test);
                         }
-                        // Of those that follow nothing is known, either.
+                        // Nothing is known about the next ones.
                         break;
                     }
                 }
@@ -365,12 +365,12 @@ impl Suite {
         }
     }
 
-    /// Writes down how long a test took, for who wants to know where the time goes.
+    /// Notes how long a test took, for the table at the end.
     fn note_time(&self, test: &str, took: Duration) {
         let path = paths::log().join("times");
         let file = OpenOptions::new().append(true).create(true).open(path);
         let line = format!("{:.1}\t{} {test}\n", took.as_secs_f64(), self.target);
-        // Nothing else depends on it.
+        // Only the table needs it.
         let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
     }
 
@@ -384,8 +384,7 @@ impl Suite {
             .collect();
         let two_nodes = cases.iter().any(|case| case.needs.vm == VmNeeded::TwoNodes);
         let nodes = if two_nodes { "numa=fake=2" } else { "" };
-        // What the console does not have the first process reads, and tells with the case, but for the
-        // module's own lines.
+        // The first process sends the lines that the console lacks, but for the module's.
         let parameters = format!(
             "loglevel=5 mitigations=off cryptomgr.notests=1 {nodes} {} {} {SCALE_PARAMETER}{scale} \
              {REPEAT_DIVISOR_PARAMETER}{} {ENGINE_PARAMETER}{} \
@@ -439,8 +438,8 @@ impl Test {
     }
 }
 
-/// Whether the command line selects a test, as libtest does.
-fn is_wanted(name: &str, arguments: &Arguments) -> bool {
+/// Returns whether the command line selects a test, as libtest does.
+fn is_selected(name: &str, arguments: &Arguments) -> bool {
     let fits = |filter: &String| {
         if arguments.exact {
             name == filter

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What cases run on.
+//! The kernels that cases run on.
 
 use std::path::{Path, PathBuf};
 
@@ -12,28 +12,28 @@ pub struct Testbed {
     pub name: &'static str,
     /// The folder of the kernel.
     pub kernel: PathBuf,
-    /// What is added to the kernel's command line.
+    /// More parameters for the kernel.
     pub parameters: &'static str,
     /// The module under test.
     pub module: PathBuf,
-    /// The folder of the modules that only the tests need.
+    /// The folder of the tests' own modules.
     pub test_modules: PathBuf,
 }
 
 impl Testbed {
-    /// The stock kernel.
+    /// Returns the stock kernel.
     #[must_use]
     pub fn stock() -> Self {
-        // To load and to unload the module waits for a dozen of RCU's grace periods; these are shorter.
+        // Loading and unloading the module waits for a dozen RCU grace periods. These are shorter.
         Self::of("stock", &paths::build(), "rcupdate.rcu_expedited=1")
     }
 
-    /// The kernel that catches mistakes.
+    /// Returns the debug kernel, which catches mistakes.
     #[must_use]
     pub fn debug() -> Self {
-        // While it identifies a processor the kernel does not know that its tables have five levels
-        // (`identify_cpu` in `arch/x86/kernel/cpu/common.c`), and KASAN reports what an interrupt then accesses.
-        // So no guest here has such tables.
+        // While the kernel identifies a processor it does not know yet that page tables have five
+        // levels (`identify_cpu` in `arch/x86/kernel/cpu/common.c`). KASAN reports what an
+        // interrupt accesses then. So no guest here has such tables.
         Self::of("debug", &paths::build().join("debug"), "no5lvl")
     }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How fast the time stamp counter of this machine counts, which an emulated processor has, too.
+//! The rate of this machine's time stamp counter, which an emulated processor has, too.
 
-/// Its rate in kHz, measured once in a tenth of a second.
+/// Returns the rate in kHz, measured once, in a tenth of a second.
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn khz() -> Option<u64> {
     use std::{
@@ -21,11 +21,12 @@ pub(crate) fn khz() -> Option<u64> {
         u64::try_from(ticks.checked_mul(1000)?.checked_div(micros)?).ok()
     });
 
-    /// The counter, and the time at which it was read: of some tries the one that was interrupted least.
+    /// Returns the counter and the time at which it was read. Of some tries it takes the one that
+    /// was interrupted least.
     fn sample() -> Option<(u64, Instant)> {
         let tries = (0..100).map(|_| {
             let before = Instant::now();
-            // SAFETY: It only reads the counter, which user space of Linux may.
+            // SAFETY: This only reads the counter, which Linux allows to user space.
             let ticks = unsafe { _rdtsc() };
             (before.elapsed(), ticks, before)
         });
@@ -36,7 +37,7 @@ pub(crate) fn khz() -> Option<u64> {
     *KHZ
 }
 
-/// Another architecture's counter has another rate than the one that is emulated.
+/// Returns nothing: another architecture's counter has another rate than the emulated one.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) fn khz() -> Option<u64> {
     None

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The cases on the stock kernel. A boot takes longer than most cases, so that a VM runs many.
+//! The cases on the stock kernel. A VM runs many, since a boot takes longer than most of them.
 
 use std::process::ExitCode;
 

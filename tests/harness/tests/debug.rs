@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The cases on the kernel that catches mistakes, but for some that would show no more there. It is slow, so
-//! that a VM runs many cases.
+//! The cases on the debug kernel, but for some that would find nothing more there. A VM runs many,
+//! since a boot is slow.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use harness::{
     testbed::Testbed,
 };
 
-/// How many cases a VM runs at most. Memory that is leaked is noticed at its end.
+/// How many cases a VM runs at most. Leaked memory is found at its end.
 const CASES: usize = 24;
 
 fn main() -> ExitCode {

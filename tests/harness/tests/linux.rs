@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tests with a Linux guest, under QEMU as any user has it; each has a host of its own.
+//! Tests with a Linux guest in QEMU. Each has a host of its own.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -9,13 +9,13 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // What takes its time is measured; so it shall have the machine for itself.
+    // They measure times, so each needs the machine for itself.
     arguments.test_threads = Some(1);
     let trials = vec![Trial::test("linux_long_pause", || run("long_pause"))];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Runs a scenario of the crate `demo`; fails with what it said.
+/// Runs a scenario of the crate `demo`. Fails with what it printed.
 fn run(name: &str) -> Result<(), Failed> {
     let scenario = Scenario {
         name,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The core cases where the processor or KVM work in another way than in the target `cases`: on
+//! The core cases where the processor or KVM works in another way than in the target `cases`: on
 //! Intel, and on both vendors without nested paging.
 //!
-//! A boot in Bochs takes longer than most cases, so that a VM runs many, one after the other. A test
-//! is a case in one of the VMs.
+//! A test is a case in one of the VMs, which run many each: a boot in Bochs takes longer than most
+//! cases.
 
 use std::process::ExitCode;
 
@@ -13,8 +13,8 @@ use harness::{
     testbed::Testbed,
 };
 
-/// What depends on the vendor: registers, how vCPUs are stopped and go on, who holds KVM; and the search with
-/// AVX-512, which only this processor has.
+/// Cases that depend on the vendor: registers, how vCPUs stop and go on, who holds KVM, and the
+/// search with AVX-512, which only this processor has.
 const CORE: &[&str] = &[
     "registers_real",
     "registers_protected",
@@ -41,7 +41,7 @@ const CORE: &[&str] = &[
     "vmms_kvm_stays",
 ];
 
-/// KVM then holds other registers itself, and the guest's page tables in shadows.
+/// Cases that depend on shadow page tables, where KVM also holds other registers itself.
 const WITHOUT_NESTED_PAGING: &[&str] = &[
     "registers_real",
     "registers_protected",
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
                 .clone()
         };
         let all = |names: &[&str]| names.iter().map(find).collect();
-        // What takes longest comes first.
+        // The longest ones come first.
         let vms = [
             Vm::intel("intel".to_owned(), all(CORE)),
             Vm {

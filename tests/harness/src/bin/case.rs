@@ -63,7 +63,7 @@ fn run(options: &Options) -> io::Result<ExitCode> {
         .into_iter()
         .filter(|case| case.needs.fit(is_debug))
         .partition(|case| case.name.contains(&options.name));
-    // A whole name means that one, though others may begin with it.
+    // A whole name selects that case alone, though others may contain it.
     if cases.iter().any(|case| case.name == options.name) {
         cases.retain(|case| case.name == options.name);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The demo: boots a host in an emulator, and in it a guest, and shows what the module finds there.
+//! The demo: boots a host in an emulator, and in it a guest, and shows what the module finds.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -16,8 +16,8 @@ fn main() -> ExitCode {
         limit: Duration::from_secs(150),
     };
     match demo.run(|line| println!("{line}")) {
-        Ok(figures) => {
-            println!("demo: PASS {figures}");
+        Ok(results) => {
+            println!("demo: PASS {results}");
             ExitCode::SUCCESS
         }
         Err(why) => {

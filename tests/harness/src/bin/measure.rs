@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `measure NAME`: runs a measurement of the crate `cases` in a VM, and prints what it says.
+//! `measure NAME`: runs a measurement of the crate `cases` in a VM, and prints its results.
 
 use std::{env, io, process::ExitCode};
 
@@ -11,7 +11,7 @@ use harness::{
     testbed::Testbed,
 };
 
-/// How often a VM is started that did not boot or was lost.
+/// How often to start a VM that did not boot or was lost.
 const ATTEMPTS: u32 = 3;
 
 fn main() -> ExitCode {
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What the measurement says.
+/// Returns what the measurement prints.
 fn measure(name: &str) -> io::Result<String> {
     let cases = vec![CaseInfo {
         name: name.replace('-', "_"),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `soak MINUTES`: the long form of the cases about what may go wrong at any moment, on the stock
-//! kernel and on the one that catches mistakes, until time is up.
+//! `soak MINUTES`: runs the long form of the cases about what may go wrong at any moment, on the
+//! stock and the debug kernel, until time is up.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use harness::{
     testbed::Testbed,
 };
 
-/// What the names of the cases begin with.
+/// The beginnings of the cases' names.
 const CASES: &[&str] = &[
     "faults_",
     "invisible_",
@@ -33,11 +33,11 @@ const CASES: &[&str] = &[
     "vmms_",
 ];
 
-/// How many of them a VM runs, and how many times as much as in the short form each of them does.
+/// How many cases a VM runs, and how many times as much as in the short form each does.
 const IN_ONE_VM: usize = 2;
 const SCALE: u32 = 2;
 
-/// How many VMs in a row may be lost on one kernel, all of them the emulator's doing.
+/// How many VMs in a row the emulator may lose on one kernel.
 const MOST_LOST: u32 = 5;
 
 fn main() -> ExitCode {
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
         let results = threads.map(|thread| thread.join().unwrap_or_else(|_| fail("a panic")));
         results.into_iter().collect::<io::Result<()>>()
     });
-    let sums = soak.figures();
+    let sums = soak.format_sums();
     match result {
         Ok(()) => {
             println!("soak: PASS minutes={minutes}{sums}");
@@ -81,14 +81,14 @@ fn fail<T>(why: impl Into<String>) -> io::Result<T> {
 struct Soak {
     begin: Instant,
     length: Duration,
-    /// On one of the kernels: the other is to end, too.
+    /// Whether a case failed on one kernel: the other one ends, too.
     failed: AtomicBool,
-    /// What was done, and how often.
+    /// What the cases have counted.
     sums: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Soak {
-    /// Runs cases on one kernel until time is up or something fails.
+    /// Runs cases on one kernel until time is up or one fails.
     fn run(&self, testbed: Testbed, is_debug: bool) -> io::Result<()> {
         let result = self.run_all(testbed, is_debug);
         if result.is_err() {
@@ -99,10 +99,10 @@ impl Soak {
 
     fn run_all(&self, testbed: Testbed, is_debug: bool) -> io::Result<()> {
         let name = testbed.name;
-        let is_wanted = |case: &CaseInfo| {
+        let is_in_soak = |case: &CaseInfo| {
             CASES.iter().any(|prefix| case.name.starts_with(prefix)) && case.needs.fit(is_debug)
         };
-        let cases: Vec<CaseInfo> = all_cases()?.into_iter().filter(is_wanted).collect();
+        let cases: Vec<CaseInfo> = all_cases()?.into_iter().filter(is_in_soak).collect();
         let vm = if is_debug { Vm::debug } else { Vm::stock };
         let mut vm = Vm {
             in_parallel: true,
@@ -165,8 +165,8 @@ impl Soak {
         }
     }
 
-    /// What was counted.
-    fn figures(&self) -> String {
+    /// Returns the sums as text.
+    fn format_sums(&self) -> String {
         let sums = self.sums.lock().unwrap_or_else(PoisonError::into_inner);
         let words = sums
             .iter()
@@ -175,7 +175,7 @@ impl Soak {
     }
 }
 
-/// Another number each time.
+/// Returns another number each time.
 fn seed() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.map_or(1, |time| u64::from(time.subsec_nanos()))
