@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that ends the process if more of it is read than there is, by whatever instruction.
+//! Memory that ends the process if any instruction reads beyond it.
 
 use std::{
     ffi::c_void,
@@ -23,10 +23,10 @@ use unit::Cut;
 
 const PAGE: usize = 4096;
 
-/// Memory of which each piece ends where a page ends, before one that cannot be read.
+/// Memory whose pieces each end before a page that cannot be read.
 pub(crate) struct Guarded {
     pieces: Vec<Mapping>,
-    /// The offset at which each piece ends.
+    /// The offsets where pieces end.
     ends: Vec<usize>,
 }
 
@@ -34,8 +34,8 @@ pub(crate) struct Guarded {
 ///
 /// # Invariants
 ///
-/// The `size` bytes from `base` on are mapped for it alone; the first ones can be read, all but
-/// the last page.
+/// The `size` bytes from `base` on are mapped for this piece alone. All but the last page can be
+/// read.
 struct Mapping {
     base: *mut c_void,
     size: usize,
@@ -44,7 +44,7 @@ struct Mapping {
 }
 
 impl Guarded {
-    /// The same pieces, with the same bytes.
+    /// Creates a copy of pieces.
     pub(crate) fn new(cut: &Cut<'_>) -> Self {
         let (mut pieces, mut ends) = (Vec::new(), Vec::new());
         let mut at = 0;
@@ -74,10 +74,10 @@ impl Mapping {
     fn new(bytes: &[u8]) -> Self {
         let size = bytes.len().next_multiple_of(PAGE) + PAGE;
         let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: Memory that nobody has yet.
+        // SAFETY: This is new memory.
         let base = unsafe { mmap_anonymous(ptr::null_mut(), size, access, MapFlags::PRIVATE) }
             .expect("there is memory");
-        // INVARIANT: The last page is taken from it below.
+        // INVARIANT: The last page is made unreadable below.
         let this = Self {
             base,
             size,
@@ -85,25 +85,25 @@ impl Mapping {
         };
         let guard = base.wrapping_byte_add(size - PAGE);
         let start = guard.wrapping_byte_sub(bytes.len()).cast();
-        // SAFETY: Both have so many bytes.
+        // SAFETY: Both have this many bytes.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len()) };
-        // SAFETY: It is our own page, which nobody uses.
+        // SAFETY: It is a page of this mapping, which nobody uses.
         unsafe { mprotect(guard, PAGE, MprotectFlags::empty()) }.expect("there is memory");
         this
     }
 
-    /// The last `len` bytes.
+    /// Returns the last `len` bytes.
     fn last(&self, len: usize) -> Piece<'_> {
         assert!(len <= self.len);
         let guard = self.base.wrapping_byte_add(self.size - PAGE);
-        // SAFETY: By the invariant they can be read for as long as `self` is there.
+        // SAFETY: By the invariant they can be read as long as `self` lives.
         unsafe { Piece::new(guard.wrapping_byte_sub(len).cast(), len) }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: By the invariant it is ours; no piece of it outlives `self`.
+        // SAFETY: By the invariant it is ours. No piece of it outlives `self`.
         unsafe { munmap(self.base, self.size) }.expect("it is there");
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Patterns as the user writes them, against a reader that is plainly right.
+//! Reading patterns, compared with a reader that is plainly right.
 
 #![no_main]
 
@@ -12,7 +12,7 @@ use kvm_inspect_pure::scan::{
 };
 use libfuzzer_sys::fuzz_target;
 
-/// Prefixes are not for the fuzzer to find.
+/// The fuzzer need not find the prefixes.
 const PREFIXES: [&str; 5] = ["text:", "itext:", "utf16:", "hex:", ""];
 
 fuzz_target!(|input: (u8, &[u8])| {
@@ -33,7 +33,7 @@ fuzz_target!(|input: (u8, &[u8])| {
     assert_eq!(read, expected(&spec));
 });
 
-/// The value and the mask of each byte, if this is a pattern.
+/// Returns the value and the mask of each byte, if this is a pattern.
 fn expected(spec: &[u8]) -> Option<Vec<(u8, u8)>> {
     let colon = spec.iter().position(|byte| *byte == b':')?;
     let (kind, body) = (&spec[..colon], &spec[colon + 1..]);
@@ -74,7 +74,7 @@ fn expected(spec: &[u8]) -> Option<Vec<(u8, u8)>> {
     ((1..=MAX_LEN).contains(&bytes.len()) && !bytes.iter().all(is_any)).then_some(bytes)
 }
 
-/// Text without its escapes.
+/// Returns text without its escapes.
 fn characters(text: impl Iterator<Item = char>) -> Option<Vec<char>> {
     let mut text = text;
     let mut characters = Vec::new();

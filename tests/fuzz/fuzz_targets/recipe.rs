@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the fuzzer's bytes mean: a recipe, so that few of them make much memory, patterns that stand in
-//! it, or nearly do, and cuts where those are.
+//! The fuzzer's bytes are a recipe: few of them make much memory, patterns that match in it, or
+//! nearly do, and cuts near these.
 
 use std::{
     fmt,
@@ -22,48 +22,48 @@ use unit::{
     Nibbles, //
 };
 
-/// The most memory that is made run by run.
+/// The most memory that runs make.
 const RUNS: usize = 1024;
 
-/// What may precede it in these multiples, for it to lie where the search begins another step.
+/// The unit of zeros before it, which move it to where the search begins another step.
 const BLANK: usize = 64 << 10;
 
-/// The most bytes in all patterns together.
+/// The most bytes of all patterns together.
 const BYTES: usize = 4 * MAX_PATTERNS;
 
-/// The most comparisons of bytes that a plain search may need.
+/// The most byte comparisons for a plain search.
 const COMPARISONS: usize = 1 << 20;
 
-/// The most borders in a row: more than there are pieces that are filtered at once.
+/// The most borders in a row: more than the pieces that are filtered at once.
 const BORDERS: usize = 80;
 
-/// Few values, so that matches are frequent; zeros, since they are searched in a way of their own.
+/// Few values, so that matches are frequent. Zeros are searched in a way of their own.
 const VALUES: [u8; 8] = [0x00, 0x00, 0x01, 0x10, 0x11, b'a', b'A', 0xff];
 
-/// What to search for, and where.
+/// Patterns, and memory to search.
 pub(crate) struct Input {
     pub(crate) memory: Vec<u8>,
-    /// Where it is cut, as [`unit::Cut`] has it.
+    /// The cuts of the memory, as in [`unit::Cut`].
     pub(crate) borders: Vec<usize>,
-    pub(crate) patterns: Vec<Wanted>,
-    /// Where matches begin that are to be found.
+    pub(crate) patterns: Vec<Needle>,
+    /// Where matches must begin to be found.
     pub(crate) begin: Range<usize>,
 }
 
 /// A pattern.
-pub(crate) struct Wanted {
-    /// As the user writes it.
+pub(crate) struct Needle {
+    /// The pattern in the module's notation.
     pub(crate) spec: Vec<u8>,
-    /// What that means.
+    /// Its bytes.
     bytes: Vec<Byte>,
 }
 
-/// What a pattern has in the place of a byte.
+/// A byte of a pattern.
 #[derive(Clone, Copy)]
 enum Byte {
-    /// Each nibble is known, or any.
+    /// Each nibble is known, or open.
     Nibbles(Nibbles),
-    /// An ASCII letter may be of either case.
+    /// An ASCII letter of either case.
     Letter(u8),
 }
 
@@ -80,7 +80,7 @@ impl Byte {
         }
     }
 
-    /// One that it takes, as much like `byte` as may be.
+    /// Returns a byte that it matches, as much like `byte` as possible.
     fn like(self, byte: u8) -> u8 {
         match self {
             Self::Nibbles((high, low)) => {
@@ -91,11 +91,11 @@ impl Byte {
     }
 }
 
-impl Wanted {
-    /// Whether it stands where `memory` begins.
-    pub(crate) fn stands(&self, memory: &[u8]) -> bool {
+impl Needle {
+    /// Returns whether memory begins with it.
+    pub(crate) fn is_prefix_of(&self, memory: &[u8]) -> bool {
         let mut bytes = self.bytes.iter().zip(memory);
-        memory.len() >= self.bytes.len() && bytes.all(|(wanted, byte)| wanted.takes(*byte))
+        memory.len() >= self.bytes.len() && bytes.all(|(expected, byte)| expected.takes(*byte))
     }
 
     fn text(bytes: &[u8]) -> Self {
@@ -159,12 +159,12 @@ impl Arbitrary<'_> for Input {
     }
 }
 
-/// What is made of a recipe. Where that has ended zeros follow.
+/// Follows a recipe. After its end come zeros.
 struct Maker<'a, 'b> {
     recipe: &'a mut Unstructured<'b>,
     memory: Vec<u8>,
     borders: Vec<usize>,
-    patterns: Vec<Wanted>,
+    patterns: Vec<Needle>,
 }
 
 impl Maker<'_, '_> {
@@ -172,15 +172,15 @@ impl Maker<'_, '_> {
         self.recipe.arbitrary().unwrap_or(0)
     }
 
-    /// A number up to 255.
+    /// Returns a number up to 255.
     fn count(&mut self) -> usize {
         usize::from(self.byte())
     }
 
-    /// A number below `end`, or 0.
+    /// Returns a number below `end`, or 0.
     fn below(&mut self, end: usize) -> usize {
         let number = usize::from(self.recipe.arbitrary::<u16>().unwrap_or(0));
-        // Of large memory the end, where its runs are.
+        // In large memory take the end, where its runs are.
         let skipped = end.saturating_sub(1 << 16);
         skipped + number % (end - skipped).max(1)
     }
@@ -197,7 +197,7 @@ impl Maker<'_, '_> {
     }
 
     fn make_memory(&mut self) {
-        // Seldom, for it takes long.
+        // Seldom, since it takes long.
         if let blanks @ 0xf0.. = self.byte() {
             let len = usize::from(blanks % 4) * BLANK;
             self.memory = vec![self.value(); len.saturating_sub(self.count())];
@@ -215,7 +215,7 @@ impl Maker<'_, '_> {
                 // Something that it has already.
                 4 => self.part(MAX_LEN),
                 5 => self.part(8),
-                // All different, and anything.
+                // Any bytes.
                 6 => {
                     let (first, step) = (self.byte(), self.byte());
                     let steps = (0..=u8::MAX).take(self.count());
@@ -237,7 +237,7 @@ impl Maker<'_, '_> {
         self.memory.truncate(end);
     }
 
-    /// A part of the memory of 1 to `most` bytes, or nothing.
+    /// Returns a part of the memory of 1 to `most` bytes, or nothing.
     fn part(&mut self, most: usize) -> Vec<u8> {
         let (start, len) = (self.below(self.memory.len()), 1 + self.count() % most);
         self.memory.iter().skip(start).take(len).copied().collect()
@@ -273,7 +273,7 @@ impl Maker<'_, '_> {
     }
 
     fn make_patterns(&mut self) {
-        // Seldom many, for tables of many take long to prepare.
+        // Seldom many, since their tables take long to prepare.
         let most = match self.byte() {
             0xe0.. => MAX_PATTERNS,
             few => 1 + usize::from(few) % 8,
@@ -287,7 +287,7 @@ impl Maker<'_, '_> {
                 }
                 1 => self.part(8),
                 2 => self.part(MAX_LEN),
-                // The one before, with something added.
+                // The pattern before, with something added.
                 _ => {
                     let last = self.patterns.last();
                     let last = last.map_or(&[][..], |last| &last.bytes);
@@ -312,9 +312,9 @@ impl Maker<'_, '_> {
                     break;
                 }
                 let pattern = match (how >> 3) & 3 {
-                    0 => Wanted::text(&bytes),
-                    1 => Wanted::itext(&bytes),
-                    _ => Wanted::hex(&nibbles(&bytes, &open)),
+                    0 => Needle::text(&bytes),
+                    1 => Needle::itext(&bytes),
+                    _ => Needle::hex(&nibbles(&bytes, &open)),
                 };
                 self.patterns.push(pattern);
                 bytes[changed] = bytes[changed].wrapping_add(1);
@@ -326,7 +326,7 @@ impl Maker<'_, '_> {
         }
     }
 
-    /// Whether another pattern of so many bytes is not too much.
+    /// Returns whether there may be another pattern of this length.
     fn can_have(&self, len: usize) -> bool {
         let bytes: usize = self
             .patterns
@@ -338,7 +338,7 @@ impl Maker<'_, '_> {
             || (bytes <= BYTES && bytes.saturating_mul(self.memory.len()) <= COMPARISONS)
     }
 
-    /// Which nibbles of `len` bytes are open.
+    /// Returns which nibbles of `len` bytes are open.
     fn open(&mut self, len: usize) -> Vec<(bool, bool)> {
         let mut open = vec![(false, false); len];
         for _ in 0..self.byte() % 4 {
@@ -352,7 +352,7 @@ impl Maker<'_, '_> {
         open
     }
 
-    /// Puts some patterns into memory: at its ends and where it is cut, or anywhere.
+    /// Writes some patterns into memory: at its ends, at its cuts, or anywhere.
     fn plant(&mut self) {
         for _ in 0..self.byte() % 4 {
             let end = self.memory.len();
@@ -372,14 +372,14 @@ impl Maker<'_, '_> {
             let pattern = self.count() % self.patterns.len().max(1);
             let pattern = self.patterns.iter().rev().nth(pattern);
             let bytes = pattern.into_iter().flat_map(|pattern| &pattern.bytes);
-            for (byte, wanted) in self.memory.iter_mut().skip(start).zip(bytes) {
-                *byte = wanted.like(*byte);
+            for (byte, expected) in self.memory.iter_mut().skip(start).zip(bytes) {
+                *byte = expected.like(*byte);
             }
         }
     }
 }
 
-/// The bytes with those nibbles open, but not all of them.
+/// Leaves these nibbles of the bytes open, but not all of them.
 fn nibbles(bytes: &[u8], open: &[(bool, bool)]) -> Vec<Nibbles> {
     let all_open = open.iter().all(|nibbles| *nibbles == (true, true));
     let nibbles = bytes.iter().zip(open);
@@ -409,7 +409,7 @@ impl fmt::Debug for Input {
     }
 }
 
-/// Bytes as text, long runs of one of them in short.
+/// Bytes as text, with long runs of one byte shortened.
 struct Bytes<'a>(&'a [u8]);
 
 impl fmt::Debug for Bytes<'_> {

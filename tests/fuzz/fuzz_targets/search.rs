@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The search, at all levels, against one that is plainly right.
+//! The search with all engines, compared with one that is plainly right.
 
 #![no_main]
 
@@ -20,11 +20,11 @@ use crate::{
     guarded::Guarded,
     recipe::{
         Input,
-        Wanted, //
+        Needle, //
     },
 };
 
-/// By how much matches may be out of order.
+/// How far matches may be out of order.
 const STEP: usize = 128 << 10;
 
 fuzz_target!(|input: Input| {
@@ -34,7 +34,7 @@ fuzz_target!(|input: Input| {
         patterns,
         begin,
     } = input;
-    let mut expected = naive_by(&memory, &patterns, Wanted::stands);
+    let mut expected = naive_by(&memory, &patterns, Needle::is_prefix_of);
     expected.retain(|found| begin.contains(&found.offset));
 
     let specs: Vec<_> = patterns.iter().map(|pattern| &pattern.spec).collect();

@@ -22,7 +22,7 @@ use kvm_inspect_pure::scan::{
 /// Memory in pieces that end at the given offsets.
 #[derive(Clone, Copy, Debug)]
 pub struct Cut<'a> {
-    /// All of it.
+    /// All its bytes.
     pub bytes: &'a [u8],
     /// The ends of pieces, ascending.
     pub borders: &'a [usize],
@@ -52,8 +52,8 @@ impl Host for Thread {
     fn breathe(&self) {}
 }
 
-/// How many cases of a property are tried, of `most`. Fewer where each access to memory is checked, which is
-/// slow: as many as `PROPTEST_CASES` says, and few under Miri.
+/// Returns how many cases of a property to try: `most`, or `PROPTEST_CASES` where each access to
+/// memory is checked, which is slow, and few under Miri.
 #[must_use]
 pub fn cases(most: u32) -> u32 {
     let asked = env::var("PROPTEST_CASES").ok();
@@ -61,10 +61,10 @@ pub fn cases(most: u32) -> u32 {
     most.min(if cfg!(miri) { 2 } else { asked.unwrap_or(most) })
 }
 
-/// A byte as a pattern has it: the two nibbles, high one first, `None` where any will do.
+/// A byte of a pattern: its high and its low nibble. `None` matches any.
 pub type Nibbles = (Option<u8>, Option<u8>);
 
-/// Writes a pattern as the user does.
+/// Writes a pattern in the module's notation.
 ///
 /// # Panics
 ///
@@ -81,7 +81,7 @@ pub fn hex(bytes: &[Nibbles]) -> String {
     })
 }
 
-/// Makes patterns of texts that are known to be right.
+/// Reads patterns that are known to be right.
 ///
 /// # Panics
 ///
@@ -94,7 +94,7 @@ pub fn parse<T: AsRef<[u8]>>(specs: &[T]) -> Vec<Pattern> {
         .collect()
 }
 
-/// Every match in `memory`, sorted: each pattern tried at each place.
+/// Returns every match in `memory`, sorted: it tries each pattern at each place.
 #[must_use]
 pub fn naive(memory: &[u8], patterns: &[Vec<Nibbles>]) -> Vec<Match> {
     let is = |nibble: Option<u8>, value| nibble.is_none_or(|nibble| nibble == value);
@@ -107,7 +107,7 @@ pub fn naive(memory: &[u8], patterns: &[Vec<Nibbles>]) -> Vec<Match> {
     })
 }
 
-/// The same for patterns that were read by the code under test.
+/// Returns what [`naive`] does, for patterns that the code under test has read.
 #[must_use]
 pub fn naive_of(memory: &[u8], patterns: &[Pattern]) -> Vec<Match> {
     naive_by(memory, patterns, |pattern, here| {
@@ -119,28 +119,35 @@ pub fn naive_of(memory: &[u8], patterns: &[Pattern]) -> Vec<Match> {
     })
 }
 
-/// The same for patterns of any kind: `stands` tells whether one stands where some memory begins.
+/// Returns what [`naive`] does, for patterns of any kind. `is_prefix` returns whether memory begins
+/// with one.
 pub fn naive_by<P>(
     memory: &[u8],
     patterns: &[P],
-    stands: impl Fn(&P, &[u8]) -> bool,
+    is_prefix: impl Fn(&P, &[u8]) -> bool,
 ) -> Vec<Match> {
     let places = (0..memory.len()).flat_map(|offset| {
         let all = patterns.iter().enumerate();
-        all.map(move |(pattern, wanted)| (Match { offset, pattern }, wanted))
+        all.map(move |(index, pattern)| {
+            let found = Match {
+                offset,
+                pattern: index,
+            };
+            (found, pattern)
+        })
     });
     places
-        .filter(|(place, wanted)| stands(wanted, &memory[place.offset..]))
+        .filter(|(place, pattern)| is_prefix(pattern, &memory[place.offset..]))
         .map(|(place, _)| place)
         .collect()
 }
 
-/// What the searcher finds at one level in `memory` of what begins in `begin`, in the order in which
-/// it does.
+/// Returns what the searcher finds with one engine in `memory`, of what begins in `begin`, in its
+/// order.
 ///
 /// # Panics
 ///
-/// If this CPU does not have the level.
+/// If this CPU does not have the engine.
 #[must_use]
 pub fn search<M: Memory + ?Sized>(
     level: Level,
@@ -152,7 +159,7 @@ pub fn search<M: Memory + ?Sized>(
     let mut tables = Box::new(Tables::new());
     let mut scratch = Box::new(Scratch::new());
     let mut matches = Vec::new();
-    // SAFETY: The CPU has the level.
+    // SAFETY: The CPU has the engine.
     let searcher = unsafe { Searcher::new(&mut tables, patterns, level) };
     searcher.search(memory, begin, &mut scratch, &Thread, |found| {
         matches.push(found);
@@ -160,11 +167,11 @@ pub fn search<M: Memory + ?Sized>(
     matches
 }
 
-/// What the searcher finds in all of `memory`, sorted, which is the same at all levels.
+/// Returns what the searcher finds in all of `memory`, sorted. All engines find the same.
 ///
 /// # Panics
 ///
-/// If it is not.
+/// If they do not.
 #[must_use]
 pub fn search_all<M: Memory + ?Sized>(memory: &M, patterns: &[Pattern]) -> Vec<Match> {
     let mut all = kvm_inspect_pure::levels().map(|level| {

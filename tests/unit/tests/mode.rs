@@ -20,11 +20,11 @@ fn modes() {
     for (cr0, efer, rflags, cs_long, mode, name) in [
         // After a reset.
         (0x6000_0010, 0, 0x2, false, Mode::Real, "real"),
-        // A VM flag left over has no meaning in real mode.
+        // The flag VM has no meaning in real mode.
         (0, 0, VM, false, Mode::Real, "real"),
         (PE, 0, 0x2, false, Mode::Protected, "protected"),
         (PE | PG, 0, 0x2, false, Mode::Protected, "protected"),
-        // Long mode enabled, but not yet active, on the way there.
+        // Long mode is enabled, but not yet active.
         (PE, LME, 0x2, true, Mode::Protected, "protected"),
         (PE | PG, 0, VM, false, Mode::Vm86, "vm86"),
         (PE | PG, LME | LMA, 0x2, false, Mode::Compat, "compat"),
@@ -41,7 +41,7 @@ fn modes() {
 fn paging() {
     for (cr0, cr4, efer, paging, name) in [
         (0x6000_0010, 0, 0, Paging::None, "none"),
-        // All is prepared for long mode, but for the last bit.
+        // All is ready for long mode, but for the last bit.
         (PE, PAE, LME, Paging::None, "none"),
         (PE | PG, 0, 0, Paging::TwoLevels, "2"),
         (PE | PG, PAE, 0, Paging::ThreeLevels, "3"),

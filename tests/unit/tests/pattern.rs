@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Patterns as the user writes them.
+//! Reading patterns.
 
 use std::fmt::Write as _;
 
@@ -179,7 +179,8 @@ fn errors_say_what_to_do() {
         ),
         (
             r"text:\n",
-            r"the escape at position 6 is not known; write \\ for a backslash, \s for a space, \xHH for the byte HH",
+            "the escape at position 6 is not known; write \\\\ for a backslash, \\s for a space, \
+             \\xHH for the byte HH",
         ),
     ] {
         assert_eq!(error(spec).to_string(), message);
@@ -191,7 +192,7 @@ fn errors_say_what_to_do() {
     );
 }
 
-/// Bytes that often come near a pattern.
+/// Returns bytes that are often almost a pattern.
 fn any_spec() -> impl Strategy<Value = Vec<u8>> {
     let prefix = prop_oneof![
         Just("text:"),
@@ -231,7 +232,10 @@ proptest! {
     fn hex_comes_back(
         bytes in vec((option::weighted(0.8, 0..16_u8), option::weighted(0.8, 0..16_u8)), 1..=256)
     ) {
-        let open = |nibble: Option<u8>| (nibble.unwrap_or(0), if nibble.is_some() { 0xf } else { 0 });
+        let open = |nibble: Option<u8>| match nibble {
+            Some(value) => (value, 0xf),
+            None => (0, 0),
+        };
         let (values, masks): (Vec<_>, Vec<_>) = bytes
             .iter()
             .map(|&(high, low): &Nibbles| (open(high), open(low)))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Ranges as the user writes them, and sets of them.
+//! Reading ranges, and sets of ranges.
 
 use kvm_inspect_pure::range::{
     clip,
@@ -195,10 +195,10 @@ fn merging_at_the_ends_of_the_address_space() {
     assert!(!covers(&[], 0, 0));
 }
 
-/// Addresses are below this in generated sets.
+/// Generated sets have addresses below this.
 const SPACE: u64 = 100;
 
-/// Sets with overlapping, touching, nested, equal and now and then empty ranges.
+/// Returns sets with overlapping, touching, nested, equal and sometimes empty ranges.
 fn any_ranges() -> impl Strategy<Value = Vec<Range>> {
     let range = (0..SPACE, 0..25_u64).prop_map(|(first, size)| Range {
         first,
@@ -207,7 +207,7 @@ fn any_ranges() -> impl Strategy<Value = Vec<Range>> {
     vec(range, 0..12)
 }
 
-/// Which addresses `ranges` have.
+/// Returns which addresses are in `ranges`.
 fn bitmap(ranges: &[Range]) -> Vec<bool> {
     (0..SPACE)
         .map(|address| ranges.iter().any(|range| range.contains(address)))
@@ -222,7 +222,7 @@ proptest! {
         let merged = &ranges[..count];
         prop_assert_eq!(bitmap(merged), expected);
         prop_assert!(merged.iter().all(|range| range.first <= range.last));
-        // Ascending, and with a gap in between.
+        // Ascending, with a gap in between.
         prop_assert!(merged.windows(2).all(|pair| pair[0].last + 1 < pair[1].first));
     }
 

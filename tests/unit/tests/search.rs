@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The search, against one that is plainly right, and at the borders where it could go wrong.
+//! The search, compared with one that is plainly right, and at borders where it could go wrong.
 
 use std::{
     cell::Cell,
@@ -44,14 +44,14 @@ use unit::{
     Thread, //
 };
 
-/// Few values, so that matches are frequent; zeros, since they are searched in a way of their own.
+/// Few values, so that matches are frequent. Zeros are searched in a way of their own.
 const VALUES: [u8; 5] = [0x00, 0x00, 0x01, 0x10, 0x11];
 
 fn any_byte() -> impl Strategy<Value = u8> {
     prop_oneof![20 => select(&VALUES[..]), 1 => any::<u8>()]
 }
 
-/// Memory with runs of zeros, as guests have them.
+/// Returns memory with runs of zeros, as guests have them.
 fn any_memory() -> impl Strategy<Value = Vec<u8>> {
     let run = prop_oneof![
         vec(any_byte(), 0..40),
@@ -60,7 +60,7 @@ fn any_memory() -> impl Strategy<Value = Vec<u8>> {
     vec(run, 0..10).prop_map(|runs| runs.concat())
 }
 
-/// A few of the nibbles of `bytes` left open, but not all.
+/// Leaves a few of the nibbles of `bytes` open, but not all.
 fn open(bytes: &[u8], wild: &[u8]) -> Vec<Nibbles> {
     let mut pattern: Vec<Nibbles> = bytes
         .iter()
@@ -85,7 +85,7 @@ fn any_wildcards() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Memory, and patterns that were taken out of it or may well be in it.
+/// Returns memory, and patterns that are in it or may be.
 fn any_search(
     patterns: impl Into<proptest::collection::SizeRange> + Clone,
 ) -> impl Strategy<Value = (Vec<u8>, Vec<Vec<Nibbles>>)> {
@@ -107,7 +107,7 @@ fn any_search(
     })
 }
 
-/// Letters, other bytes, and what is one of them again and again, so that much is almost a match.
+/// Returns letters, other bytes, and one of them again and again, so that much is almost a match.
 fn any_text() -> impl Strategy<Value = Vec<u8>> {
     let letters = || vec(select(&b"aAbBzZ019{[\x80"[..]), 1..30);
     let run = prop_oneof![
@@ -117,8 +117,8 @@ fn any_text() -> impl Strategy<Value = Vec<u8>> {
     vec(run, 0..12).prop_map(|runs| runs.concat())
 }
 
-/// Text, and long patterns that were taken out of it: most of them as they are, some with another last byte, with a
-/// digit left open, or with letters of either case.
+/// Returns text, and long patterns from it: most unchanged, some with another last byte, with an
+/// open digit, or with letters of either case.
 fn any_long_search() -> impl Strategy<Value = (Vec<u8>, Vec<String>)> {
     any_text().prop_flat_map(|memory| {
         let source = memory.clone();
@@ -152,12 +152,12 @@ fn specs(patterns: &[Vec<Nibbles>]) -> Vec<String> {
     patterns.iter().map(|pattern| hex(pattern)).collect()
 }
 
-/// Where memory may be cut: near the sizes that the search works with, or anywhere.
+/// Returns cuts for memory: near the sizes that the search works with, or anywhere.
 fn any_cuts() -> impl Strategy<Value = Vec<Index>> {
     prop_oneof![1 => Just(vec![]), 3 => vec(any::<Index>(), 0..8), 1 => vec(any::<Index>(), 100)]
 }
 
-/// As [`Cut::borders`].
+/// Returns the cuts as in [`Cut::borders`].
 fn borders(cuts: &[Index], len: usize) -> Vec<usize> {
     let mut borders: Vec<_> = cuts.iter().map(|cut| cut.index(len + 1)).collect();
     borders.sort_unstable();
@@ -204,7 +204,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(200)))]
 
     #[test]
-    fn long_patterns((memory, specs) in any_long_search(), cuts in any_cuts(), parts in vec(any::<Index>(), 0..4)) {
+    fn long_patterns(
+        (memory, specs) in any_long_search(),
+        cuts in any_cuts(),
+        parts in vec(any::<Index>(), 0..4),
+    ) {
         let patterns = parse(&specs);
         let borders = |cuts| borders(cuts, memory.len());
         let cuts = borders(&cuts);
@@ -239,7 +243,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(30)))]
 
-    /// Larger than what is filtered at once, with pieces and matches at all its borders.
+    /// Tests memory larger than what is filtered at once, with pieces and matches at all its
+    /// borders.
     #[test]
     #[cfg_attr(miri, ignore = "takes too long")]
     fn large_memory(
@@ -280,7 +285,8 @@ proptest! {
     }
 }
 
-/// Matches at every offset around every border: of what is filtered at once, of a page, of a piece.
+/// Tests matches at every offset around every border: of what is filtered at once, of a page, of a
+/// piece.
 #[test]
 #[cfg_attr(miri, ignore = "takes too long")]
 fn every_border() {
@@ -306,7 +312,7 @@ fn every_border() {
     }
 }
 
-/// The offsets at which `spec` is found in `memory`.
+/// Returns the offsets at which `spec` is found in `memory`.
 fn offsets(memory: &[u8], spec: &str) -> Vec<usize> {
     search_all(memory, &parse(&[spec]))
         .iter()
@@ -368,7 +374,8 @@ fn the_same_pattern_twice() {
     assert_eq!(found, expected);
 }
 
-/// As many as there may be, each so long that the places that are looked at are as far apart as there is room for.
+/// Tests as many patterns as possible, each so long that the sampled places are as far apart as
+/// possible.
 #[test]
 #[cfg_attr(miri, ignore = "takes too long")]
 fn many_long_patterns() {
@@ -382,7 +389,7 @@ fn many_long_patterns() {
         .map(|_| (0..LEN).map(|_| byte()).collect())
         .collect();
     let (mut memory, mut expected) = (Vec::new(), Vec::new());
-    // Often enough for each of them to stand at each distance from such a place.
+    // Often enough for each of them to lie at each distance from a sampled place.
     for _ in 0..=30 {
         for (pattern, bytes) in patterns.iter().enumerate() {
             let offset = memory.len();
@@ -398,8 +405,8 @@ fn many_long_patterns() {
     assert_eq!(search_all(&memory[..], &parse(&specs)), expected);
 }
 
-/// At the border of the 1024 places that are looked at first, to see whether many of them pass; by how far they
-/// may be apart.
+/// Tests the border of the first 1024 sampled places, after which the share of those that pass is
+/// looked at, for all distances between them.
 #[test]
 #[cfg_attr(miri, ignore = "takes too long")]
 fn a_second_look() {
@@ -453,7 +460,7 @@ fn text_in_either_case() {
 fn longest_is_that_of_the_set() {
     let longest = |patterns: &[Pattern]| {
         let mut tables = Box::new(Tables::new());
-        // SAFETY: Every CPU has it.
+        // SAFETY: Every CPU has this engine.
         unsafe { Searcher::new(&mut tables, patterns, Level::Portable) }.longest()
     };
     assert_eq!(longest(&[]), 0);
@@ -467,7 +474,7 @@ fn tables_and_scratch_can_be_used_again() {
     let patterns = [parse(&["text:a", "hex:00"]), parse(&["text:b"])];
     for (patterns, expected) in patterns.iter().zip([0, 1]) {
         let mut found = Vec::new();
-        // SAFETY: Every CPU has it.
+        // SAFETY: Every CPU has this engine.
         let searcher = unsafe { Searcher::new(&mut tables, patterns, Level::Portable) };
         searcher.search(&b"ab"[..], 0..2, &mut scratch, &Thread, |hit| {
             found.push(hit);
@@ -515,7 +522,7 @@ fn frequent_bytes_are_not_what_is_looked_for() {
         };
         let found = search(level, &memory, &patterns, 0..memory.len());
         assert_eq!(found, []);
-        // At the end of memory what comes after it is not known.
+        // At the end of memory the bytes after it are unknown.
         assert!(memory.looks.get() < 8, "{level:?}: {}", memory.looks.get());
     }
 }
@@ -533,14 +540,15 @@ impl Memory for Shared<'_> {
     }
 }
 
-/// Another thread writes all the time: what is found is within bounds, and found once.
+/// Tests memory that another thread writes all the time: each match is within bounds, and found
+/// once.
 #[test]
 #[cfg_attr(miri, ignore = "is a data race, on purpose")]
 fn memory_may_change_meanwhile() {
     let memory: Vec<AtomicU8> = (0..200_000).map(|_| AtomicU8::new(0)).collect();
     let patterns = parse(&["hex:01 01 00", "hex:00 01", "hex:01 00 ?? ?? 01 01 01"]);
     let stop = AtomicBool::new(false);
-    // SAFETY: Read by volatile reads only; the borrow of the vector outlives the piece.
+    // SAFETY: The piece is read by volatile reads only, and the vector is borrowed for longer.
     let piece = unsafe { Piece::new(memory.as_ptr().cast(), memory.len()) };
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -568,7 +576,7 @@ fn memory_may_change_meanwhile() {
     });
 }
 
-/// Memory of which the filter and the check see different things.
+/// Memory that shows the filter and the check different bytes.
 struct TwoFaced {
     filter: [u8; 100],
     check: u8,
@@ -629,11 +637,12 @@ impl Host for Counting {
     }
 }
 
-/// Whatever it costs to check, others get the CPU soon; and never while the vector registers are used.
+/// Tests that others get the CPU soon, however long checks take, and never while vector registers
+/// are in use.
 #[test]
 #[cfg_attr(miri, ignore = "takes too long")]
 fn breathes_often() {
-    // The costliest there is: of many long patterns all but the last byte is everywhere.
+    // The costliest case: all but the last byte of many long patterns is everywhere.
     let patterns: Vec<String> = (0..=255_u8)
         .map(|last| format!("hex:{}{last:02x}{}", "a5".repeat(254), "a5"))
         .collect();
@@ -642,7 +651,7 @@ fn breathes_often() {
     for level in kvm_inspect_pure::levels() {
         let mut tables = Box::new(Tables::new());
         let mut scratch = Box::new(Scratch::new());
-        // SAFETY: The CPU has the level.
+        // SAFETY: The CPU has the engine.
         let searcher = unsafe { Searcher::new(&mut tables, &patterns, level) };
         let host = Counting {
             breaths: Cell::new(0),
@@ -681,7 +690,7 @@ mod digests {
             bytes: memory,
             borders: &borders,
         };
-        // SAFETY: Only levels that the CPU has are asked for.
+        // SAFETY: The CPU has the engines that are used.
         unsafe { digest(level, &key(7), &cut, &Thread) }
     }
 
@@ -716,7 +725,7 @@ mod digests {
             let borders = super::borders(&cuts, memory.len());
             let cut = Cut { bytes: &memory, borders: &borders };
             for level in kvm_inspect_pure::levels() {
-                // SAFETY: The CPU has it.
+                // SAFETY: The CPU has the engine.
                 let digest = unsafe { digest(level, &key(7), &cut, &Thread) };
                 prop_assert_eq!(digest, of_all(&memory));
             }
@@ -734,7 +743,7 @@ mod digests {
     #[test]
     fn is_secret() {
         let memory = vec![3; 4096];
-        // SAFETY: Every CPU has it.
+        // SAFETY: Every CPU has this engine.
         let with = |seed| unsafe { digest(Level::Portable, &key(seed), &memory[..], &Thread) };
         assert_ne!(with(1), with(2));
     }
