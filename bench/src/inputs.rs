@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is searched.
+//! The memory that is searched.
 
 use std::{fs, io, path::Path};
 
 use memmap2::{Advice, MmapMut};
 
-use crate::patterns::{Random, Wanted};
+use crate::patterns::{Needle, Random};
 
 /// The kinds of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,9 +17,9 @@ pub(crate) enum Input {
     Random,
     /// Zeros.
     Zeros,
-    /// The rarest byte of the first pattern, all over.
+    /// The rarest byte of the first pattern, everywhere.
     OneByte,
-    /// The first pattern but for its last byte, again and again.
+    /// The first pattern without its last byte, again and again.
     Prefix,
 }
 
@@ -42,8 +42,8 @@ impl Input {
         }
     }
 
-    /// The least share of memory's speed that is wanted with so many patterns.
-    pub(crate) fn wanted(self, patterns: usize) -> Option<f64> {
+    /// Returns which share of memory's speed the best engine must reach with this many patterns.
+    pub(crate) fn goal(self, patterns: usize) -> Option<f64> {
         match (self, patterns) {
             (Self::Real, 0..=8) => Some(0.9),
             (Self::Real, 9..=64) => Some(0.6),
@@ -54,7 +54,7 @@ impl Input {
     }
 
     /// Fills `memory`. `image` is the RAM of a guest.
-    pub(crate) fn fill(self, memory: &mut [u8], image: &[u8], patterns: &[Wanted]) {
+    pub(crate) fn fill(self, memory: &mut [u8], image: &[u8], patterns: &[Needle]) {
         let first = &patterns[0].bytes;
         match self {
             Self::Real => repeat(memory, image),
@@ -77,7 +77,7 @@ fn repeat(memory: &mut [u8], with: &[u8]) {
     }
 }
 
-/// The byte of `pattern` that `image` has least of.
+/// Returns the byte of `pattern` that is rarest in `image`.
 fn rarest(pattern: &[u8], image: &[u8]) -> u8 {
     let mut counts = [0_u64; 256];
     for byte in image {
@@ -89,7 +89,7 @@ fn rarest(pattern: &[u8], image: &[u8]) -> u8 {
     *rarest.expect("no pattern is empty")
 }
 
-/// Memory of this size, in huge pages if the machine has some.
+/// Returns memory of this size, in huge pages if the machine has some.
 pub(crate) fn memory(size: usize) -> io::Result<MmapMut> {
     let memory = MmapMut::map_anon(size)?;
     // Not all kernels can.
@@ -97,7 +97,7 @@ pub(crate) fn memory(size: usize) -> io::Result<MmapMut> {
     Ok(memory)
 }
 
-/// The RAM of a guest, without what is nothing but zeros at its end.
+/// Returns the RAM of a guest from a file that ends after the last byte that is not zero.
 pub(crate) fn image(path: &Path) -> io::Result<Vec<u8>> {
     let image = fs::read(path)?;
     if image.is_empty() {

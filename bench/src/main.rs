@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Compares the speed of the search with that at which this machine can read memory at all, and with that of
-//! other searches, on buffers far larger than its caches. `docs/performance.md` says what the figures mean.
+//! Compares the speed of the search with the speed at which this machine reads memory, and with
+//! other searches, on buffers far larger than the caches. `docs/performance.md` explains the
+//! results.
 
 mod inputs;
 mod patterns;
@@ -20,19 +21,19 @@ use kvm_inspect_pure::scan::Level;
 use patterns::SETS;
 use peers::Peer;
 
-/// How often each searches in each row.
+/// How often each peer searches in each row.
 const ROUNDS: usize = 9;
 
-/// How long one search of a slow one may take: it gets less memory then.
+/// The longest time for one search. Slow peers get less memory.
 const LONG: Duration = Duration::from_millis(400);
 
-/// The least memory that is searched, still far larger than caches.
+/// The least memory that is searched, still far larger than the caches.
 const LEAST: usize = 64 << 20;
 
 const EXPLANATION: &str = "\
-Speed, as a share of the speed at which this machine reads memory (a vector sum). First what is
-searched and for how many patterns, then the search at each level that the CPU has, then others, which search
-for the same; `wanted` is what the best level shall reach at least.
+Speed, as a share of the speed at which this machine reads memory (a vector sum). First the memory
+and the number of patterns, then the search with each engine of this CPU, then others with the same
+patterns; `goal` is what the best engine must reach.
 ";
 
 fn main() -> ExitCode {
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures all rows. Gives those that are not as wanted.
+/// Measures all rows. Returns what has failed in them.
 fn bench() -> std::io::Result<Vec<String>> {
     let mut arguments = env::args().skip(1);
     let image = arguments.next().unwrap_or_default();
@@ -84,16 +85,16 @@ fn print_head(peers: &[Peer]) {
     for peer in peers {
         let _ = write!(line, " {:>9}", peer.name);
     }
-    println!("{line} {:>7} {:>10}", "wanted", "limit GB/s");
+    println!("{line} {:>7} {:>10}", "goal", "limit GB/s");
 }
 
-/// What was measured of one row.
+/// The results of a row.
 struct Row {
     /// The speed of memory, in bytes a second.
     limit: f64,
-    /// The share of it that each reaches.
+    /// The share of it that each peer reaches.
     shares: Vec<f64>,
-    /// Who does not find what the others do.
+    /// The peers that find other matches than the rest.
     wrong: Vec<&'static str>,
 }
 
@@ -101,7 +102,7 @@ impl Row {
     fn measure(memory: &[u8], peers: &mut [Peer]) -> Self {
         let has_avx512 = kvm_inspect_pure::levels().any(|level| level == Level::Avx512);
         let part = &memory[..LEAST];
-        // Who is slow shall not take for ever. This also counts what is found, in the same memory each.
+        // Slow peers get less memory. This also counts each peer's matches, in the same memory.
         let mut counts = Vec::new();
         let mut sizes = Vec::new();
         for peer in &mut *peers {
@@ -120,8 +121,8 @@ impl Row {
         let best = |fetch| (0..3).map(|_| sum(memory, fetch)).fold(f64::MAX, f64::min);
         let fetch = best(true) < best(false);
 
-        // Others use this machine, too. So each is compared with the limit of the same moment, and half of the
-        // rounds are better than what counts.
+        // Others use this machine, too. So each time is compared with the limit of the same moment,
+        // and the median of the rounds counts.
         let mut limits = Vec::new();
         let mut shares = vec![Vec::new(); peers.len()];
         for _ in 0..ROUNDS {
@@ -144,13 +145,13 @@ impl Row {
         for (share, _) in self.shares.iter().zip(peers) {
             let _ = write!(line, " {share:>9.3}");
         }
-        let wanted = input
-            .wanted(count)
-            .map_or(String::new(), |wanted| wanted.to_string());
-        format!("{line} {wanted:>7} {:>10.1}", self.limit / 1e9)
+        let goal = input
+            .goal(count)
+            .map_or(String::new(), |goal| goal.to_string());
+        format!("{line} {goal:>7} {:>10.1}", self.limit / 1e9)
     }
 
-    /// What is not as wanted.
+    /// Returns what has failed in this row.
     fn failure(&self, input: Input, count: usize, peers: &[Peer]) -> Option<String> {
         let shares = || self.shares.iter().zip(peers);
         let best = |ours| {
@@ -171,14 +172,14 @@ impl Row {
                 self.wrong.join(", ")
             ));
         }
-        if let Some(wanted) = input.wanted(count).filter(|wanted| ours < *wanted) {
-            return Some(format!("{row} {ours:.3} of the limit, wanted {wanted}"));
+        if let Some(goal) = input.goal(count).filter(|goal| ours < *goal) {
+            return Some(format!("{row} {ours:.3} of the limit, wanted {goal}"));
         }
         (ours <= others).then(|| format!("{row} {ours:.3}, behind {name} with {others:.3}"))
     }
 }
 
-/// The value in the middle.
+/// Returns the median.
 fn middle(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)

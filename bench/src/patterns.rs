@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is looked for: strings as an incident responder has them, the same in each run.
+//! The patterns: strings that an incident responder searches for, the same in each run.
 
 use std::fmt::Write as _;
 
 /// The numbers of patterns in the sets.
 pub(crate) const SETS: [usize; 4] = [1, 8, 64, 256];
 
-/// A pattern, as the module takes it, and as the bytes it stands for.
+/// A pattern, in the module's notation and as bytes.
 #[derive(Clone, Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct Needle {
     pub(crate) spec: String,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// The first `count` patterns.
-pub(crate) fn first(count: usize) -> Vec<Wanted> {
+/// Returns the first `count` patterns.
+pub(crate) fn first(count: usize) -> Vec<Needle> {
     let mut random = Random(0x1b87_3593_cc9e_2d51);
     (0..count).map(|index| nth(index, &mut random)).collect()
 }
 
-/// Keys, addresses, headers, names in UTF-16, and code, in turns.
-fn nth(index: usize, random: &mut Random) -> Wanted {
+/// Returns a key, an address, a header, a name in UTF-16, or code, in turns.
+fn nth(index: usize, random: &mut Random) -> Needle {
     const UPPER: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     const LOWER: &[u8] = b"abcdefghijklmnopqrstuvwxyz";
     const HEX: &[u8] = b"0123456789abcdef";
@@ -55,26 +55,26 @@ fn nth(index: usize, random: &mut Random) -> Wanted {
     }
 }
 
-fn text(text: &str) -> Wanted {
-    Wanted {
+fn text(text: &str) -> Needle {
+    Needle {
         spec: format!("text:{}", text.replace(' ', "\\s")),
         bytes: text.as_bytes().to_vec(),
     }
 }
 
-fn utf16(text: &str) -> Wanted {
-    Wanted {
+fn utf16(text: &str) -> Needle {
+    Needle {
         spec: format!("utf16:{text}"),
         bytes: text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
     }
 }
 
-fn bytes(bytes: Vec<u8>) -> Wanted {
+fn bytes(bytes: Vec<u8>) -> Needle {
     let mut spec = String::from("hex:");
     for byte in &bytes {
         let _ = write!(spec, "{byte:02x}");
     }
-    Wanted { spec, bytes }
+    Needle { spec, bytes }
 }
 
 /// A generator of numbers that look random (xorshift64*).

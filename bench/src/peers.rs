@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who searches: the speed limit, the project's own search at each of its levels, and others.
+//! The peers: the speed limit, the project's own search with each of its engines, and others.
 
 use std::arch::asm;
 
@@ -9,26 +9,26 @@ use kvm_inspect_pure::scan::{Host, Level, Pattern, Scratch, Searcher, Tables};
 use memchr::memmem::Finder;
 use regex::bytes::Regex;
 
-use crate::patterns::Wanted;
+use crate::patterns::Needle;
 
-/// How much the module searches at once.
+/// The size of a chunk.
 const CHUNK: usize = 256 << 10;
 
-/// Somebody who searches memory for a set of patterns. Counts what is found.
+/// A search for a set of patterns, which counts matches.
 pub(crate) struct Peer {
     pub(crate) name: &'static str,
-    /// It is one of the project's own.
+    /// Whether it is the project's own.
     pub(crate) is_ours: bool,
-    /// It finds all matches, and not only those that do not overlap.
+    /// Whether it finds all matches, and not only those that do not overlap.
     pub(crate) finds_all: bool,
     pub(crate) search: Search,
 }
 
-/// Searches memory; says how much was found.
+/// Searches memory. Returns the number of matches.
 type Search = Box<dyn FnMut(&[u8]) -> u64>;
 
-/// All of them.
-pub(crate) fn all(patterns: &[Wanted]) -> Vec<Peer> {
+/// Returns all peers.
+pub(crate) fn all(patterns: &[Needle]) -> Vec<Peer> {
     let mut peers: Vec<Peer> = kvm_inspect_pure::levels()
         .collect::<Vec<_>>()
         .into_iter()
@@ -51,11 +51,11 @@ pub(crate) fn sum(memory: &[u8], has_avx512: bool, fetch: bool) -> u64 {
     if size == 0 {
         return sum;
     }
-    // In a loop of its own each, so that neither has what the other needs.
+    // Each in a loop of its own, so that none has instructions of the other.
     macro_rules! sum {
         ($fetch:literal, $($line:literal),+) => {
-            // SAFETY: The CPU has the instructions; only `memory` is read, and what is fetched ahead
-            // need not be there.
+            // SAFETY: The CPU has the instructions. Only `memory` is read; prefetched addresses
+            // need not be mapped.
             unsafe {
                 asm!(
                     "2:",
@@ -130,21 +130,22 @@ impl Host for Thread {
     fn breathe(&self) {}
 }
 
-fn ours(patterns: &[Wanted], level: Level) -> Peer {
+fn ours(patterns: &[Needle], level: Level) -> Peer {
     let patterns: Vec<Pattern> = patterns
         .iter()
-        .map(|wanted| Pattern::parse(wanted.spec.as_bytes()).expect("a good pattern"))
+        .map(|needle| Pattern::parse(needle.spec.as_bytes()).expect("a good pattern"))
         .collect();
     let mut tables = Box::new(Tables::new());
     let mut scratch = Box::new(Scratch::new());
-    // SAFETY: `levels()` gives those that the CPU has.
+    // SAFETY: `levels()` returns those that the CPU has.
     let _ = unsafe { Searcher::new(&mut tables, &patterns, level) };
     Peer {
         name: level.name(),
         is_ours: true,
         finds_all: true,
         search: Box::new(move |memory| {
-            // SAFETY: As above, and prepared for the same.
+            // SAFETY: The CPU has this engine, and the tables were prepared for it and these
+            // patterns.
             let searcher = unsafe { Searcher::of_prepared(&tables, &patterns, level) };
             let mut count = 0;
             for first in (0..memory.len()).step_by(CHUNK) {
@@ -156,10 +157,10 @@ fn ours(patterns: &[Wanted], level: Level) -> Peer {
     }
 }
 
-fn memmem(patterns: &[Wanted]) -> Peer {
+fn memmem(patterns: &[Needle]) -> Peer {
     let finders: Vec<_> = patterns
         .iter()
-        .map(|wanted| Finder::new(&wanted.bytes).into_owned())
+        .map(|needle| Finder::new(&needle.bytes).into_owned())
         .collect();
     Peer {
         name: "memmem",
@@ -174,11 +175,11 @@ fn memmem(patterns: &[Wanted]) -> Peer {
     }
 }
 
-fn bytes(patterns: &[Wanted]) -> impl Iterator<Item = &Vec<u8>> {
-    patterns.iter().map(|wanted| &wanted.bytes)
+fn bytes(patterns: &[Needle]) -> impl Iterator<Item = &Vec<u8>> {
+    patterns.iter().map(|needle| &needle.bytes)
 }
 
-fn aho_corasick_overlapping(patterns: &[Wanted]) -> Peer {
+fn aho_corasick_overlapping(patterns: &[Needle]) -> Peer {
     let searcher = AhoCorasick::builder()
         .match_kind(MatchKind::Standard)
         .build(bytes(patterns))
@@ -191,7 +192,7 @@ fn aho_corasick_overlapping(patterns: &[Wanted]) -> Peer {
     }
 }
 
-fn aho_corasick(patterns: &[Wanted]) -> Peer {
+fn aho_corasick(patterns: &[Needle]) -> Peer {
     let searcher = AhoCorasick::builder()
         .match_kind(MatchKind::LeftmostFirst)
         .build(bytes(patterns))
@@ -204,7 +205,7 @@ fn aho_corasick(patterns: &[Wanted]) -> Peer {
     }
 }
 
-fn regex(patterns: &[Wanted]) -> Peer {
+fn regex(patterns: &[Needle]) -> Peer {
     let escape = |byte: &u8| format!("\\x{byte:02x}");
     let literal = |bytes: &Vec<u8>| bytes.iter().map(escape).collect::<String>();
     let any: Vec<_> = bytes(patterns).map(literal).collect();
@@ -218,7 +219,7 @@ fn regex(patterns: &[Wanted]) -> Peer {
 }
 
 #[cfg(feature = "yara-x")]
-fn yara_x(patterns: &[Wanted]) -> Peer {
+fn yara_x(patterns: &[Needle]) -> Peer {
     let strings: String = bytes(patterns)
         .enumerate()
         .map(|(index, bytes)| {
@@ -227,7 +228,7 @@ fn yara_x(patterns: &[Wanted]) -> Peer {
         })
         .collect();
     let rule = format!("rule r {{ strings: {strings} condition: any of them }}");
-    // One that is never freed: a scanner borrows it.
+    // It is never freed: a scanner borrows it.
     let rules = Box::leak(Box::new(
         yara_x::compile(rule.as_str()).expect("a good rule"),
     ));
