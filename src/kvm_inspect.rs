@@ -30,9 +30,9 @@ mod kvm;
 mod linux;
 
 // What needs no kernel: also an ordinary crate (`pure.rs`), hence public.
-pub mod mode;
 pub mod range;
 pub mod scan;
+pub mod x86;
 
 use kernel::prelude::*;
 

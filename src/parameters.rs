@@ -28,7 +28,8 @@ use crate::{
         MAX_CONTEXT, //
     },
     scan::{
-        Level,
+        Engine,
+        EngineKind,
         Pattern,
         PatternError, //
     },
@@ -143,28 +144,26 @@ fn access() -> Result<Access> {
     }
 }
 
-fn engine() -> Result<Level> {
+fn engine() -> Result<Engine> {
     let name = bindings::engine_parameter();
-    let mut all = Level::ALL.iter().rev();
+    let mut all = EngineKind::ALL.into_iter().rev();
     if name.is_empty() {
-        let best = all.find(|level| host::has(**level));
-        return Ok(best.copied().unwrap_or(Level::Portable));
+        return Ok(all.find_map(host::engine).unwrap_or(Engine::PORTABLE));
     }
-    let Some(level) = all.find(|level| level.name().as_bytes() == name) else {
+    let Some(kind) = all.find(|kind| kind.name().as_bytes() == name) else {
         return Err(refuse!(
             EINVAL,
             "engine={} is not known; give avx512, avx2 or portable",
             BStr::from_bytes(name)
         ));
     };
-    if !host::has(*level) {
-        return Err(refuse!(
+    host::engine(kind).ok_or_else(|| {
+        refuse!(
             EOPNOTSUPP,
             "engine={} is more than this CPU can do; leave it out for the best one",
-            level.name()
-        ));
-    }
-    Ok(*level)
+            kind.name()
+        )
+    })
 }
 
 fn patterns() -> Result<KVVec<Pattern>> {

@@ -9,23 +9,29 @@
 
 extern crate std;
 
-use crate::scan::Level;
+use crate::scan::{
+    Engine,
+    EngineKind, //
+};
 
-pub mod mode;
 pub mod range;
 pub mod scan;
+pub mod x86;
 
-/// The levels that this CPU has, from the slowest to the fastest. Miri knows no assembly.
-pub fn levels() -> impl Iterator<Item = Level> {
+/// Returns the engines that this machine has, from the slowest to the fastest. Miri knows no
+/// assembly.
+pub fn engines() -> impl Iterator<Item = Engine> {
     let has_avx2 = !cfg!(miri) && std::is_x86_feature_detected!("avx2");
     let has_avx512 = has_avx2
         && std::is_x86_feature_detected!("avx512f")
         && std::is_x86_feature_detected!("avx512bw")
         && std::is_x86_feature_detected!("avx512vl")
         && std::is_x86_feature_detected!("avx512vbmi");
-    Level::ALL.into_iter().filter(move |level| match level {
-        Level::Portable => true,
-        Level::Avx2 => has_avx2,
-        Level::Avx512 => has_avx512,
-    })
+    let kinds = EngineKind::ALL.into_iter().filter(move |kind| match kind {
+        EngineKind::Portable => true,
+        EngineKind::Avx2 => has_avx2,
+        EngineKind::Avx512 => has_avx512,
+    });
+    // SAFETY: The machine was asked.
+    kinds.map(|kind| unsafe { Engine::new_unchecked(kind) })
 }

@@ -150,7 +150,7 @@ fn print_done(outcome: &Outcome, uncovered: u64) {
         findings.private_pages,
         findings.stats.time.as_micros_ceil(),
         findings.stats.threads,
-        outcome.query.engine.name(),
+        outcome.query.engine.kind().name(),
         outcome.query.access.name(),
         pauses.count,
         pauses.all.as_micros_ceil(),

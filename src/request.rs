@@ -12,9 +12,9 @@ use crate::{
     linux::pages::Access,
     range::Range,
     scan::{
-        Level,
+        Engine,
         Pattern,
-        Searcher,
+        Scanner,
         Tables, //
     }, //
 };
@@ -54,7 +54,7 @@ pub(crate) struct Query {
     /// How guest pages are read.
     pub(crate) access: Access,
     /// What scans.
-    pub(crate) engine: Level,
+    pub(crate) engine: Engine,
     /// The patterns, prepared for the engine.
     tables: KVBox<Tables>,
 }
@@ -71,12 +71,11 @@ impl Query {
         max_hits: usize,
         context: usize,
         access: Access,
-        engine: Level,
+        engine: Engine,
     ) -> Result<Self> {
         // Some hundreds of KiB.
         let mut tables = KVBox::init(pin_init::init_zeroed::<Tables>(), GFP_KERNEL)?;
-        // SAFETY: `engine` gives none that the CPU does not have.
-        let _ = unsafe { Searcher::new(&mut tables, &patterns, engine) };
+        let _ = Scanner::new(&mut tables, &patterns, engine);
         Ok(Self {
             patterns,
             ranges,
@@ -98,8 +97,7 @@ impl Query {
     }
 
     /// Returns the scanner for the patterns.
-    pub(crate) fn scanner(&self) -> Searcher<'_> {
-        // SAFETY: The CPU has it, see `engine`.
-        unsafe { Searcher::of_prepared(&self.tables, &self.patterns, self.engine) }
+    pub(crate) fn scanner(&self) -> Scanner<'_> {
+        Scanner::of_prepared(&self.tables, &self.patterns, self.engine)
     }
 }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use inputs::Input;
-use kvm_inspect_pure::scan::Level;
+use kvm_inspect_pure::scan::EngineKind;
 use patterns::SETS;
 use peers::Peer;
 
@@ -100,7 +100,8 @@ struct Row {
 
 impl Row {
     fn measure(memory: &[u8], peers: &mut [Peer]) -> Self {
-        let has_avx512 = kvm_inspect_pure::levels().any(|level| level == Level::Avx512);
+        let has_avx512 =
+            kvm_inspect_pure::engines().any(|engine| engine.kind() == EngineKind::Avx512);
         let part = &memory[..LEAST];
         // Slow peers get less memory. This also counts each peer's matches, in the same memory.
         let mut counts = Vec::new();

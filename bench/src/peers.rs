@@ -5,7 +5,7 @@
 use std::arch::asm;
 
 use aho_corasick::{AhoCorasick, MatchKind};
-use kvm_inspect_pure::scan::{Host, Level, Pattern, Scratch, Searcher, Tables};
+use kvm_inspect_pure::scan::{Engine, Host, Pattern, Scanner, Scratch, Tables};
 use memchr::memmem::Finder;
 use regex::bytes::Regex;
 
@@ -29,11 +29,11 @@ type Search = Box<dyn FnMut(&[u8]) -> u64>;
 
 /// Returns all peers.
 pub(crate) fn all(patterns: &[Needle]) -> Vec<Peer> {
-    let mut peers: Vec<Peer> = kvm_inspect_pure::levels()
+    let mut peers: Vec<Peer> = kvm_inspect_pure::engines()
         .collect::<Vec<_>>()
         .into_iter()
         .rev()
-        .map(|level| ours(patterns, level))
+        .map(|engine| ours(patterns, engine))
         .collect();
     peers.push(memmem(patterns));
     peers.push(aho_corasick_overlapping(patterns));
@@ -130,27 +130,24 @@ impl Host for Thread {
     fn breathe(&self) {}
 }
 
-fn ours(patterns: &[Needle], level: Level) -> Peer {
+fn ours(patterns: &[Needle], engine: Engine) -> Peer {
     let patterns: Vec<Pattern> = patterns
         .iter()
         .map(|needle| Pattern::parse(needle.spec.as_bytes()).expect("a good pattern"))
         .collect();
     let mut tables = Box::new(Tables::new());
     let mut scratch = Box::new(Scratch::new());
-    // SAFETY: `levels()` returns those that the CPU has.
-    let _ = unsafe { Searcher::new(&mut tables, &patterns, level) };
+    let _ = Scanner::new(&mut tables, &patterns, engine);
     Peer {
-        name: level.name(),
+        name: engine.kind().name(),
         is_ours: true,
         finds_all: true,
         search: Box::new(move |memory| {
-            // SAFETY: The CPU has this engine, and the tables were prepared for it and these
-            // patterns.
-            let searcher = unsafe { Searcher::of_prepared(&tables, &patterns, level) };
+            let scanner = Scanner::of_prepared(&tables, &patterns, engine);
             let mut count = 0;
             for first in (0..memory.len()).step_by(CHUNK) {
                 let begin = first..memory.len().min(first + CHUNK);
-                searcher.search(memory, begin, &mut scratch, &Thread, |_| count += 1);
+                scanner.search(memory, begin, &mut scratch, &Thread, |_| count += 1);
             }
             count
         }),
@@ -180,7 +177,7 @@ fn bytes(patterns: &[Needle]) -> impl Iterator<Item = &Vec<u8>> {
 }
 
 fn aho_corasick_overlapping(patterns: &[Needle]) -> Peer {
-    let searcher = AhoCorasick::builder()
+    let scanner = AhoCorasick::builder()
         .match_kind(MatchKind::Standard)
         .build(bytes(patterns))
         .expect("a small automaton");
@@ -188,12 +185,12 @@ fn aho_corasick_overlapping(patterns: &[Needle]) -> Peer {
         name: "a-c, all",
         is_ours: false,
         finds_all: true,
-        search: Box::new(move |memory| searcher.find_overlapping_iter(memory).count() as u64),
+        search: Box::new(move |memory| scanner.find_overlapping_iter(memory).count() as u64),
     }
 }
 
 fn aho_corasick(patterns: &[Needle]) -> Peer {
-    let searcher = AhoCorasick::builder()
+    let scanner = AhoCorasick::builder()
         .match_kind(MatchKind::LeftmostFirst)
         .build(bytes(patterns))
         .expect("a small automaton");
@@ -201,7 +198,7 @@ fn aho_corasick(patterns: &[Needle]) -> Peer {
         name: "a-c",
         is_ours: false,
         finds_all: false,
-        search: Box::new(move |memory| searcher.find_iter(memory).count() as u64),
+        search: Box::new(move |memory| scanner.find_iter(memory).count() as u64),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
         Register,
         Registers, //
     },
-    mode::{
+    x86::mode::{
         Mode,
         Paging, //
     }, //

@@ -1,26 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A digest of memory, with a secret key: whoever does not know that cannot change the memory and keep the
-//! digest but by luck.
+//! A digest of memory, with a secret key: who does not know the key can keep the digest of changed
+//! memory only by luck.
 //!
-//! Of each page two sums are made that are those of NH, the fast part of UMAC (RFC 4418, section 5.2), with
-//! keys that are shifted against each other: two pages that differ have the same sums with a
-//! probability of 2^-64. Multiplied by odd secret numbers, one after the other, the sums of all pages make one
+//! Each page gives two sums, those of NH, the fast part of UMAC (RFC 4418, section 5.2), with keys
+//! that are shifted against each other: two different pages have the same sums with a probability
+//! of 2^-64. Multiplied by odd secret numbers, one after the other, the sums of all pages make one
 //! number, in which their order counts.
 
 mod avx2;
 mod avx512;
 
 use super::{
-    level::Level,
+    engine::{
+        Engine,
+        EngineKind, //
+    },
     memory::{
         Host,
         Memory,
         Piece, //
-    },
+    }, //
 };
 
-/// The size of what is taken at once, in bytes.
+/// The size of a page, in bytes.
 const PAGE: usize = 4096;
 
 const WORD: usize = size_of::<u64>();
@@ -39,13 +42,13 @@ pub struct Key {
 }
 
 impl Key {
-    /// One that is made of random words, which `fill` fills in.
+    /// Fills the key with random words, which `fill` writes.
     pub fn fill(&mut self, fill: impl Fn(&mut [u64])) {
         fill(&mut self.page);
         fill(&mut self.odd);
     }
 
-    /// The key with no secret in it, to be filled.
+    /// Creates a key with no secret in it, to be filled.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -61,17 +64,8 @@ impl Default for Key {
     }
 }
 
-/// The digest of all whole pages in `memory`.
-///
-/// # Safety
-///
-/// The CPU has `level`.
-pub unsafe fn digest<M: Memory + ?Sized, H: Host>(
-    level: Level,
-    key: &Key,
-    memory: &M,
-    host: &H,
-) -> u64 {
+/// Returns the digest of all whole pages in `memory`.
+pub fn digest<M: Memory + ?Sized, H: Host>(engine: Engine, key: &Key, memory: &M, host: &H) -> u64 {
     let mut digest = 0_u64;
     let pages = memory.len() / PAGE;
     let mut page = 0;
@@ -84,12 +78,14 @@ pub unsafe fn digest<M: Memory + ?Sized, H: Host>(
                 let sums = if piece.len() < PAGE {
                     in_pieces(key, memory, at)
                 } else {
-                    match level {
-                        Level::Portable => portable(key, piece),
-                        // SAFETY: By this function's contract the CPU has it, and there is a page.
-                        Level::Avx2 => unsafe { avx2::sums(key, piece) },
-                        // SAFETY: As above.
-                        Level::Avx512 => unsafe { avx512::sums(key, piece) },
+                    match engine.kind() {
+                        EngineKind::Portable => portable(key, piece),
+                        // SAFETY: By its invariant the engine has the instructions; there is a
+                        // page.
+                        EngineKind::Avx2 => unsafe { avx2::sums(key, piece) },
+                        // SAFETY: By its invariant the engine has the instructions; there is a
+                        // page.
+                        EngineKind::Avx512 => unsafe { avx512::sums(key, piece) },
                     }
                 };
                 key.add(digest, sums)
@@ -124,7 +120,7 @@ impl Key {
     }
 }
 
-/// The two halves of a word, to each of which that of the key is added, multiplied.
+/// Adds the halves of the key to those of a word, and multiplies the two.
 fn product(word: u64, key: u64) -> u64 {
     const LOW: u64 = 0xffff_ffff;
     let low = (word & LOW).wrapping_add(key & LOW) & LOW;
@@ -141,7 +137,7 @@ fn portable(key: &Key, piece: Piece<'_>) -> [u64; 2] {
     sums
 }
 
-/// The sums of a page that is in several pieces.
+/// Returns the sums of a page that is in several pieces.
 #[cold]
 fn in_pieces<M: Memory + ?Sized>(key: &Key, memory: &M, at: usize) -> [u64; 2] {
     let mut sums = [0; 2];

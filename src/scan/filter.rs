@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finds the places where a window of a pattern may begin, all patterns in one pass.
+//! Finds the places where fingerprints may begin, those of all patterns in one pass.
 //!
-//! Memory is looked at in blocks of 64 bytes. For each of them there is one word, with a bit for each
-//! place. Neither the time nor the way of the code depends on what is in memory.
+//! Memory is looked at in blocks of 64 bytes. Each of them gives one word, with a bit for each
+//! place. Neither the time nor the code path depends on what is in memory.
 
 mod avx2;
 mod avx512;
 mod portable;
 
 use super::{
-    level::Level,
+    engine::{
+        Engine,
+        EngineKind, //
+    },
     memory::Piece,
     tables::Choice, //
 };
@@ -18,13 +21,14 @@ use super::{
 /// The number of places in a block.
 pub(super) const PLACES: usize = u64::BITS as usize;
 
-/// Filters the first blocks in `piece`, as many as there are `words`. Says how many of these are not 0.
+/// Filters the first blocks in `piece`, one for each of `words`. Returns how many of these are not
+/// 0.
 ///
-/// A window may reach beyond the last place: there are as many bytes less one more in `piece` at least.
-/// Where there are not enough bytes the words stay as they are. `ahead` is what is searched some time
-/// later: as much is fetched of it.
+/// A fingerprint may reach beyond the last place: `piece` must have its size, less one, more bytes.
+/// Where it does not, words stay as they are. `ahead` is what will be scanned some time later; as
+/// much of it is fetched.
 pub(super) fn blocks(
-    level: Level,
+    engine: Engine,
     choice: &Choice,
     piece: Piece<'_>,
     ahead: Piece<'_>,
@@ -36,12 +40,11 @@ pub(super) fn blocks(
     let Some(words) = words.get_mut(..count).filter(|words| !words.is_empty()) else {
         return 0;
     };
-    match level {
-        Level::Portable => portable::blocks(choice, size, piece, words),
-        // SAFETY: The maker of the searcher says what the CPU has (`Searcher::new`); there are
-        // enough bytes.
-        Level::Avx2 => unsafe { avx2::blocks(choice, piece, ahead, words) },
-        // SAFETY: As above.
-        Level::Avx512 => unsafe { avx512::blocks(choice, size, piece, ahead, words) },
+    match engine.kind() {
+        EngineKind::Portable => portable::blocks(choice, size, piece, words),
+        // SAFETY: By its invariant the engine has the instructions; there are enough bytes.
+        EngineKind::Avx2 => unsafe { avx2::blocks(choice, piece, ahead, words) },
+        // SAFETY: By its invariant the engine has the instructions; there are enough bytes.
+        EngineKind::Avx512 => unsafe { avx512::blocks(choice, size, piece, ahead, words) },
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memory that is searched. It may change at any time, so no reference to it is ever formed:
-//! it is only read, by volatile reads and by assembly.
+//! The memory that is scanned. It may change at any time, so no reference to it is ever formed: it
+//! is only read, by volatile reads and by assembly.
 
 use core::{
     marker::PhantomData,
@@ -26,7 +26,7 @@ pub struct Piece<'a> {
 struct Unaligned<T>(T);
 
 impl Piece<'_> {
-    /// The `len` bytes from `start` on.
+    /// Returns the piece of the `len` bytes from `start` on.
     ///
     /// # Safety
     ///
@@ -41,19 +41,19 @@ impl Piece<'_> {
         }
     }
 
-    /// The number of bytes.
+    /// Returns the number of bytes.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no bytes.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The first `len` bytes, or all of them if there are fewer.
+    /// Returns the first `len` bytes, or all of them if there are fewer.
     #[must_use]
     pub fn up_to(self, len: usize) -> Self {
         // INVARIANT: No more bytes than before.
@@ -63,7 +63,7 @@ impl Piece<'_> {
         }
     }
 
-    /// The bytes from `at` on, none if there are none there.
+    /// Returns the bytes from `at` on; none beyond the end.
     #[must_use]
     pub fn after(self, at: usize) -> Self {
         let at = at.min(self.len);
@@ -75,12 +75,12 @@ impl Piece<'_> {
         }
     }
 
-    /// Where it begins, for assembly that only reads.
+    /// Returns where it begins, for assembly that only reads.
     pub(super) const fn as_ptr(&self) -> *const u8 {
         self.start
     }
 
-    /// Reads a plain number of any alignment at `at`, or gives [`None`] beyond the end.
+    /// Reads a plain number of any alignment at `at`; [`None`] beyond the end.
     #[inline]
     fn read<T: Copy>(&self, at: usize) -> Option<T> {
         // The first that does not fit does not depend on `at`.
@@ -93,14 +93,14 @@ impl Piece<'_> {
         Some(value)
     }
 
-    /// The little-endian word of eight bytes at `at`.
+    /// Returns the little-endian word of eight bytes at `at`.
     #[inline]
     pub(super) fn word(&self, at: usize) -> Option<u64> {
         self.read::<u64>(at).map(u64::from_le)
     }
 
-    /// The little-endian words of eight bytes at each `stride`-th byte, from the first one on: `count` of
-    /// them, or none if there are not enough bytes.
+    /// Returns the little-endian words of eight bytes at each `stride`-th byte, from the first one
+    /// on: `count` of them, or none if there are not enough bytes.
     #[inline]
     pub(super) fn words(&self, stride: usize, count: usize) -> Words<'_> {
         let last = count.saturating_sub(1).saturating_mul(stride);
@@ -114,13 +114,13 @@ impl Piece<'_> {
         }
     }
 
-    /// The little-endian word of four bytes at `at`.
+    /// Returns the little-endian word of four bytes at `at`.
     #[inline]
     pub(super) fn half_word(&self, at: usize) -> Option<u32> {
         self.read::<u32>(at).map(u32::from_le)
     }
 
-    /// Copies the first bytes into `into`, as many as fit and are there. Says how many.
+    /// Copies the first bytes into `into`, as many as fit. Returns how many.
     pub(super) fn copy(&self, into: &mut [u8]) -> usize {
         let len = self.len.min(into.len());
         let mut at = 0_usize;
@@ -144,7 +144,8 @@ impl Piece<'_> {
 ///
 /// # Invariants
 ///
-/// During the lifetime the eight bytes can be read, by volatile reads, at `next` and each `stride` bytes, `left` times.
+/// During the lifetime eight bytes can be read, by volatile reads, at `next` and after each
+/// `stride` bytes, `left` times.
 pub(super) struct Words<'a> {
     next: *const u8,
     stride: usize,
@@ -153,7 +154,7 @@ pub(super) struct Words<'a> {
 }
 
 impl Words<'_> {
-    /// Those after the first `count`.
+    /// Returns the words after the first `count`.
     pub(super) fn after(self, count: usize) -> Self {
         let count = count.min(self.left);
         // INVARIANT: No others than before.
@@ -198,15 +199,16 @@ impl<'a> From<&'a [u8]> for Piece<'a> {
 
 /// A stretch of memory, which may consist of several pieces.
 pub trait Memory {
-    /// The number of bytes.
+    /// Returns the number of bytes.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
+    /// Returns whether there are no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The piece that has the byte at `at`, from that on. Not empty if `at` is below `len`.
+    /// Returns the piece with the byte at `at`, from that byte on. Not empty if `at` is below
+    /// `len`.
     fn piece(&self, at: usize) -> Piece<'_>;
 
     /// Copies bytes from `at` on into `into`; what is beyond the end is left as it is.
@@ -235,10 +237,10 @@ impl Memory for [u8] {
     }
 }
 
-/// Who searches.
+/// Where the scanner runs.
 pub trait Host {
-    /// Does some work with the vector registers, which takes about as long as it takes to read
-    /// 128 KiB of memory.
+    /// Does some work with the vector registers. It takes about as long as reading 128 KiB of
+    /// memory.
     fn vector<R>(&self, work: impl FnOnce() -> R) -> R;
 
     /// Lets others have the CPU; called after each few steps.

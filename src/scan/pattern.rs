@@ -4,7 +4,10 @@
 
 use core::fmt;
 
-/// The greatest number of bytes in one pattern.
+/// The most patterns that are searched for at once.
+pub const MAX_PATTERNS: usize = 256;
+
+/// The most bytes in one pattern.
 pub const MAX_LEN: usize = 256;
 
 /// The mask of a byte of which every bit counts.

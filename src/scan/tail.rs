@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How a pattern ends: what most memory that begins like a pattern has not.
+//! How a pattern ends: most memory that begins like a pattern ends otherwise.
 
 use super::pattern::Pattern;
 
@@ -15,13 +15,13 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// That of no pattern.
+    /// The tail of no pattern.
     pub(super) const NONE: Self = Self { value: 0, mask: 0 };
 
-    /// One that no memory has.
+    /// A tail that no memory has.
     pub(super) const NOWHERE: Self = Self { value: 1, mask: 0 };
 
-    /// That of `pattern`.
+    /// Returns the tail of `pattern`.
     pub(super) fn of(pattern: &Pattern) -> Self {
         let (mut value, mut mask) = ([0; SIZE], [0; SIZE]);
         for (at, bytes) in (Self::at(pattern)..).zip(value.iter_mut().zip(&mut mask)) {
@@ -33,13 +33,13 @@ impl Tail {
         }
     }
 
-    /// Where it begins in `pattern`.
+    /// Returns where the tail begins in `pattern`.
     #[inline]
     pub(super) fn at(pattern: &Pattern) -> usize {
         pattern.len().saturating_sub(SIZE)
     }
 
-    /// Whether the pattern may stand where `word` is found in the place of its tail.
+    /// Returns whether there may be a match where `word` is in the place of the tail.
     #[inline]
     pub(super) const fn may_be(&self, word: u64) -> bool {
         word & self.mask == self.value

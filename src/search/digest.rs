@@ -34,8 +34,7 @@ impl ChunkDigest {
     pub(super) fn add(&mut self, query: &Query, key: &Key, view: &View<'_>, window: &Window) {
         const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
         let body = WindowBody { view, window };
-        // SAFETY: The CPU has the engine, see `Query::engine`.
-        let digest = unsafe { digest::digest(query.engine, key, &body, &CurrentThread) };
+        let digest = digest::digest(query.engine, key, &body, &CurrentThread);
         let placed = digest ^ window.page.wrapping_add(1).wrapping_mul(ODD);
         self.0 = self
             .0

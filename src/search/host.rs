@@ -12,8 +12,9 @@ use crate::{
     },
     scan::{
         digest,
+        Engine,
+        EngineKind,
         Host,
-        Level,
         Scratch,
         Tables, //
     }, //
@@ -42,11 +43,13 @@ impl Host for CurrentThread {
     }
 }
 
-/// Returns whether this machine has `engine`.
-pub(crate) fn has(engine: Level) -> bool {
-    match engine {
-        Level::Portable => true,
-        Level::Avx2 => fpu::has_avx2(),
-        Level::Avx512 => fpu::has_avx512(),
-    }
+/// Returns the engine of this kind, if this machine has it.
+pub(crate) fn engine(kind: EngineKind) -> Option<Engine> {
+    let has = match kind {
+        EngineKind::Portable => true,
+        EngineKind::Avx2 => fpu::has_avx2(),
+        EngineKind::Avx512 => fpu::has_avx512(),
+    };
+    // SAFETY: The machine was asked.
+    has.then(|| unsafe { Engine::new_unchecked(kind) })
 }

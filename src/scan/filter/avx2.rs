@@ -2,8 +2,9 @@
 
 //! The filter with AVX2, twice 32 places at once.
 //!
-//! `vpshufb` looks up bytes in a table of 16: one for their low halves, one for the high ones. Where low halves
-//! tell apart what is looked for one table is enough, from which comes the byte that it should be.
+//! `vpshufb` looks up bytes in a table of 16: one for their low halves, one for the high ones.
+//! Where low halves tell apart what is looked for one table is enough, from which comes the byte
+//! that it should be.
 
 use core::arch::asm;
 
@@ -34,7 +35,8 @@ macro_rules! look_up {
     };
 }
 
-/// Leaves in a register the places of 32 bytes, inverted, of which `$first` and `$more` are the lookups.
+/// Leaves in a register the places of 32 bytes, inverted, of which `$first` and `$more` are the
+/// lookups.
 macro_rules! places {
     ($places:literal, $first:expr, $($more:expr),+) => {
         concat!(
@@ -47,8 +49,9 @@ macro_rules! places {
     };
 }
 
-/// Compares the 32 bytes at an offset from the current place with what a table has for their low halves.
-/// Leaves in `$to` whether they are equal. Of a byte from 0x80 on `vpshufb` makes 0, which it is not.
+/// Compares the 32 bytes at an offset from the current place with what a table has for their low
+/// halves. Leaves in `$to` whether they are equal. Of a byte from 0x80 on `vpshufb` makes 0, which
+/// it is not.
 macro_rules! compare {
     ($to:literal, $offset:literal, $table:literal) => {
         concat!(
@@ -65,8 +68,8 @@ macro_rules! compare {
     };
 }
 
-/// Leaves in a register the places of 32 bytes, of whose windows `$first` and `$second` compare the bytes, with
-/// results in `ymm2` and `ymm3`.
+/// Leaves in a register the places of 32 bytes, of whose fingerprints `$first` and `$second`
+/// compare the bytes, with results in `ymm2` and `ymm3`.
 macro_rules! equal_places {
     ($places:literal, $first:expr, $second:expr) => {
         concat!(
@@ -106,14 +109,15 @@ macro_rules! load_halves {
     };
 }
 
-/// The loop over all blocks. `$load` loads the tables, `$look` finds the places of both halves of a block, and
-/// `$last` makes the word of all of what it has found.
+/// The loop over all blocks. `$load` loads the tables, `$look` finds the places of both halves of a
+/// block, and `$last` makes the word of all of what it has found.
 macro_rules! filter {
     ($tables:expr, $load:expr, $piece:expr, $ahead:expr, $words:expr, $look:expr, $last:literal) => {{
         let count: usize;
-        // SAFETY: By the caller's contract the CPU has the instructions, there are the bytes that are
-        // read; `words` is written from its beginning to its end; there are the tables that are loaded, 32 bytes
-        // or 128. What is fetched ahead need not be there. Nothing else is touched.
+        // SAFETY: By the caller's contract the CPU has the instructions, there are the bytes that
+        // are read; `words` is written from its beginning to its end; there are the tables that are
+        // loaded, 32 bytes or 128. What is fetched ahead need not be there. Nothing else is
+        // touched.
         unsafe {
             asm!(
                 $load,
@@ -170,8 +174,8 @@ macro_rules! filter_halves {
 ///
 /// # Safety
 ///
-/// The CPU has AVX2, whose registers may be used. `piece` has 64 bytes for each word, and one less than
-/// the size of windows more. `words` is not empty.
+/// The CPU has AVX2, whose registers may be used. `piece` has 64 bytes for each word, and one less
+/// than the size of fingerprints more. `words` is not empty.
 pub(super) unsafe fn blocks(
     choice: &Choice,
     piece: Piece<'_>,

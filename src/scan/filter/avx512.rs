@@ -3,8 +3,8 @@
 //! The filter with AVX-512, 64 places at once.
 //!
 //! `vpermi2b` looks up 64 bytes at once in a table of 128, which two registers hold; so a table of
-//! 256 takes four registers, and two lookups of which the highest bit of a byte chooses one. All tables
-//! stay in registers.
+//! 256 takes four registers, and two lookups of which the highest bit of a byte chooses one. All
+//! tables stay in registers.
 
 use core::arch::asm;
 
@@ -80,9 +80,9 @@ macro_rules! load {
 macro_rules! filter {
     ($choice:expr, $piece:expr, $ahead:expr, $words:expr, $load:expr, $look:expr) => {{
         let count: usize;
-        // SAFETY: By the caller's contract the CPU has the instructions, there are the bytes that are
-        // read; `words` is written from its beginning to its end; the tables have 256 bytes each. What is fetched
-        // ahead need not be there. Nothing else is touched.
+        // SAFETY: By the caller's contract the CPU has the instructions, there are the bytes that
+        // are read; `words` is written from its beginning to its end; the tables have 256 bytes
+        // each. What is fetched ahead need not be there. Nothing else is touched.
         unsafe {
             asm!(
                 $load,

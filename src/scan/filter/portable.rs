@@ -12,7 +12,7 @@ const WORD: usize = size_of::<u64>();
 
 /// As [`super::blocks`].
 pub(super) fn blocks(choice: &Choice, size: usize, piece: Piece<'_>, words: &mut [u64]) -> usize {
-    // What is left at the end of a window.
+    // What is left at the end of a fingerprint.
     let end = 0xff << size.saturating_sub(1).saturating_mul(8);
     // What all places have in which all is zero, as much of memory is.
     let zeros = (0..size).fold(0, |begun, _| choice.step(begun, 0)) & end;
@@ -23,7 +23,7 @@ pub(super) fn blocks(choice: &Choice, size: usize, piece: Piece<'_>, words: &mut
         let mut bytes = [0; PLACES + WORD];
         let mut any = 0;
         for (at, bytes) in (at..).step_by(WORD).zip(bytes.chunks_exact_mut(WORD)) {
-            // Beyond the last window the piece may end.
+            // Beyond the last fingerprint the piece may end.
             let read = piece.word(at).unwrap_or_else(|| rest(piece, at));
             any |= read;
             bytes.copy_from_slice(&read.to_le_bytes());

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Looking at places with the general registers of x86-64, in half as many instructions as a compiler
-//! takes.
+//! Looking at places with the general registers of x86-64, in half as many instructions as a
+//! compiler needs.
 
 use core::arch::asm;
 
@@ -37,9 +37,9 @@ macro_rules! look {
         $fold:literal, $samples:expr, $piece:expr, $ahead:expr, $words:expr, $groups:expr
         $(, $name:ident = $more:expr)?
     ) => {
-        // SAFETY: By the caller's contract there are the bytes that are read, and a hash of so many bits
-        // leads into the table; `words` is written from its beginning to its end. What is fetched ahead need
-        // not be there. Nothing else is touched.
+        // SAFETY: By the caller's contract the bytes can be read, and a hash of so many bits leads
+        // into the table; `words` is written from its beginning to its end. What is fetched ahead
+        // need not be mapped. Nothing else is touched.
         unsafe {
             asm!(
                 "2:",
@@ -85,13 +85,14 @@ macro_rules! look {
     };
 }
 
-/// Looks at places, `groups` times [`GROUP`] for each of the `words`, in which their bits come to stand, the
-/// lowest one for the last of them: 1 if it passes. `ahead` is what is looked at some time later.
+/// Looks at places, `groups` times [`GROUP`] for each of the `words`, in which their bits come to
+/// stand, the lowest one for the last of them: 1 if it passes. `ahead` is what is looked at some
+/// time later.
 ///
 /// # Safety
 ///
-/// `piece` has the eight bytes at each place. A hash of `BITS` bits leads into the table. There are 1 to 8
-/// `groups`, all 8 if there is more than one word, and at least one word.
+/// `piece` has the eight bytes at each place. A hash of `BITS` bits leads into the table. There are
+/// 1 to 8 `groups`, all 8 if there is more than one word, and at least one word.
 pub(super) unsafe fn look<const BITS: u32, const FOLD: bool>(
     samples: &Samples,
     piece: Piece<'_>,

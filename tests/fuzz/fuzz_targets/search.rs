@@ -43,17 +43,17 @@ fuzz_target!(|input: Input| {
         bytes: &memory,
         borders: &borders,
     });
-    for level in kvm_inspect_pure::levels() {
-        let mut found = search(level, &memory, &patterns, begin.clone());
+    for engine in kvm_inspect_pure::engines() {
+        let mut found = search(engine, &memory, &patterns, begin.clone());
         let mut farthest = 0;
         for &Match { offset, .. } in &found {
-            assert!(offset + STEP > farthest, "{level:?}: {offset} is late");
+            assert!(offset + STEP > farthest, "{engine:?}: {offset} is late");
             farthest = farthest.max(offset);
         }
         found.sort_unstable();
         let all = found.len().max(expected.len());
         for (found, expected) in (0..all).map(|at| (found.get(at), expected.get(at))) {
-            assert_eq!(found, expected, "{level:?}");
+            assert_eq!(found, expected, "{engine:?}");
         }
     }
 });

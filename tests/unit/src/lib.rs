@@ -8,14 +8,14 @@ use std::{
 };
 
 use kvm_inspect_pure::scan::{
+    Engine,
     Host,
-    Level,
     Match,
     Memory,
     Pattern,
     Piece,
+    Scanner,
     Scratch,
-    Searcher,
     Tables, //
 };
 
@@ -142,7 +142,7 @@ pub fn naive_by<P>(
         .collect()
 }
 
-/// Returns what the searcher finds with one engine in `memory`, of what begins in `begin`, in its
+/// Returns what the scanner finds with one engine in `memory`, of what begins in `begin`, in its
 /// order.
 ///
 /// # Panics
@@ -150,38 +150,37 @@ pub fn naive_by<P>(
 /// If this CPU does not have the engine.
 #[must_use]
 pub fn search<M: Memory + ?Sized>(
-    level: Level,
+    engine: Engine,
     memory: &M,
     patterns: &[Pattern],
     begin: Range<usize>,
 ) -> Vec<Match> {
-    assert!(kvm_inspect_pure::levels().any(|has| has == level));
+    assert!(kvm_inspect_pure::engines().any(|has| has == engine));
     let mut tables = Box::new(Tables::new());
     let mut scratch = Box::new(Scratch::new());
     let mut matches = Vec::new();
-    // SAFETY: The CPU has the engine.
-    let searcher = unsafe { Searcher::new(&mut tables, patterns, level) };
-    searcher.search(memory, begin, &mut scratch, &Thread, |found| {
+    let scanner = Scanner::new(&mut tables, patterns, engine);
+    scanner.search(memory, begin, &mut scratch, &Thread, |found| {
         matches.push(found);
     });
     matches
 }
 
-/// Returns what the searcher finds in all of `memory`, sorted. All engines find the same.
+/// Returns what the scanner finds in all of `memory`, sorted. All engines find the same.
 ///
 /// # Panics
 ///
 /// If they do not.
 #[must_use]
 pub fn search_all<M: Memory + ?Sized>(memory: &M, patterns: &[Pattern]) -> Vec<Match> {
-    let mut all = kvm_inspect_pure::levels().map(|level| {
-        let mut matches = search(level, memory, patterns, 0..memory.len());
+    let mut all = kvm_inspect_pure::engines().map(|engine| {
+        let mut matches = search(engine, memory, patterns, 0..memory.len());
         matches.sort_unstable();
-        (level, matches)
+        (engine, matches)
     });
     let (_, portable) = all.next().expect("one that is portable");
-    for (level, matches) in all {
-        assert_eq!(matches, portable, "{level:?}");
+    for (engine, matches) in all {
+        assert_eq!(matches, portable, "{engine:?}");
     }
     portable
 }

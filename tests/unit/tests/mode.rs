@@ -2,7 +2,7 @@
 
 //! The modes of a vCPU.
 
-use kvm_inspect_pure::mode::{
+use kvm_inspect_pure::x86::mode::{
     Mode,
     Paging, //
 };

@@ -13,14 +13,14 @@ use std::{
 };
 
 use kvm_inspect_pure::scan::{
+    Engine,
     Host,
-    Level,
     Match,
     Memory,
     Pattern,
     Piece,
+    Scanner,
     Scratch,
-    Searcher,
     Tables, //
 };
 use proptest::{
@@ -188,10 +188,10 @@ proptest! {
         let cut = Cut { bytes: &memory, borders: &cuts };
         let mut parts = borders(&parts, memory.len());
         parts.push(memory.len());
-        for level in kvm_inspect_pure::levels() {
+        for engine in kvm_inspect_pure::engines() {
             let (mut found, mut begin) = (Vec::new(), 0);
             for end in parts.iter().copied() {
-                found.extend(search(level, &cut, &parse(&specs(&patterns)), begin..end));
+                found.extend(search(engine, &cut, &parse(&specs(&patterns)), begin..end));
                 begin = end;
             }
             found.sort_unstable();
@@ -215,10 +215,10 @@ proptest! {
         let cut = Cut { bytes: &memory, borders: &cuts };
         let expected = naive_of(&memory, &patterns);
         prop_assert_eq!(search_all(&cut, &patterns), &expected[..]);
-        for level in kvm_inspect_pure::levels() {
+        for engine in kvm_inspect_pure::engines() {
             let (mut found, mut begin) = (Vec::new(), 0);
             for end in borders(&parts).into_iter().chain([memory.len()]) {
-                found.extend(search(level, &cut, &patterns, begin..end));
+                found.extend(search(engine, &cut, &patterns, begin..end));
                 begin = end;
             }
             found.sort_unstable();
@@ -275,10 +275,10 @@ proptest! {
         let cut = Cut { bytes: &memory, borders: &borders };
         let parsed = parse(&specs(&patterns));
         prop_assert_eq!(search_all(&cut, &parsed), naive(&memory, &patterns));
-        for level in kvm_inspect_pure::levels() {
+        for engine in kvm_inspect_pure::engines() {
             let mut farthest = 0;
-            for Match { offset, .. } in search(level, &cut, &parsed, 0..memory.len()) {
-                prop_assert!(offset + STEP > farthest, "{level:?}: {offset} is late");
+            for Match { offset, .. } in search(engine, &cut, &parsed, 0..memory.len()) {
+                prop_assert!(offset + STEP > farthest, "{engine:?}: {offset} is late");
                 farthest = farthest.max(offset);
             }
         }
@@ -460,8 +460,7 @@ fn text_in_either_case() {
 fn longest_is_that_of_the_set() {
     let longest = |patterns: &[Pattern]| {
         let mut tables = Box::new(Tables::new());
-        // SAFETY: Every CPU has this engine.
-        unsafe { Searcher::new(&mut tables, patterns, Level::Portable) }.longest()
+        Scanner::new(&mut tables, patterns, Engine::PORTABLE).longest()
     };
     assert_eq!(longest(&[]), 0);
     assert_eq!(longest(&parse(&["text:ab", "text:abcde", "text:abc"])), 5);
@@ -474,9 +473,8 @@ fn tables_and_scratch_can_be_used_again() {
     let patterns = [parse(&["text:a", "hex:00"]), parse(&["text:b"])];
     for (patterns, expected) in patterns.iter().zip([0, 1]) {
         let mut found = Vec::new();
-        // SAFETY: Every CPU has this engine.
-        let searcher = unsafe { Searcher::new(&mut tables, patterns, Level::Portable) };
-        searcher.search(&b"ab"[..], 0..2, &mut scratch, &Thread, |hit| {
+        let scanner = Scanner::new(&mut tables, patterns, Engine::PORTABLE);
+        scanner.search(&b"ab"[..], 0..2, &mut scratch, &Thread, |hit| {
             found.push(hit);
         });
         assert_eq!(found.len(), 1);
@@ -515,15 +513,15 @@ fn frequent_bytes_are_not_what_is_looked_for() {
         "text:ZZZZZZZZe",
     ]);
     let text = "e\0".repeat(4096) + &"e".repeat(4096) + &"Z".repeat(4096) + &"\0".repeat(4096);
-    for level in kvm_inspect_pure::levels() {
+    for engine in kvm_inspect_pure::engines() {
         let memory = Watched {
             bytes: text.as_bytes(),
             looks: Cell::new(0),
         };
-        let found = search(level, &memory, &patterns, 0..memory.len());
+        let found = search(engine, &memory, &patterns, 0..memory.len());
         assert_eq!(found, []);
         // At the end of memory the bytes after it are unknown.
-        assert!(memory.looks.get() < 8, "{level:?}: {}", memory.looks.get());
+        assert!(memory.looks.get() < 8, "{engine:?}: {}", memory.looks.get());
     }
 }
 
@@ -560,9 +558,9 @@ fn memory_may_change_meanwhile() {
                 }
             }
         });
-        for level in kvm_inspect_pure::levels() {
+        for engine in kvm_inspect_pure::engines() {
             for _ in 0..20 {
-                let mut found = search(level, &Shared(piece), &patterns, 0..memory.len());
+                let mut found = search(engine, &Shared(piece), &patterns, 0..memory.len());
                 let all = found.len();
                 for hit in &found {
                     assert!(hit.offset + patterns[hit.pattern].len() <= memory.len());
@@ -602,9 +600,9 @@ fn a_match_is_decided_on_a_copy() {
     let mut filter = [0; 100];
     filter[3..5].fill(0x11);
     filter[5] = 0x12;
-    for level in kvm_inspect_pure::levels() {
+    for engine in kvm_inspect_pure::engines() {
         let gone = TwoFaced { filter, check: 0 };
-        assert_eq!(search(level, &gone, &patterns, 0..90), []);
+        assert_eq!(search(engine, &gone, &patterns, 0..90), []);
         let there = TwoFaced {
             filter,
             check: 0x11,
@@ -613,7 +611,7 @@ fn a_match_is_decided_on_a_copy() {
             offset: 3,
             pattern: 0,
         };
-        assert_eq!(search(level, &there, &patterns, 0..90), [expected]);
+        assert_eq!(search(engine, &there, &patterns, 0..90), [expected]);
     }
 }
 
@@ -648,17 +646,16 @@ fn breathes_often() {
         .collect();
     let patterns = parse(&patterns);
     let memory = vec![0xa5; 1 << 20];
-    for level in kvm_inspect_pure::levels() {
+    for engine in kvm_inspect_pure::engines() {
         let mut tables = Box::new(Tables::new());
         let mut scratch = Box::new(Scratch::new());
-        // SAFETY: The CPU has the engine.
-        let searcher = unsafe { Searcher::new(&mut tables, &patterns, level) };
+        let scanner = Scanner::new(&mut tables, &patterns, engine);
         let host = Counting {
             breaths: Cell::new(0),
             in_vector: Cell::new(false),
         };
         let mut found = 0;
-        searcher.search(&memory[..], 0..4096, &mut scratch, &host, |_| {
+        scanner.search(&memory[..], 0..4096, &mut scratch, &host, |_| {
             assert!(!host.in_vector.get());
             found += 1;
         });
@@ -670,7 +667,7 @@ fn breathes_often() {
 mod digests {
     use kvm_inspect_pure::scan::digest::{digest, Key};
 
-    use super::{any, cases, vec, Cut, Index, Level, Thread};
+    use super::{any, cases, vec, Cut, Engine, Index, Thread};
     use proptest::prelude::*;
 
     fn key(seed: u64) -> Key {
@@ -684,20 +681,19 @@ mod digests {
         key
     }
 
-    fn of(level: Level, memory: &[u8]) -> u64 {
+    fn of(engine: Engine, memory: &[u8]) -> u64 {
         let borders: Vec<usize> = (0..memory.len()).step_by(4096).collect();
         let cut = Cut {
             bytes: memory,
             borders: &borders,
         };
-        // SAFETY: The CPU has the engines that are used.
-        unsafe { digest(level, &key(7), &cut, &Thread) }
+        digest(engine, &key(7), &cut, &Thread)
     }
 
     fn of_all(memory: &[u8]) -> u64 {
-        let digest = of(Level::Portable, memory);
-        for level in kvm_inspect_pure::levels() {
-            assert_eq!(of(level, memory), digest, "{level:?}");
+        let digest = of(Engine::PORTABLE, memory);
+        for engine in kvm_inspect_pure::engines() {
+            assert_eq!(of(engine, memory), digest, "{engine:?}");
         }
         digest
     }
@@ -724,9 +720,8 @@ mod digests {
         ) {
             let borders = super::borders(&cuts, memory.len());
             let cut = Cut { bytes: &memory, borders: &borders };
-            for level in kvm_inspect_pure::levels() {
-                // SAFETY: The CPU has the engine.
-                let digest = unsafe { digest(level, &key(7), &cut, &Thread) };
+            for engine in kvm_inspect_pure::engines() {
+                let digest = digest(engine, &key(7), &cut, &Thread);
                 prop_assert_eq!(digest, of_all(&memory));
             }
         }
@@ -743,8 +738,7 @@ mod digests {
     #[test]
     fn is_secret() {
         let memory = vec![3; 4096];
-        // SAFETY: Every CPU has this engine.
-        let with = |seed| unsafe { digest(Level::Portable, &key(seed), &memory[..], &Thread) };
+        let with = |seed| digest(Engine::PORTABLE, &key(seed), &memory[..], &Thread);
         assert_ne!(with(1), with(2));
     }
 }

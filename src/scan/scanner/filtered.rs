@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The search by a filter, which looks at each place.
+//! Scanning by a filter, which looks at each place.
 
 use core::ops::Range;
 
@@ -8,76 +8,79 @@ use super::{
     lowest,
     List,
     Match,
+    Portion,
     Run,
+    Scanner,
     Scratch,
-    Searcher,
-    Step,
     CLOSE_LOOKS,
     GROUP,
     RUN, //
 };
 use crate::scan::{
+    engine::{
+        Engine,
+        EngineKind, //
+    },
     filter::{
         self,
         PLACES, //
     },
-    level::Level,
+    fingerprint,
     memory::{
         Host,
         Memory,
         Piece, //
     },
     tables::Choice,
-    tail::Tail,
-    window, //
+    tail::Tail, //
 };
 
-/// How far ahead of what is filtered memory is fetched, as measured.
-const fn distance(level: Level) -> usize {
-    match level {
-        Level::Portable | Level::Avx2 => 1536,
+/// Returns how far ahead of what is filtered memory is fetched, as measured.
+const fn distance(engine: Engine) -> usize {
+    match engine.kind() {
+        EngineKind::Portable | EngineKind::Avx2 => 1536,
         // About as much as is on its way at a time.
-        Level::Avx512 => 8192,
+        EngineKind::Avx512 => 8192,
     }
 }
 
-/// If in one of so many blocks a place passes, those are many.
-const MANY: usize = 2;
+/// If a place passes in more than one of so many blocks, the second choice is tried.
+const SECOND_CHOICE_RATIO: usize = 2;
 
-/// The same where only two bytes are looked at, and there is another way.
-const MANY_PAIRS: usize = 8;
+/// The same where fingerprints are pairs of bytes, and samples are a third way.
+const SECOND_CHOICE_RATIO_OF_PAIRS: usize = 8;
 
-/// How a step was filtered.
+/// How a portion was filtered.
 #[derive(Clone, Copy)]
 struct Filtered {
-    /// All matches that begin before this offset.
+    /// All matches that begin before this offset were covered.
     end: usize,
     /// How many words are not 0.
     count: usize,
 }
 
-impl<M: Memory + ?Sized> Step<'_, M> {
-    /// Searches for what is not looked for at some places only. Says up to where.
+impl<M: Memory + ?Sized> Portion<'_, M> {
+    /// Scans for the patterns that samples do not find. Returns the offset up to which it did.
     pub(super) fn search_with_filter<H: Host>(
         &self,
         scratch: &mut Scratch,
         host: &H,
         found: &mut impl FnMut(Match),
     ) -> usize {
-        let tables = self.searcher.tables;
+        let tables = self.scanner.tables;
         let [first, second] = &tables.choices;
         let [first_list, second_list] = &mut scratch.lists;
         let (mut choice, mut list, mut other_list) = (first, first_list, second_list);
         let mut filtered = host.vector(|| self.filter(first, list));
         let blocks = filtered.end.saturating_sub(self.begin.start) / PLACES;
         let share = if tables.filter_first {
-            MANY_PAIRS
+            SECOND_CHOICE_RATIO_OF_PAIRS
         } else {
-            MANY
+            SECOND_CHOICE_RATIO
         };
         let many = blocks / share;
         if filtered.count > many {
-            // Perhaps the other windows are met less often.
+            // Perhaps the other fingerprints are less frequent.
             let other = host.vector(|| self.filter(second, other_list));
             if other.count < filtered.count && other.end == filtered.end {
                 (choice, filtered) = (second, other);
@@ -103,10 +106,10 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         begin.end
     }
 
-    /// Finds the places where windows of matches may begin that begin here.
+    /// Finds the places where the fingerprints of matches in this portion may begin.
     fn filter(&self, choice: &Choice, list: &mut List) -> Filtered {
         let mut at = self.begin.start;
-        // Windows may be that much further on than their matches.
+        // Fingerprints may begin that much later than their matches.
         let end = self.begin.end.saturating_add(choice.farthest);
         let end = end.min(self.memory.len());
         let (mut len, mut first, mut count) = (0, 0_usize, 0);
@@ -125,7 +128,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
             *run = Run {
                 at,
                 first,
-                // Nothing to be looked at.
+                // Nothing to look at.
                 len: if passed > 0 { words.len() } else { 0 },
             };
             len += 1;
@@ -138,14 +141,14 @@ impl<M: Memory + ?Sized> Step<'_, M> {
             end: if at >= end {
                 self.begin.end
             } else {
-                // There were many pieces. The windows of all that begin so far back have been filtered.
+                // There were many pieces. Matches that begin before this were covered.
                 at.saturating_sub(choice.farthest).max(self.begin.start)
             },
             count,
         }
     }
 
-    /// Filters the first `places` places of a piece, which is that from `at` on. Says how many of the
+    /// Filters the first `places` places of a piece, the one from `at` on. Returns how many of the
     /// words are not 0.
     fn filter_piece(
         &self,
@@ -155,14 +158,14 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         places: usize,
         words: &mut [u64],
     ) -> usize {
-        let Searcher { level, .. } = self.searcher;
-        let ahead = self.ahead(at, distance(*level), piece);
-        // What a window has beyond the piece is not known here: such places all pass.
+        let Scanner { engine, .. } = self.scanner;
+        let ahead = self.ahead(at, distance(*engine), piece);
+        // The end of a fingerprint may lie beyond the piece: such places all pass.
         let whole = piece.len().saturating_sub(choice.size.saturating_sub(1));
         let known = places.min(whole);
         let full = known / PLACES;
         let (words, rest) = words.split_at_mut_checked(full).unwrap_or_default();
-        let mut count = filter::blocks(*level, choice, piece, ahead, words);
+        let mut count = filter::blocks(*engine, choice, piece, ahead, words);
 
         let mut first = full.saturating_mul(PLACES);
         for word in rest {
@@ -180,11 +183,11 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         count
     }
 
-    /// The word of the block that begins at `first`, and is not whole: `whole` is the number of places
-    /// of which something is known.
+    /// Returns the word of the block that begins at `first` and is not whole. `whole` is the number
+    /// of places whose fingerprints lie in the piece.
     fn filter_rest(&self, choice: &Choice, piece: Piece<'_>, whole: usize, first: usize) -> u64 {
-        let Searcher { level, .. } = self.searcher;
-        // From the last 64 places that are known.
+        let Scanner { engine, .. } = self.scanner;
+        // From the last 64 places that can be filtered.
         let back = whole.saturating_sub(PLACES).min(first);
         let skip = first.saturating_sub(back);
         if whole < PLACES || skip >= PLACES {
@@ -192,7 +195,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         }
         let mut word = [0];
         let piece = piece.after(back);
-        filter::blocks(*level, choice, piece, piece, &mut word);
+        filter::blocks(*engine, choice, piece, piece, &mut word);
         word[0] >> skip
     }
 
@@ -210,7 +213,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
             let piece = self.memory.piece(run.at);
             let words = list.words.get(run.first..).unwrap_or_default();
             let words = words.get(..run.len).unwrap_or_default();
-            // Most of them are 0: several at once are passed by.
+            // Most of them are 0: several at once are skipped.
             let groups = (0..).step_by(PLACES * GROUP).zip(words.chunks(GROUP));
             let is_any = |group: &[u64]| group.iter().fold(0, |any, word| any | word) != 0;
             for (first, group) in groups.filter(|(_, group)| is_any(group)) {
@@ -231,7 +234,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         }
     }
 
-    /// Looks for matches whose window begins at a place of a piece, which begins at `at`.
+    /// Looks for matches whose fingerprint begins at a place of a piece, the one from `at` on.
     #[inline]
     fn look(
         &self,
@@ -242,15 +245,15 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         begin: &Range<usize>,
         found: &mut impl FnMut(Match),
     ) {
-        let window_at = at.saturating_add(place);
+        let fingerprint_at = at.saturating_add(place);
         let word = piece.half_word(place);
-        let word = word.unwrap_or_else(|| self.half_word_at(window_at));
-        for (index, window) in choice.candidates(word) {
-            let offset = window_at.checked_sub(window);
+        let word = word.unwrap_or_else(|| self.half_word_at(fingerprint_at));
+        for (index, fingerprint) in choice.candidates(word) {
+            let offset = fingerprint_at.checked_sub(fingerprint);
             let Some(offset) = offset.filter(|at| begin.contains(at)) else {
                 continue;
             };
-            if self.may_stand(index, offset, at, piece) && self.stands(index, offset) {
+            if self.may_match(index, offset, at, piece) && self.matches_at(index, offset) {
                 found(Match {
                     offset,
                     pattern: index,
@@ -259,29 +262,29 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         }
     }
 
-    /// Whether a pattern may stand at `offset`, by how it would end, if that is in `piece`, which begins at
-    /// `at`.
+    /// Returns whether a pattern may match at `offset`, by its tail if that is in `piece`, the one
+    /// from `at` on.
     #[inline]
-    fn may_stand(&self, index: usize, offset: usize, at: usize, piece: Piece<'_>) -> bool {
-        let Searcher {
+    fn may_match(&self, index: usize, offset: usize, at: usize, piece: Piece<'_>) -> bool {
+        let Scanner {
             patterns, tables, ..
-        } = self.searcher;
+        } = self.scanner;
         let tail_at = patterns.get(index).map_or(0, Tail::at);
         let place = offset.saturating_add(tail_at).checked_sub(at);
         let word = place.and_then(|place| piece.word(place));
         word.is_none_or(|word| tables.tail(index).may_be(word))
     }
 
-    /// The four bytes at `at`, which may lie in several pieces; zeros beyond the end.
+    /// Returns the four bytes at `at`, which may lie in several pieces; zeros beyond the end.
     #[cold]
     fn half_word_at(&self, at: usize) -> u32 {
-        let mut bytes = [0; window::MOST];
+        let mut bytes = [0; fingerprint::MAX_WIDTH];
         self.memory.copy(at, &mut bytes);
         u32::from_le_bytes(bytes)
     }
 }
 
-/// A word with the `count` lowest bits set, up to 64.
+/// Returns a word with the `count` lowest bits set, up to 64.
 const fn low_bits(count: usize) -> u64 {
     if count >= PLACES {
         u64::MAX

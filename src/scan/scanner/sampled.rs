@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The search that looks at some places only.
+//! Scanning by samples: only some places are looked at.
 
 use core::{
     num::NonZeroUsize,
@@ -9,8 +9,8 @@ use core::{
 
 use super::{
     Match,
-    Searcher,
-    Step,
+    Portion,
+    Scanner,
     CLOSE_LOOKS, //
 };
 use crate::scan::{
@@ -25,18 +25,18 @@ use crate::scan::{
 /// How far ahead of the places that are looked at memory is fetched.
 const AHEAD: usize = 3072;
 
-/// If of so many places one passes, those are many.
-const MANY: usize = 8;
+/// If more than one of so many places passes, the filter is faster.
+const GIVE_UP_RATIO: usize = 8;
 
-/// After how many words of places that is decided.
-const FIRST: usize = 16;
+/// How many words of places are looked at before that is decided.
+const TRIAL_WORDS: usize = 16;
 
-impl<M: Memory + ?Sized> Step<'_, M> {
-    /// Searches for matches that begin in `begin`, by looking at places that are `stride` bytes apart. Needs some
-    /// words, whatever is in them.
+impl<M: Memory + ?Sized> Portion<'_, M> {
+    /// Scans for matches that begin in `begin`, by looking at places that are `stride` bytes apart.
+    /// `words` are overwritten.
     ///
-    /// Says whether that was done: not if so many places pass at once that the filter, which can be used
-    /// instead, is faster. Then nothing was found yet.
+    /// Returns whether that was done. It is not if so many of the first places pass that the
+    /// filter, where it can be used, is faster. Then nothing was found yet.
     pub(super) fn search_some_places<H: Host>(
         &self,
         begin: &Range<usize>,
@@ -45,16 +45,16 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         host: &H,
         found: &mut impl FnMut(Match),
     ) -> bool {
-        let Searcher { tables, level, .. } = self.searcher;
+        let Scanner { tables, engine, .. } = self.scanner;
         let samples = &tables.samples;
         let can_give_up = !tables.has_others && tables.choices[0].size > 0;
         let stride = stride.get();
         let end = begin.end.saturating_add(samples.farthest());
         let end = end.min(self.memory.len());
         let all = words.len().saturating_mul(PLACES);
-        // At first only as many as it takes to see whether to give up.
+        // At first only as many as are needed to decide whether to give up.
         let mut most = if can_give_up {
-            all.min(FIRST * PLACES)
+            all.min(TRIAL_WORDS * PLACES)
         } else {
             all
         };
@@ -72,14 +72,14 @@ impl<M: Memory + ?Sized> Step<'_, M> {
                 looks += samples.for_each_candidate(
                     self.word_at(at),
                     |_| None,
-                    |pattern, window| self.decide(pattern, at, window, begin, found),
+                    |pattern, sample_at| self.decide(pattern, at, sample_at, begin, found),
                 );
                 breathe(&mut looks, host);
                 at = at.saturating_add(stride);
                 continue;
             }
-            samples.look(*level, piece, self.ahead(at, AHEAD, piece), count, used);
-            if can_give_up && at == begin.start && passed(used) > count / MANY {
+            samples.look(*engine, piece, self.ahead(at, AHEAD, piece), count, used);
+            if can_give_up && at == begin.start && passed(used) > count / GIVE_UP_RATIO {
                 return false;
             }
             self.look_closely_at_some(begin, stride, at, piece, used, &mut looks, host, found);
@@ -89,7 +89,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         true
     }
 
-    /// Looks for matches where `words` tell of places that have passed, of a piece that begins at `at`.
+    /// Looks for matches at the places that have passed, by `words`, in the piece from `at` on.
     #[allow(clippy::too_many_arguments, reason = "it is a part of its only caller")]
     fn look_closely_at_some<H: Host>(
         &self,
@@ -102,7 +102,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         host: &H,
         found: &mut impl FnMut(Match),
     ) {
-        let samples = &self.searcher.tables.samples;
+        let samples = &self.scanner.tables.samples;
         let firsts = (0..).step_by(PLACES.saturating_mul(stride));
         for (first, word) in firsts.zip(words).filter(|(_, word)| **word != 0) {
             // The highest bit is that of the first place.
@@ -116,8 +116,8 @@ impl<M: Memory + ?Sized> Step<'_, M> {
                 *looks += samples.for_each_candidate(
                     word,
                     |distance| piece.word(place.wrapping_add_signed(distance)),
-                    |pattern, window| {
-                        self.decide(pattern, at.saturating_add(place), window, begin, found);
+                    |pattern, sample_at| {
+                        self.decide(pattern, at.saturating_add(place), sample_at, begin, found);
                     },
                 );
                 breathe(looks, host);
@@ -125,24 +125,25 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         }
     }
 
-    /// Decides whether a pattern stands where its window at `window` is at `at`.
-    // Not a part of the loop, which is to be small.
+    /// Decides whether a pattern matches where its sample, which begins at `sample_at` in it, is at
+    /// `at`.
+    // Not inlined, to keep the loop small.
     #[inline(never)]
     fn decide(
         &self,
         pattern: usize,
         at: usize,
-        window: usize,
+        sample_at: usize,
         begin: &Range<usize>,
         found: &mut impl FnMut(Match),
     ) {
-        let offset = at.checked_sub(window).filter(|at| begin.contains(at));
-        if let Some(offset) = offset.filter(|offset| self.stands(pattern, *offset)) {
+        let offset = at.checked_sub(sample_at).filter(|at| begin.contains(at));
+        if let Some(offset) = offset.filter(|offset| self.matches_at(pattern, *offset)) {
             found(Match { offset, pattern });
         }
     }
 
-    /// The eight bytes at `at`, which may lie in several pieces; zeros beyond the end.
+    /// Returns the eight bytes at `at`, which may lie in several pieces; zeros beyond the end.
     #[cold]
     fn word_at(&self, at: usize) -> u64 {
         let mut bytes = [0; size_of::<u64>()];
@@ -151,7 +152,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
     }
 }
 
-/// Lets others have the CPU after so many looks.
+/// Lets others have the CPU after [`CLOSE_LOOKS`].
 fn breathe<H: Host>(looks: &mut u32, host: &H) {
     if *looks >= CLOSE_LOOKS {
         *looks = 0;
@@ -159,7 +160,7 @@ fn breathe<H: Host>(looks: &mut u32, host: &H) {
     }
 }
 
-/// How many places have passed.
+/// Returns how many places have passed.
 fn passed(words: &[u64]) -> usize {
     let ones = words.iter().map(|word| word.count_ones());
     usize::try_from(ones.fold(0, u32::saturating_add)).unwrap_or(0)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Finds every match of every pattern in a stretch of memory.
+//! The scanner: finds every match of every pattern in a stretch of memory.
 
 mod filtered;
 mod sampled;
@@ -8,8 +8,8 @@ mod sampled;
 use core::ops::Range;
 
 use super::{
+    engine::Engine,
     filter::PLACES,
-    level::Level,
     memory::{
         Host,
         Memory,
@@ -17,35 +17,34 @@ use super::{
     },
     pattern::{
         Pattern,
-        MAX_LEN, //
-    },
-    tables::{
-        Tables,
+        MAX_LEN,
         MAX_PATTERNS, //
     },
+    tables::Tables, //
 };
 
-/// How many places are filtered at once: so long the vector registers are used.
-const STEP: usize = 128 << 10;
+/// How many places are filtered at once: for so long the vector registers are in use.
+const PORTION: usize = 128 << 10;
 
-/// How much is filtered at once if it lies in one piece. Where nothing passes nothing is looked at again.
+/// How much of one piece is filtered at once. Where nothing passes, nothing is looked at again.
 const RUN: usize = 16 << 10;
 
-/// The most pieces that are filtered at once: as many pages, and two that are not whole, and what is cut.
-const PIECES: usize = STEP / 4096 + 2 + STEP / RUN;
+/// The most pieces that are filtered at once: so many pages, two that are not whole, and what is
+/// cut.
+const PIECES: usize = PORTION / 4096 + 2 + PORTION / RUN;
 
-/// The most blocks in a step: some are searched beyond it, where the windows of matches that begin in
-/// it may lie, and each piece may end in a block that is not whole.
-const BLOCKS: usize = (STEP + MAX_LEN) / PLACES + 1 + PIECES;
+/// The most blocks in a portion. Some lie beyond it, where the fingerprints of matches that begin
+/// in it may be, and each piece may end in a block that is not whole.
+const BLOCKS: usize = (PORTION + MAX_LEN) / PLACES + 1 + PIECES;
 
-/// How many words are passed by at once.
+/// How many words are skipped at once.
 const GROUP: usize = 8;
 
-/// After how many places that are looked at closely others may have the CPU: each may cost as many
-/// comparisons as there are patterns.
+/// After how many close looks others may have the CPU. Each look may cost as many comparisons as
+/// there are patterns.
 const CLOSE_LOOKS: u32 = 64;
 
-/// A place where a pattern stands.
+/// A place that matches a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Match {
     /// The offset of its first byte in the memory.
@@ -56,15 +55,15 @@ pub struct Match {
 
 /// What one thread needs to search. All zeros are a valid value.
 ///
-/// It is too large for a kernel stack. As it is nothing but integers it can be made in zeroed memory.
+/// It is too large for a kernel stack. It consists of integers, so it can be made in zeroed memory.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Scratch {
-    /// What has passed the filter, by either choice of windows.
+    /// What has passed the filter, for each choice of fingerprints.
     lists: [List; 2],
 }
 
-/// What has passed the filter in one step.
+/// What has passed the filter in one portion.
 #[derive(Debug)]
 #[repr(C)]
 struct List {
@@ -80,13 +79,13 @@ struct List {
 struct Run {
     /// The offset in the memory of the first place.
     at: usize,
-    /// Which words tell of it: the first one, and their number.
+    /// Its words: the index of the first one, and their number.
     first: usize,
     len: usize,
 }
 
 impl Scratch {
-    /// One that is ready to be used, where stacks are large.
+    /// Creates one, where stacks are large.
     #[must_use]
     #[allow(clippy::large_stack_arrays, reason = "not for the kernel")]
     pub const fn new() -> Self {
@@ -117,57 +116,46 @@ impl List {
     }
 }
 
-/// A set of patterns, ready to be searched for. Any number of threads may share it.
+/// Scans memory for a set of patterns. Any number of threads may share it.
 #[derive(Clone, Copy, Debug)]
-pub struct Searcher<'a> {
+pub struct Scanner<'a> {
     patterns: &'a [Pattern],
     tables: &'a Tables,
-    level: Level,
+    engine: Engine,
 }
 
-impl<'a> Searcher<'a> {
-    /// Prepares `tables` for a search for `patterns`, of which those beyond
-    /// [`MAX_PATTERNS`](super::MAX_PATTERNS) are left out.
-    ///
-    /// # Safety
-    ///
-    /// The CPU has `level`.
+impl<'a> Scanner<'a> {
+    /// Prepares `tables` for `patterns`. Those beyond [`MAX_PATTERNS`] are left out.
     #[must_use]
-    pub unsafe fn new(tables: &'a mut Tables, patterns: &'a [Pattern], level: Level) -> Self {
-        tables.prepare(patterns, level);
+    pub fn new(tables: &'a mut Tables, patterns: &'a [Pattern], engine: Engine) -> Self {
+        tables.prepare(patterns, engine);
         Self {
             patterns,
             tables,
-            level,
+            engine,
         }
     }
 
-    /// As [`Self::new`] gave it for the same `tables`, `patterns` and `level`.
-    ///
-    /// # Safety
-    ///
-    /// The CPU has `level`.
+    /// Returns the scanner that [`Self::new`] returned for the same `tables`, `patterns` and
+    /// `engine`.
     #[must_use]
-    pub const unsafe fn of_prepared(
-        tables: &'a Tables,
-        patterns: &'a [Pattern],
-        level: Level,
-    ) -> Self {
+    pub const fn of_prepared(tables: &'a Tables, patterns: &'a [Pattern], engine: Engine) -> Self {
         Self {
             patterns,
             tables,
-            level,
+            engine,
         }
     }
 
-    /// The length of the longest pattern, 0 if there is none.
+    /// Returns the length of the longest pattern, 0 if there is none.
     #[must_use]
     pub const fn longest(&self) -> usize {
         self.tables.longest
     }
 
-    /// Calls `found` for every match that begins in `begin`, offsets in `memory`, and ends in
-    /// `memory`. Overlapping matches are all found, each once. They may be out of order, by less than 128 KiB.
+    /// Calls `found` for every match that begins in `begin`, a range of offsets, and ends in
+    /// `memory`. Overlapping matches are all found, each once. They may be out of order, by less
+    /// than 128 KiB.
     pub fn search<M: Memory + ?Sized, H: Host>(
         &self,
         memory: &M,
@@ -182,26 +170,26 @@ impl<'a> Searcher<'a> {
         let end = begin.end.min(memory.len());
         let mut first = begin.start;
         while first < end {
-            let step = Step {
-                searcher: self,
+            let portion = Portion {
+                scanner: self,
                 memory,
-                begin: first..end.min(first.saturating_add(STEP)),
+                begin: first..end.min(first.saturating_add(PORTION)),
             };
-            first = step.search(scratch, host, &mut found);
+            first = portion.search(scratch, host, &mut found);
             host.breathe();
         }
     }
 }
 
-/// What is searched at once: all matches that begin in a part of the memory.
-struct Step<'a, M: ?Sized> {
-    searcher: &'a Searcher<'a>,
+/// What is scanned at once: all matches that begin in a part of the memory.
+struct Portion<'a, M: ?Sized> {
+    scanner: &'a Scanner<'a>,
     memory: &'a M,
     begin: Range<usize>,
 }
 
-impl<M: Memory + ?Sized> Step<'_, M> {
-    /// Searches; says where the next step begins.
+impl<M: Memory + ?Sized> Portion<'_, M> {
+    /// Scans the portion. Returns where the next one begins.
     fn search<H: Host>(
         &self,
         scratch: &mut Scratch,
@@ -213,7 +201,7 @@ impl<M: Memory + ?Sized> Step<'_, M> {
             has_others,
             filter_first,
             ..
-        } = self.searcher.tables;
+        } = self.scanner.tables;
         if *filter_first {
             return self.search_with_filter(scratch, host, found);
         }
@@ -234,8 +222,8 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         }
     }
 
-    /// What is `distance` bytes after the beginning of `piece`, which is that from `at` on; `piece` where memory ends
-    /// before that.
+    /// Returns what is `distance` bytes after the beginning of `piece`, the piece from `at` on.
+    /// Where memory ends before that, returns `piece`.
     fn ahead<'b>(&'b self, at: usize, distance: usize, piece: Piece<'b>) -> Piece<'b> {
         let ahead = at.saturating_add(distance);
         if ahead < self.memory.len() {
@@ -245,18 +233,18 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         }
     }
 
-    /// Looks at `offset` for those patterns that `is_wanted` says: there are so many so small pieces that not
-    /// even the windows of the first matches have been looked at.
+    /// Looks at `offset` for the patterns that `includes` allows: there are so many small pieces
+    /// that not even the fingerprints of the first matches were filtered.
     #[cold]
     fn look_at(
         &self,
         offset: usize,
-        is_wanted: impl Fn(usize) -> bool,
+        includes: impl Fn(usize) -> bool,
         found: &mut impl FnMut(Match),
     ) {
-        let all = 0..self.searcher.patterns.len().min(MAX_PATTERNS);
-        for index in all.filter(|index| is_wanted(*index)) {
-            if self.stands(index, offset) {
+        let all = 0..self.scanner.patterns.len().min(MAX_PATTERNS);
+        for index in all.filter(|index| includes(*index)) {
+            if self.matches_at(index, offset) {
                 found(Match {
                     offset,
                     pattern: index,
@@ -265,27 +253,28 @@ impl<M: Memory + ?Sized> Step<'_, M> {
         }
     }
 
-    /// Whether a pattern stands at `offset`: decided on a copy, since the memory may change.
+    /// Returns whether a pattern matches at `offset`: decided on a copy, since the memory may
+    /// change.
     #[inline(never)]
-    fn stands(&self, index: usize, offset: usize) -> bool {
-        let Some(pattern) = self.searcher.patterns.get(index) else {
+    fn matches_at(&self, index: usize, offset: usize) -> bool {
+        let Some(pattern) = self.scanner.patterns.get(index) else {
             return false;
         };
         let mut copy = [0; MAX_LEN];
         let Some(copy) = copy.get_mut(..pattern.len()) else {
             return false;
         };
-        let is_there = offset
+        let fits = offset
             .checked_add(copy.len())
             .is_some_and(|end| end <= self.memory.len());
-        if is_there {
+        if fits {
             self.memory.copy(offset, copy);
         }
-        is_there && pattern.matches(copy)
+        fits && pattern.matches(copy)
     }
 }
 
-/// The number of the lowest bit of `word` that is set.
+/// Returns the number of the lowest bit of `word` that is set.
 fn lowest(word: u64) -> Option<usize> {
     if word == 0 {
         return None;

@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The part of a pattern that the filter looks for.
+//! Fingerprints: the few neighbouring bytes of a pattern that the filter looks for.
 //!
-//! The filter sees a few neighbouring bytes of each pattern. Which ones decides how often it
-//! stops in vain: guests are full of zeros, of text, and of a few instructions. So the rarest
-//! neighbours are taken, judged by how often each byte value is met in the memory of guests. The
-//! figures need not be exact: a bad choice costs time, never a match.
+//! The choice decides how often the filter stops in vain: guests are full of zeros, of text, and of
+//! a few instructions. So the rarest neighbours are chosen, judged by how frequent each byte value
+//! is in the memory of guests. The figures need not be exact: a bad choice costs time, never a
+//! match.
 //!
-//! Memory can be such that they are met all the time: by chance, or because a guest wants it. For that
-//! there is a second choice, in another part of the pattern.
+//! Memory can be full of a fingerprint, by chance or because a guest wants it. For that there is a
+//! second choice, in another part of the pattern.
 
 use super::pattern::Pattern;
 
-/// The most neighbouring bytes that the filter sees.
-pub(super) const MOST: usize = 4;
+/// The most bytes of a fingerprint.
+pub(super) const MAX_WIDTH: usize = 4;
 
-/// The number of bytes that [`frequency`] speaks of. All its values together are less.
+/// The number of bytes that [`frequency`] counts in. The sum of all its values is less.
 pub(super) const TOTAL: u64 = 4096;
 
-/// How many of [`TOTAL`] bytes that follow a byte of the same value, or come next but one to it, have
-/// that value, too: memory is full of runs and tables.
+/// How many of [`TOTAL`] bytes have the value of the byte before, or of the one before that: memory
+/// is full of runs and tables.
 const REPEATED: u64 = 1024;
 
-/// Roughly how many of `TOTAL` bytes of memory have the value `byte`.
+/// Returns roughly how many of [`TOTAL`] bytes of memory have the value `byte`.
 pub(super) const fn frequency(byte: u8) -> u64 {
     match byte {
         0x00 => 2048,
@@ -34,7 +34,7 @@ pub(super) const fn frequency(byte: u8) -> u64 {
     }
 }
 
-/// Roughly how many of `TOTAL` bytes of memory are `value` under `mask`.
+/// Returns roughly how many of [`TOTAL`] bytes of memory are `value` under `mask`.
 fn share((value, mask): (u8, u8)) -> u64 {
     match mask {
         0 => TOTAL,
@@ -45,13 +45,14 @@ fn share((value, mask): (u8, u8)) -> u64 {
     }
 }
 
-/// The number of places that [`rarity`] speaks of: [`TOTAL`] to the power of `size`, up to [`MOST`].
+/// Returns the number of places that [`rarity`] counts in: [`TOTAL`] to the power of `size`, up to
+/// [`MAX_WIDTH`].
 pub(super) fn places(size: usize) -> u64 {
     (0..size).fold(1, |places: u64, _| places.saturating_mul(TOTAL))
 }
 
-/// Roughly at how many of [`places`] in memory stands what `pattern` asks for in the `size` bytes from
-/// `at` on.
+/// Returns roughly at how many of [`places`] in memory the `size` bytes of `pattern` from `at` on
+/// match.
 pub(super) fn rarity(pattern: &Pattern, at: usize, size: usize) -> u64 {
     let byte = |index: usize| pattern.byte(index).unwrap_or((0, 0));
     (at..at.saturating_add(size)).fold(1, |product: u64, index| {
@@ -70,8 +71,9 @@ pub(super) fn rarity(pattern: &Pattern, at: usize, size: usize) -> u64 {
     })
 }
 
-/// Where the best `size` neighbouring bytes of `pattern` begin, among the places for which `may_be`
-/// says so: rare ones that few patterns have. If the pattern is shorter, or none may be: 0.
+/// Returns where the best `size` neighbouring bytes of `pattern` begin, among the positions that
+/// `may_be` allows: rare ones that few patterns have. If the pattern is shorter, or none is
+/// allowed: 0.
 fn best(
     pattern: &Pattern,
     size: usize,
@@ -90,11 +92,12 @@ fn best(
     best.map_or(0, |(_, at)| at)
 }
 
-/// Where the `size` bytes begin that the filter looks for first, and where those begin that it looks for
-/// if it meets those too often. `others` says how many patterns have what this one has at a place.
+/// Returns where the fingerprint of `size` bytes begins, and where the second choice does, for
+/// memory that is full of the first. `others` returns how many patterns have the bytes of this one
+/// at a position.
 ///
-/// One of the two has the pattern's last byte, so that memory which is full of its beginning does
-/// not have both.
+/// One of the two has the pattern's last byte, so that memory full of its beginning does not have
+/// both.
 pub(super) fn choose(
     pattern: &Pattern,
     size: usize,
