@@ -55,27 +55,27 @@ mod layout {
     ));
 }
 
-/// The elements of `pattern=`, as bytes.
+/// Returns the elements of `pattern=`, as bytes.
 pub(crate) fn pattern_parameter() -> impl Iterator<Item = &'static [u8]> {
     // SAFETY: Set before the module's init runs, and not changed after.
     let (strings, count) = unsafe { (&raw const kvm_inspect_patterns, kvm_inspect_nr_patterns) };
     elements(strings, count)
 }
 
-/// The elements of `range=`, as bytes.
+/// Returns the elements of `range=`, as bytes.
 pub(crate) fn range_parameter() -> impl Iterator<Item = &'static [u8]> {
     // SAFETY: Set before the module's init runs, and not changed after.
     let (strings, count) = unsafe { (&raw const kvm_inspect_ranges, kvm_inspect_nr_ranges) };
     elements(strings, count)
 }
 
-/// The value of `access=`, empty if not given.
+/// Returns the value of `access=`, empty if not given.
 pub(crate) fn access_parameter() -> &'static [u8] {
     // SAFETY: Set before the module's init runs, and not changed after; never null.
     unsafe { CStr::from_char_ptr(kvm_inspect_access) }.to_bytes()
 }
 
-/// The value of `engine=`, empty if not given.
+/// Returns the value of `engine=`, empty if not given.
 pub(crate) fn engine_parameter() -> &'static [u8] {
     // SAFETY: Set before the module's init runs, and not changed after; never null.
     unsafe { CStr::from_char_ptr(kvm_inspect_engine) }.to_bytes()

@@ -57,13 +57,13 @@ impl Range {
         }
     }
 
-    /// Whether `address` is in the range.
+    /// Returns whether `address` is in the range.
     #[must_use]
     pub const fn contains(&self, address: u64) -> bool {
         self.first <= address && address <= self.last
     }
 
-    /// What the range has in common with the addresses from `first` to `last`.
+    /// Returns what the range has in common with the addresses from `first` to `last`.
     #[must_use]
     pub fn intersect(&self, first: u64, last: u64) -> Option<Self> {
         let first = first.max(self.first);
@@ -71,7 +71,7 @@ impl Range {
         (first <= last).then_some(Self { first, last })
     }
 
-    /// The number of addresses, or the greatest `u64` for the whole 64-bit space.
+    /// Returns the number of addresses, or the greatest `u64` for the whole 64-bit space.
     #[must_use]
     pub const fn size(&self) -> u64 {
         if self.last < self.first {
@@ -80,7 +80,7 @@ impl Range {
         self.last.wrapping_sub(self.first).saturating_add(1)
     }
 
-    /// Whether `other` begins after this range, with at least one address between the two.
+    /// Returns whether `other` begins after this range, with at least one address between the two.
     fn is_apart_from(&self, other: &Self) -> bool {
         self.last
             .checked_add(1)
@@ -126,7 +126,8 @@ fn sort(ranges: &mut [Range]) {
     }
 }
 
-/// The parts of `merged`, which came out of [`merge`], between `first` and `last`, ascending.
+/// Returns the parts of `merged`, which came out of [`merge`], between `first` and `last`,
+/// ascending.
 pub fn clip(merged: &[Range], first: u64, last: u64) -> impl Iterator<Item = Range> + '_ {
     let before = merged.partition_point(|range| range.last < first);
     merged
@@ -136,7 +137,8 @@ pub fn clip(merged: &[Range], first: u64, last: u64) -> impl Iterator<Item = Ran
         .map_while(move |range| range.intersect(first, last))
 }
 
-/// Whether all addresses from `first` to `last` are in `merged`, which came out of [`merge`].
+/// Returns whether all addresses from `first` to `last` are in `merged`, which came out of
+/// [`merge`].
 #[must_use]
 pub fn covers(merged: &[Range], first: u64, last: u64) -> bool {
     clip(merged, first, last).next() == Some(Range { first, last })

@@ -19,7 +19,7 @@ const CASE: u8 = 0x20;
 /// The mask of a letter of either case.
 pub(super) const EITHER_CASE: u8 = EXACT & !CASE;
 
-/// The mask with which `byte` stands for both cases, if it is an ASCII letter.
+/// Returns the mask with which `byte` stands for both cases, if it is an ASCII letter.
 const fn either_case(byte: u8) -> u8 {
     if byte.is_ascii_alphabetic() {
         EITHER_CASE
@@ -88,26 +88,26 @@ impl Pattern {
         Ok(pattern)
     }
 
-    /// The number of bytes in the pattern, never 0.
+    /// Returns the number of bytes in the pattern, never 0.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "there is no empty pattern")]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// The bytes to be found, with 0 for each bit that is open.
+    /// Returns the bytes to be found, with 0 for each bit that is open.
     #[must_use]
     pub fn value(&self) -> &[u8] {
         self.value.get(..self.len).unwrap_or_default()
     }
 
-    /// The bits that count, for each byte of the pattern.
+    /// Returns the bits that count, for each byte of the pattern.
     #[must_use]
     pub fn mask(&self) -> &[u8] {
         self.mask.get(..self.len).unwrap_or_default()
     }
 
-    /// Whether `bytes`, as many as the pattern has, are what it asks for.
+    /// Returns whether `bytes`, as many as the pattern has, are what it asks for.
     #[must_use]
     pub fn matches(&self, bytes: &[u8]) -> bool {
         bytes.len() == self.len
@@ -117,13 +117,13 @@ impl Pattern {
                 .all(|((value, mask), byte)| byte & mask == value)
     }
 
-    /// The value and the mask of a byte.
+    /// Returns the value and the mask of a byte.
     pub(super) fn byte(&self, index: usize) -> Option<(u8, u8)> {
         let value = self.value().get(index)?;
         Some((*value, *self.mask().get(index)?))
     }
 
-    /// The value and the mask of each byte.
+    /// Returns the value and the mask of each byte.
     fn bytes(&self) -> impl Iterator<Item = (u8, u8)> + '_ {
         self.value()
             .iter()
@@ -207,7 +207,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// The place of the byte that was read last; the first one of the list element is 1.
+    /// Returns the place of the byte that was read last; the first one of the list element is 1.
     const fn position(&self) -> usize {
         self.total.saturating_sub(self.rest.len())
     }
@@ -231,7 +231,7 @@ impl<'a> Body<'a> {
         Ok(Some(char))
     }
 
-    /// What stands for itself after a backslash that was just read.
+    /// Returns what stands for itself after a backslash that was just read.
     fn escape(&mut self) -> Result<u8, PatternError> {
         let error = PatternError::BadEscape {
             at: self.position(),
@@ -248,7 +248,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// The value and the mask of the nibble written as `digit`, which was just read.
+    /// Returns the value and the mask of the nibble written as `digit`, which was just read.
     fn nibble(&self, digit: u8) -> Result<(u8, u8), PatternError> {
         if digit == b'?' {
             return Ok((0, 0));
@@ -261,7 +261,7 @@ impl<'a> Body<'a> {
     }
 }
 
-/// The value of a hex digit of either case.
+/// Returns the value of a hex digit of either case.
 const fn hex_digit(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit.wrapping_sub(b'0')),

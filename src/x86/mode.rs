@@ -37,7 +37,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// The mode that these registers give; `cs_long` is the L bit of the code segment.
+    /// Returns the mode that these registers give; `cs_long` is the L bit of the code segment.
     #[must_use]
     pub const fn new(cr0: u64, efer: u64, rflags: u64, cs_long: bool) -> Self {
         if cr0 & CR0_PE == 0 {
@@ -86,7 +86,7 @@ pub enum Paging {
 }
 
 impl Paging {
-    /// The paging that these registers give.
+    /// Returns the paging that these registers give.
     #[must_use]
     pub const fn new(cr0: u64, cr4: u64, efer: u64) -> Self {
         if cr0 & CR0_PG == 0 {

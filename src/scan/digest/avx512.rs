@@ -10,7 +10,7 @@ use super::{
 };
 use crate::scan::memory::Piece;
 
-/// The two sums of the first page in `piece`.
+/// Returns the two sums of the first page in `piece`.
 ///
 /// # Safety
 ///

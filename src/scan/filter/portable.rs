@@ -38,7 +38,7 @@ pub(super) fn blocks(choice: &Choice, size: usize, piece: Piece<'_>, words: &mut
     count
 }
 
-/// The places in `bytes`, which has what is needed to look at 64 of them.
+/// Returns the places in `bytes`, which has what is needed to look at 64 of them.
 fn places(choice: &Choice, size: usize, end: u32, bytes: &[u8; PLACES + WORD]) -> u64 {
     let (first, rest) = bytes
         .split_at_checked(size.saturating_sub(1))
@@ -56,7 +56,7 @@ fn places(choice: &Choice, size: usize, end: u32, bytes: &[u8; PLACES + WORD]) -
     places.1.reverse_bits()
 }
 
-/// The word of which some bytes are beyond the end of the piece.
+/// Returns the word of which some bytes are beyond the end of the piece.
 #[cold]
 fn rest(piece: Piece<'_>, at: usize) -> u64 {
     let mut bytes = [0; WORD];
