@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How long a search takes: of which memory, how, and by whom.
+//! The time of a search, by the kind of memory, the way, and who searches.
 
 use std::{
     hint::black_box,
