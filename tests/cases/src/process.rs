@@ -29,6 +29,12 @@ pub(crate) fn resident_kib(pid: i32) -> u64 {
     field_kib(&text.expect("the process is there"), "Rss:").expect("there is an Rss line")
 }
 
+/// Returns the memory of this process's page tables, in KiB.
+pub(crate) fn page_tables_kib() -> u64 {
+    let text = fs::read_to_string("/proc/self/status");
+    field_kib(&text.expect("there is this process"), "VmPTE:").expect("there is a VmPTE line")
+}
+
 /// Returns the transparent huge pages of the mapping at `address`, in KiB.
 pub(crate) fn huge_kib(address: u64) -> u64 {
     let smaps = fs::read_to_string("/proc/self/smaps").expect("smaps can be read");

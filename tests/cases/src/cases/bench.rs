@@ -5,6 +5,7 @@
 
 mod idle;
 mod module;
+mod reach;
 
 use self::{idle::idle, module::module};
 use super::Case;

@@ -14,6 +14,7 @@ use std::{
 
 use kvm_inspect_tool::report::Report;
 
+use super::reach::reach;
 use crate::{
     cases::{secret, times},
     inspect::{hex, Inspection},
@@ -21,14 +22,14 @@ use crate::{
     vmm::{Backing, Mapping, Mode, Vm, Work},
 };
 
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const GIB: u64 = 1 << 30;
 
 /// The length of a page.
-const PAGE_LEN: usize = 4096;
+pub(super) const PAGE_LEN: usize = 4096;
 
 /// The guest-physical address of the searched memory.
-const GPA: u64 = 4 * GIB;
+pub(super) const GPA: u64 = 4 * GIB;
 
 /// Its usual size. A busy machine still has idle moments as long as a search of that takes.
 const SIZE: u64 = 64 * MIB;
@@ -36,21 +37,21 @@ const SIZE: u64 = 64 * MIB;
 /// How often each row is measured in a short run.
 const ROUNDS: u32 = 21;
 
+/// The least ratio for ways that must not be faster: machines are noisy.
+pub(super) const LEAST: f64 = 0.98;
+
 /// A row of a table: its name, and the inspection.
 type Row = (String, Inspection);
 
 /// Measures, prints the tables, and the verdict.
 pub(super) fn module() {
-    let results = [access(), threads(), kinds(), sparse()];
+    let results = [reach(), access(), threads(), kinds(), sparse()];
     let passed = results.iter().all(|passed| *passed);
     println!("bench-module: {}", if passed { "PASS" } else { "FAIL" });
 }
 
 /// Compares the ways to reach a page. The default must be the fastest. Returns whether it is.
 fn access() -> bool {
-    /// No other way may be faster, but for errors of measurement.
-    const LEAST: f64 = 0.98;
-
     let mut vm = running();
     fill(&vm.add_memory(GPA, SIZE, Backing::Anonymous));
     let rows = ["linear", "vmap", "copy"].map(|access| {
@@ -221,7 +222,7 @@ fn sparse() -> bool {
 }
 
 /// Returns a VM with two vCPUs, which do nothing.
-fn running() -> Vm {
+pub(super) fn running() -> Vm {
     let mut vm = Vm::bootable();
     for _ in 0..2 {
         vm.add_vcpu(Mode::Long, Work::Halt);
@@ -231,7 +232,7 @@ fn running() -> Vm {
 }
 
 /// Returns the bytes of a page, which are random but the same each time: such pages can be merged.
-fn page() -> Vec<u8> {
+pub(super) fn page() -> Vec<u8> {
     secret(300, PAGE_LEN)
 }
 
@@ -253,15 +254,15 @@ fn inspection() -> Inspection {
 /// The time of a row relative to the first one, in many rounds. A round is so short that the
 /// machine is equally fast for both. The shortest times would be of moments far apart.
 #[derive(Clone, Copy)]
-struct Ratio {
+pub(super) struct Ratio {
     /// The median of the rounds.
-    middle: f64,
+    pub(super) middle: f64,
     /// Half of the rounds are between these.
     half: (f64, f64),
 }
 
 impl Ratio {
-    fn new(times: &[f64], first: &[f64]) -> Self {
+    pub(super) fn new(times: &[f64], first: &[f64]) -> Self {
         let mut ratios: Vec<f64> = times.iter().zip(first).map(|(a, b)| a / b).collect();
         ratios.sort_by(f64::total_cmp);
         let at = |part: usize| ratios[(ratios.len() - 1) * part / 4];
@@ -274,7 +275,7 @@ impl Ratio {
 
 /// Measures `count` things in turns, each turn beginning with another one. Returns the times of
 /// each.
-fn in_turns(count: usize, measure: impl Fn(usize) -> u64) -> Vec<Vec<f64>> {
+pub(super) fn in_turns(count: usize, measure: impl Fn(usize) -> u64) -> Vec<Vec<f64>> {
     let mut times_of = vec![Vec::new(); count];
     for round in 0..times(ROUNDS) as usize {
         for turn in 0..count {
@@ -295,7 +296,7 @@ fn compare(rows: &[Row], time: impl Fn(&Report) -> u64) -> Vec<Ratio> {
 }
 
 /// Prints a row.
-fn show(name: &str, ratio: Ratio, passed: bool, goal: &str) -> bool {
+pub(super) fn show(name: &str, ratio: Ratio, passed: bool, goal: &str) -> bool {
     let Ratio {
         middle,
         half: (low, high),
@@ -308,7 +309,7 @@ fn show(name: &str, ratio: Ratio, passed: bool, goal: &str) -> bool {
     passed
 }
 
-fn verdict(passed: bool) -> &'static str {
+pub(super) fn verdict(passed: bool) -> &'static str {
     if passed {
         ""
     } else {
