@@ -93,6 +93,10 @@ bench:
 check: metadata
 	@scripts/check $(kdir)
 
+.PHONY: rust-analyzer
+rust-analyzer: module
+	@scripts/rust-analyzer $(kdir) $(build)/module
+
 .PHONY: format
 format:
 	@scripts/check --format
