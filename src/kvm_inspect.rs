@@ -73,7 +73,7 @@ module! {
         },
         threads: i64 {
             default: 0,
-            description: "Most threads that search, with the inspecting one (default: number of CPUs)",
+            description: "Most threads that search, the inspecting one too (default: the CPUs)",
         },
         max_hits: i64 {
             default: 64,

@@ -255,7 +255,7 @@ void kvm_inspect_rcu_tasks_begin(struct rcu_synchronize *wait)
 {
 	init_rcu_head(&wait->head);
 	init_completion(&wait->completion);
-	/* With this function it begins at once, as in synchronize_rcu_tasks() (call_rcu_tasks_generic). */
+	/* With this callback it begins at once, as in synchronize_rcu_tasks(). */
 	call_rcu_tasks(&wait->head, wakeme_after_rcu);
 }
 

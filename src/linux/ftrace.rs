@@ -49,7 +49,8 @@ impl IpModify {
                 // SAFETY: `slot` is valid for writes, and pinned from here on.
                 unsafe { slot.write(ops) };
                 // SAFETY: `slot` is initialized.
-                let result = to_result(unsafe { bindings::ftrace_set_filter_ip(slot, address, 0, 0) })
+                let filter = unsafe { bindings::ftrace_set_filter_ip(slot, address, 0, 0) };
+                let result = to_result(filter)
                     // SAFETY: `slot` stays in place until `drop` unregisters it.
                     .and_then(|()| to_result(unsafe { bindings::register_ftrace_function(slot) }));
                 if result.is_err() {

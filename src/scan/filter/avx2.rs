@@ -112,7 +112,10 @@ macro_rules! load_halves {
 /// The loop over all blocks. `$load` loads the tables, `$look` finds the places of both halves of a
 /// block, and `$last` makes the word of all of what it has found.
 macro_rules! filter {
-    ($tables:expr, $load:expr, $piece:expr, $ahead:expr, $words:expr, $look:expr, $last:literal) => {{
+    (
+        $tables:expr, $load:expr, $piece:expr, $ahead:expr, $words:expr, $look:expr,
+        $last:literal
+    ) => {{
         let count: usize;
         // SAFETY: By the caller's contract the CPU has the instructions, there are the bytes that
         // are read; `words` is written from its beginning to its end; there are the tables that are

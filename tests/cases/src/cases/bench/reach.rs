@@ -124,7 +124,8 @@ impl Reach {
         Self
     }
 
-    /// Reads memory in each way, in turns. Of those that work with any page the first must be the fastest.
+    /// Reads memory in each way, in turns. Of those that work with any page the first must be the
+    /// fastest.
     fn compare(&self, kind: &str, ways: &[&str], gpa: u64, memory: &Mapping, holds: &Read) -> bool {
         let times = in_turns(ways.len(), |way| {
             let result = self.read(ways[way], gpa, memory);
