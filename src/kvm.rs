@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A safe view of KVM, of what an inspection needs.
+//! A safe view of KVM, as far as an inspection needs it.
 //!
 //! KVM exports almost nothing to modules outside it. This reads its structures, whose layouts are
 //! checked at build time, and calls only what it exports (`kvm_get_kvm_safe`, `kvm_put_kvm`) or
-//! what it registered as an entry of its own (`file_operations`).
+//! registered as an entry of its own (`file_operations`).
 //!
 //! C header: [`include/linux/kvm_host.h`](srctree/include/linux/kvm_host.h)
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The memslots: what guest-physical addresses mean in the VMM's address space.
+//! The memslots: where guest-physical pages lie in the VMM's address space.
 
 use core::marker::PhantomData;
 
@@ -31,32 +31,32 @@ pub(crate) struct Memslot {
 }
 
 impl Memslot {
-    /// The guest-physical address of the last byte.
+    /// Returns the guest-physical address of the last byte.
     pub(crate) fn last_gpa(&self) -> u64 {
         self.gpa.wrapping_add(self.last_offset())
     }
 
-    /// Whether some of it may lie in guest_memfd, where the VMM does not see it.
+    /// Returns whether some of it may lie in guest_memfd, where the VMM does not see it.
     pub(crate) fn may_be_private(&self) -> bool {
         self.flags & bindings::KVM_MEM_GUEST_MEMFD != 0
     }
 
-    /// The host-virtual address of the byte at `gpa`, which is in the slot.
+    /// Returns the host-virtual address of the byte at `gpa`, which is in the slot.
     pub(crate) fn hva_of(&self, gpa: u64) -> u64 {
         self.hva.wrapping_add(gpa.wrapping_sub(self.gpa))
     }
 
-    /// The guest-physical address of page number `page` of the slot.
+    /// Returns the guest-physical address of page number `page` of the slot.
     pub(crate) fn gpa_at(&self, page: u64) -> u64 {
         self.gpa.wrapping_add(page << PAGE_SHIFT)
     }
 
-    /// The host-virtual address of page number `page` of the slot.
+    /// Returns the host-virtual address of page number `page` of the slot.
     pub(crate) fn hva_at(&self, page: u64) -> u64 {
         self.hva.wrapping_add(page << PAGE_SHIFT)
     }
 
-    /// The host-virtual address of the last byte.
+    /// Returns the host-virtual address of the last byte.
     pub(crate) fn last_hva(&self) -> u64 {
         self.hva.wrapping_add(self.last_offset())
     }
@@ -73,7 +73,7 @@ pub(crate) const FLAG_NAMES: [(u32, &str); 3] = [
     (bindings::KVM_MEM_GUEST_MEMFD, "guest_memfd"),
 ];
 
-/// All memslots of a VM as they stood at one moment, in ascending order of address space and
+/// All memslots of a VM as they were at one moment, in ascending order of address space and
 /// guest-physical address.
 pub(crate) struct Memslots {
     slots: KVVec<Memslot>,
@@ -97,7 +97,7 @@ impl Memslots {
         Ok(this)
     }
 
-    /// Reads them again; allocates only if there are more now.
+    /// Reads them again. Allocates only if there are more now.
     ///
     /// # Errors
     ///
@@ -110,7 +110,7 @@ impl Memslots {
                 *generation = set.generation();
             }
             set.for_each(|slot| {
-                // A slot that is being moved or deleted is marked, and on its way out.
+                // A slot that is being moved or deleted is marked invalid.
                 if slot.flags & bindings::KVM_MEMSLOT_INVALID == 0 {
                     slots.push(
                         Memslot {
@@ -125,7 +125,7 @@ impl Memslots {
         })
     }
 
-    /// Whether the VMM has changed the memslots since they were read.
+    /// Returns whether the VMM has changed the memslots since they were read.
     pub(crate) fn have_changed(&self, vm: &Vm) -> bool {
         let mut changed = false;
         // Cannot fail: the closure does not.
@@ -136,7 +136,7 @@ impl Memslots {
         changed
     }
 
-    /// The slots.
+    /// Returns the slots.
     pub(crate) fn as_slice(&self) -> &[Memslot] {
         &self.slots
     }
@@ -155,7 +155,7 @@ fn index(address_space: c_int) -> usize {
 struct SlotSet<'a>(*const bindings::kvm_memslots, PhantomData<&'a ()>);
 
 impl SlotSet<'_> {
-    /// Changes when the slots do, and once more when the update is over.
+    /// Returns a number that changes when the slots do, and once more when the update is over.
     fn generation(&self) -> u64 {
         // SAFETY: By the type invariant.
         unsafe { (&raw const (*self.0).generation).read_volatile() }
@@ -183,7 +183,7 @@ impl SlotSet<'_> {
                 }
             };
             visit(slot)?;
-            // SAFETY: As for the first.
+            // SAFETY: As long as the tree is active, its nodes do not change.
             node = unsafe { bindings::rb_next(node) };
         }
         Ok(())
@@ -193,14 +193,14 @@ impl SlotSet<'_> {
 /// Calls `visit` with the slots of each address space, inside one SRCU read-side section.
 fn for_each_address_space(vm: &Vm, mut visit: impl FnMut(c_int, SlotSet<'_>) -> Result) -> Result {
     let vm = vm.as_raw();
-    // SAFETY: `vm` is a valid VM, here and below; the section ends with this function.
+    // SAFETY: `vm` is a valid VM. The section ends with this function.
     let section = unsafe { bindings::srcu_read_lock(&raw mut (*vm).srcu) };
-    // SAFETY: As above.
+    // SAFETY: `vm` is a valid VM.
     let count = unsafe { bindings::kvm_arch_nr_memslot_as_ids(vm) };
     let result = (0..count).try_for_each(|address_space| {
-        // SAFETY: In the section, and `address_space` is one of the VM's.
+        // SAFETY: This is in the section, and `address_space` is one of the VM's.
         let set = unsafe { bindings::__kvm_memslots(vm, address_space) };
-        // INVARIANT: It does not outlive the section, as `visit` cannot keep it.
+        // INVARIANT: `visit` cannot keep it, so it does not outlive the section.
         visit(address_space, SlotSet(set, PhantomData))
     });
     // SAFETY: Entered above, by this task.

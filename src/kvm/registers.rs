@@ -13,9 +13,9 @@ pub(crate) type Register = (&'static str, Option<u64>);
 pub(crate) struct Registers {
     /// `rip`, `rflags` and the general registers.
     pub(crate) general: [Register; 18],
-    /// Control registers and kin.
+    /// Control registers, `efer` and `apic_base`.
     pub(crate) control: [Register; 7],
-    /// Segments and descriptor tables; not known of a vCPU that did not stand at KVM_RUN's entry.
+    /// Segments and descriptor tables; not known of a vCPU that is not parked.
     pub(crate) segments: Option<Segments>,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct Segments {
 }
 
 impl Registers {
-    /// From what KVM itself reported.
+    /// Creates them from what KVM itself has stored.
     pub(super) fn from_kvm(regs: &bindings::kvm_regs, sregs: &bindings::kvm_sregs) -> Self {
         Self {
             general: [
@@ -77,13 +77,14 @@ impl Registers {
         }
     }
 
-    /// From what KVM holds in memory for a vCPU that is held out, so that nobody changes it.
+    /// Creates them from what KVM holds in memory for a vCPU that is locked out, so that nobody
+    /// changes it.
     ///
-    /// On Intel some of it may still be in the VMCS only, which KVM's mask of cached registers
-    /// tells; flags and segments are known to the vendor modules alone.
+    /// On Intel some registers may still be in the VMCS only; KVM's mask of cached registers says
+    /// which. Only the vendor modules know flags and segments.
     pub(crate) fn cached(vcpu: &Vcpu) -> Self {
         let vcpu = vcpu.as_raw();
-        // SAFETY: A valid vCPU. All of these are plain values.
+        // SAFETY: A valid vCPU, whose `arch` consists of plain values.
         let arch = unsafe { &raw const (*vcpu).arch };
         let if_cached = |register: u32, value: usize| {
             // SAFETY: A valid vCPU, and a register of KVM's enumeration.
@@ -94,13 +95,13 @@ impl Registers {
                 None
             }
         };
-        // SAFETY: As above.
+        // SAFETY: A valid vCPU; these are plain values.
         let (regs, rip) = unsafe { ((*arch).regs, (*arch).rip) };
         let general = |register: u32| {
             let value = usize::try_from(register).ok().and_then(|at| regs.get(at));
             value.and_then(|value| if_cached(register, *value))
         };
-        // SAFETY: As above.
+        // SAFETY: A valid vCPU; these are plain values.
         let (cr0, cr2, cr3, cr4, cr8, efer, apic_base) = unsafe {
             (
                 (*arch).cr0,
@@ -146,12 +147,12 @@ impl Registers {
         }
     }
 
-    /// The value of a control register, 0 if it is not known.
+    /// Returns the value of a control register, 0 if it is not known.
     pub(crate) fn control(&self, name: &str) -> u64 {
         value(&self.control, name)
     }
 
-    /// The value of a general register, 0 if it is not known.
+    /// Returns the value of a general register, 0 if it is not known.
     pub(crate) fn general(&self, name: &str) -> u64 {
         value(&self.general, name)
     }

@@ -43,14 +43,14 @@ use crate::{
 /// table. It is drawn at random when the module is loaded, never 0, so that it is no accident.
 static OWN_CALL: Atomic<u64> = Atomic::new(0);
 
-/// Draws the mark of this module's own calls, before the first probe.
+/// Draws the mark of this module's own calls. This comes before the first probe.
 pub(crate) fn draw_mark() {
     // SAFETY: May be called from anywhere.
     let mark = unsafe { bindings::get_random_u32() } | 1;
     OWN_CALL.store(u64::from(mark) << 32, Relaxed);
 }
 
-/// The VM whose vCPU a probed call of `kvm_vcpu_ioctl` is about to run.
+/// Returns the VM whose vCPU a probed call of `kvm_vcpu_ioctl` is about to run.
 ///
 /// [`None`] for all else: other ioctls, calls of this module, calls that KVM will refuse. Does not
 /// sleep.
@@ -75,7 +75,7 @@ pub(crate) unsafe fn vm_about_to_run(arguments: &Arguments<'_>) -> Option<VmId> 
     // SAFETY: By this function's contract the first argument is the open file of a vCPU, which
     // keeps its VM.
     let vm = unsafe { (*(*file).private_data.cast::<bindings::kvm_vcpu>()).kvm };
-    // SAFETY: As above. Only compared.
+    // SAFETY: The vCPU keeps its VM. The pointer is only compared.
     let owner = unsafe { (*vm).mm };
     (owner.cast_const() == task::current_mm()).then(|| VmId::of(vm))
 }
@@ -93,7 +93,7 @@ pub(crate) struct RunCall<'a> {
 }
 
 impl RunCall<'_> {
-    /// The call with this first argument.
+    /// Returns the call with this first argument.
     ///
     /// # Safety
     ///
@@ -108,7 +108,7 @@ impl RunCall<'_> {
         }
     }
 
-    /// The vCPU.
+    /// Returns the vCPU.
     pub(crate) fn vcpu(&self) -> &Vcpu {
         // SAFETY: By the type invariant; the private data of a vCPU's file is the vCPU, and the
         // file keeps it.

@@ -37,32 +37,32 @@ impl Vcpu {
         self.0.get()
     }
 
-    /// What tells this vCPU from others.
+    /// Returns the identity of this vCPU.
     pub(crate) fn id(&self) -> VcpuId {
         VcpuId::of(self.as_raw())
     }
 
-    /// What tells the VM of this vCPU from others.
+    /// Returns the identity of its VM.
     pub(crate) fn vm_id(&self) -> VmId {
         // SAFETY: `self` is a valid vCPU; the field never changes.
         VmId::of(unsafe { (*self.as_raw()).kvm })
     }
 
-    /// The number that the VMM gave the vCPU, its APIC id as a rule.
+    /// Returns the number that the VMM gave the vCPU, usually its APIC id.
     pub(crate) fn number(&self) -> c_int {
         // SAFETY: `self` is a valid vCPU; the field never changes.
         unsafe { (*self.as_raw()).vcpu_id }
     }
 
-    /// The thread that called KVM_RUN last; [`None`] if there was none or it has ended.
+    /// Returns the thread that called KVM_RUN last; [`None`] if there was none or it has ended.
     pub(crate) fn thread(&self) -> Option<ARef<Task>> {
         // SAFETY: `self` is a valid vCPU.
         let task = unsafe { bindings::get_vcpu_task(self.as_raw()) };
-        // SAFETY: Null, or a reference that is ours.
+        // SAFETY: The result is null or a reference that is ours.
         unsafe { task::owned(task) }
     }
 
-    /// Whether an ioctl, KVM_RUN or another, is working on the vCPU.
+    /// Returns whether an ioctl, KVM_RUN or another, is working on the vCPU.
     pub(crate) fn is_busy(&self) -> bool {
         // SAFETY: `self` is a valid vCPU.
         unsafe { bindings::mutex_is_locked(&raw mut (*self.as_raw()).mutex) }

@@ -38,7 +38,7 @@ unsafe impl Sync for Vm {}
 pub(crate) struct Kvm(());
 
 impl Kvm {
-    /// Takes hold of KVM.
+    /// Keeps KVM loaded.
     ///
     /// # Errors
     ///
@@ -46,9 +46,9 @@ impl Kvm {
     ///
     /// # Safety
     ///
-    /// There is no other `Kvm`, and the result lives longer than all that uses a [`Vm`].
+    /// There is no other `Kvm`, and the result outlives each [`Vm`].
     pub(crate) unsafe fn get() -> Result<Self> {
-        // SAFETY: By this function's contract nobody uses what this sets.
+        // SAFETY: By this function's contract nobody else sets or uses these symbols.
         if unsafe { bindings::bind_kvm() } {
             Ok(Self(()))
         } else {
@@ -59,7 +59,7 @@ impl Kvm {
 
 impl Drop for Kvm {
     fn drop(&mut self) {
-        // SAFETY: Bound by `get`; by its contract no `Vm` is left.
+        // SAFETY: `get` has bound them; by its contract no `Vm` is left.
         unsafe { bindings::unbind_kvm() };
     }
 }
@@ -77,7 +77,7 @@ unsafe impl AlwaysRefCounted for Vm {
     }
 }
 
-/// A file of KVM, as found among the open files of a process.
+/// A file of KVM among the open files of a process.
 pub(crate) enum KvmFile {
     /// The file of a VM.
     Vm(ARef<Vm>),
@@ -86,7 +86,7 @@ pub(crate) enum KvmFile {
 }
 
 impl KvmFile {
-    /// Tells whether `file` is one of KVM's, and takes a reference to its VM.
+    /// Takes a reference to the VM of `file`; [`None`] if the file is not KVM's.
     ///
     /// Does not sleep.
     pub(crate) fn of(file: &LocalFile, kinds: &mut Kinds) -> Option<Self> {
@@ -111,7 +111,7 @@ impl KvmFile {
         })
     }
 
-    /// The VM of the file.
+    /// Returns the VM of the file.
     pub(crate) fn into_vm(self) -> ARef<Vm> {
         match self {
             Self::Vm(vm) | Self::Vcpu(vm) => vm,
@@ -119,18 +119,17 @@ impl KvmFile {
     }
 }
 
-/// What a file of KVM stands for.
+/// What a file of KVM is for.
 #[derive(Clone, Copy)]
 enum Kind {
     Vm,
     Vcpu,
 }
 
-/// Tells KVM's files from others by their `unlocked_ioctl`.
+/// Recognizes KVM's files by their `unlocked_ioctl`.
 ///
-/// KVM's operations are not exported, so it is the function's name that tells. To look that up
-/// takes long, and a process may have very many files, but few kinds of them: the last ones are
-/// remembered.
+/// KVM's operations are not exported, so the function's name decides. A lookup takes long, and a
+/// process may have very many files, but few kinds of them: the last ones are remembered.
 #[derive(Default)]
 pub(crate) struct Kinds {
     known: [(usize, Option<Kind>); 8],
@@ -187,37 +186,39 @@ impl Vm {
         self.0.get()
     }
 
-    /// What tells this VM from others.
+    /// Returns the identity of this VM.
     pub(crate) fn id(&self) -> VmId {
         VmId::of(self.as_raw())
     }
 
-    /// The address space of the process that made the VM, where its memory lies.
+    /// Returns the address space of the process that made the VM. The guest's memory lies there.
     pub(crate) fn mm(&self) -> &Mm {
         // SAFETY: Set when the VM is made and never changed; the VM keeps the structure
         // (`mmgrab`, `kvm_create_vm`).
         unsafe { Mm::from_raw((*self.as_raw()).mm) }
     }
 
-    /// The vCPUs, in the order of their creation.
+    /// Returns the vCPUs, in the order of their creation.
     pub(crate) fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
         // SAFETY: `self` is a valid VM.
         let count = unsafe { bindings::online_vcpus(self.as_raw()) };
         (0..count).filter_map(|index| {
-            // SAFETY: As above; null if there is none.
+            // SAFETY: `self` is a valid VM. The result is null if there is no such vCPU.
             let vcpu = unsafe { bindings::kvm_get_vcpu(self.as_raw(), index) };
             // SAFETY: vCPUs live as long as their VM.
             NonNull::new(vcpu).map(|vcpu| unsafe { Vcpu::from_raw(vcpu.as_ptr()) })
         })
     }
 
-    /// Whether the page at `gpa` is private to the guest now: in guest_memfd, if its slot has one.
+    /// Returns whether the page at `gpa` is private to the guest now: in guest_memfd, if its slot
+    /// has one.
     pub(crate) fn is_private(&self, gpa: u64) -> bool {
-        // SAFETY: `self` is a valid VM. Any address may be asked about.
+        // SAFETY: `self` is a valid VM, and any address is allowed.
         unsafe { bindings::kvm_mem_is_private(self.as_raw(), gpa >> PAGE_SHIFT) }
     }
 
-    /// The kind of protection, if the hardware or KVM keeps the host from reading this guest.
+    /// Returns the kind of protection, if the hardware or KVM keeps the host from reading this
+    /// guest.
     pub(crate) fn protection(&self) -> Option<&'static CStr> {
         // SAFETY: Both are set when the VM is made or before its first vCPU runs, and only read
         // here.
@@ -235,7 +236,7 @@ impl Vm {
             bindings::KVM_X86_SEV_ES_VM => Some(c"SEV-ES"),
             bindings::KVM_X86_SNP_VM => Some(c"SEV-SNP"),
             bindings::KVM_X86_TDX_VM => Some(c"TDX"),
-            // Made with KVM_SEV_INIT or KVM_SEV_ES_INIT, the old way, which leaves the type alone.
+            // KVM_SEV_INIT and KVM_SEV_ES_INIT, the old way, leave the type alone.
             _ if sev => Some(c"SEV or SEV-ES"),
             _ if protected => Some(c"hardware"),
             _ => None,

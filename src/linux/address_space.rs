@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The address space that the current task uses: its own, or another process's that a kernel thread
-//! has taken on.
+//! The address space of the current task: its own, or that of a process, which a kernel thread has
+//! taken on.
 //!
-//! Lock order: `mm->mmap_lock`, only tried, inside all others that an inspection holds.
+//! Lock order: `mm->mmap_lock`, only tried, inside all other locks of an inspection.
 //!
 //! C headers: [`include/linux/kthread.h`](srctree/include/linux/kthread.h),
 //! [`include/linux/mm.h`](srctree/include/linux/mm.h)
@@ -37,7 +37,7 @@ use crate::{
     }, //
 };
 
-/// How often the holder of `mmap_lock` is waited for, a millisecond each time: the guest stands.
+/// How often to wait for `mmap_lock`, a millisecond each time: the guest is paused.
 const LOCK_TRIES: u32 = 20;
 
 /// The address space that the current kernel thread has taken on, until this is dropped.
@@ -47,8 +47,8 @@ const LOCK_TRIES: u32 = 20;
 /// The current task is a kernel thread whose `mm` is `mm`.
 pub(crate) struct BorrowedAddressSpace<'a> {
     thread: &'a mut OnKthread,
-    // Released in a work item: if the process has died meanwhile this may be the last reference,
-    // and taking down a large address space here would prolong an inspection.
+    // Released in a work item: if the process has died, this may be the last reference, and to take
+    // down a large address space here would prolong the inspection.
     mm: ARef<MmWithUserAsync>,
 }
 
@@ -58,19 +58,19 @@ impl<'a> BorrowedAddressSpace<'a> {
         // SAFETY: `thread` proves that the current task is a kernel thread; as it is borrowed for
         // as long as the result lives, no other address space has been taken on.
         unsafe { bindings::kthread_use_mm(mm.as_raw()) };
-        // INVARIANT: Just made so.
+        // INVARIANT: `kthread_use_mm` has just made it so.
         Self {
             thread,
             mm: MmWithUser::into_mmput_async(mm),
         }
     }
 
-    /// The kernel thread that has taken it on.
+    /// Returns the kernel thread that has taken it on.
     pub(crate) fn thread(&self) -> &OnKthread {
         self.thread
     }
 
-    /// What the thread can reach by it.
+    /// Returns the memory of the address space.
     pub(crate) fn memory(&self) -> UserMemory<'_> {
         // INVARIANT: By the type invariant, and the thread cannot go back while it is borrowed.
         UserMemory::new(&self.mm)
@@ -91,7 +91,7 @@ impl Drop for BorrowedAddressSpace<'_> {
 /// The `mm` of the current task is `mm`, as long as this lives.
 pub(crate) struct UserMemory<'a> {
     mm: &'a MmWithUser,
-    /// How often `mmap_lock` may still be waited for.
+    /// How often to wait for `mmap_lock` yet.
     lock_tries: Cell<u32>,
     _not_send: NotThreadSafe,
 }
@@ -109,16 +109,16 @@ impl<'a> UserMemory<'a> {
     pub(crate) fn of_current(mm: &Mm, work: impl FnOnce(&UserMemory<'_>)) {
         let task = kernel::current!();
         if let Some(own) = task.mm().filter(|own| own.as_raw() == mm.as_raw()) {
-            // INVARIANT: It is the current task's, which does not change it meanwhile.
+            // INVARIANT: It is that of the current task, which does not change it meanwhile.
             work(&UserMemory::new(own));
         }
     }
 
-    /// How many of `pages` pages from the address `start` on are known not to be there: the page
-    /// tables have nothing that [`Self::hold_present`] could take. Empty tables of any level are
-    /// passed by at once.
+    /// Returns how many of `pages` pages from the address `start` on are known to be absent: the
+    /// page tables have nothing there that [`Self::hold_present`] could take. Empty tables of any
+    /// level are skipped at once.
     ///
-    /// May be fewer than there are, but not if it is 0: then the first page may well be there.
+    /// More pages may be absent. If it is 0, the first page may be present.
     pub(crate) fn absent(&self, start: usize, pages: usize) -> usize {
         let end = start.saturating_add(pages.saturating_mul(PAGE_SIZE));
         // SAFETY: An address space with users.
@@ -126,34 +126,33 @@ impl<'a> UserMemory<'a> {
         next.saturating_sub(start) / PAGE_SIZE
     }
 
-    /// Takes hold of those of `pages` pages from the address `start` that are there, up to the
-    /// first that is not.
+    /// Holds the present ones of `pages` pages from the address `start` on, up to the first that is
+    /// absent. Appends them to `held` as far as that has capacity, and returns how many.
     ///
     /// Nothing is faulted in: a page counts as absent if it was never touched, is swapped out,
-    /// ballooned away or not accessible, and also if it is the shared zero page. Appends to `held`
-    /// as far as that has capacity, and returns how many.
+    /// ballooned away or not accessible, and also if it is the shared zero page.
     pub(crate) fn hold_present(&self, start: usize, pages: usize, held: &mut HeldPages) -> usize {
         let take = |room, most| {
-            let wanted = pages.min(most);
-            let Ok(count) = c_int::try_from(wanted) else {
+            let most = pages.min(most);
+            let Ok(count) = c_int::try_from(most) else {
                 return 0;
             };
-            // SAFETY: `room` is for at least `wanted` pointers. It works on `current->mm`, which
+            // SAFETY: `room` is for at least `most` pointers. It works on `current->mm`, which
             // by the type invariant is `self.mm`.
             let got = unsafe { bindings::get_user_pages_fast_only(start, count, 0, room) };
             match usize::try_from(got).unwrap_or(0) {
-                // SAFETY: As above.
-                0 => unsafe { self.hold_hinted(start, wanted, room) },
+                // SAFETY: `room` is for at least `most` pointers.
+                0 => unsafe { self.hold_hinted(start, most, room) },
                 got => got,
             }
         };
-        // SAFETY: Both ways to take pages take a reference to each for the caller.
+        // SAFETY: Both ways take a reference to each page for the caller.
         unsafe { held.append(take) }
     }
 
-    /// As [`Self::hold_present`], with pages whose entries NUMA balancing has made inaccessible, so
-    /// that their next use is seen: the fast GUP takes none of those, and cold memory consists of
-    /// them on a host with several nodes. Their entries stay as they are.
+    /// As [`Self::hold_present`], for pages whose entries NUMA balancing has made inaccessible, to
+    /// see their next use. The fast GUP takes none of them, and on a host with several nodes cold
+    /// memory consists of them. Their entries stay as they are.
     ///
     /// # Safety
     ///
@@ -178,12 +177,13 @@ impl<'a> UserMemory<'a> {
             self.lock_tries.set(left);
             fsleep(Delta::from_millis(1));
         };
-        // What lies between areas is not asked for: below a stack that gives a warning.
+        // Not what lies between areas: below a stack that would give a warning.
         let Some(area) = guard.vma_lookup(start) else {
             return 0;
         };
         let pages = pages.min(area.end().saturating_sub(start) / PAGE_SIZE);
-        // SAFETY: By the contract, and `guard` holds `mmap_lock`, which this does not give up.
+        // SAFETY: By this function's contract; `guard` holds `mmap_lock`, which this does not
+        // release.
         let got = unsafe {
             bindings::get_user_pages_remote(
                 self.mm.as_raw(),

@@ -14,7 +14,7 @@ use crate::bindings;
 
 /// The right to redirect one kernel function, held while the value lives.
 ///
-/// Live patches need the same: whoever has it keeps the others out.
+/// Live patches need it, too: who has it keeps the others out.
 ///
 /// # Invariants
 ///
@@ -32,7 +32,7 @@ unsafe impl Send for IpModify {}
 unsafe impl Sync for IpModify {}
 
 impl IpModify {
-    /// Claims the function whose call of ftrace is at `address`.
+    /// Claims the function that calls ftrace at `address`.
     ///
     /// # Errors
     ///
@@ -62,7 +62,7 @@ impl IpModify {
         })
     }
 
-    /// Is called with the function; the redirecting is done by a probe.
+    /// Does nothing: a probe redirects the calls.
     ///
     /// # Safety
     ///
@@ -79,11 +79,11 @@ impl IpModify {
 #[pinned_drop]
 impl PinnedDrop for IpModify {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant. It waits until nobody is in `nothing` any more. It fails
-        // if it is not registered, or if ftrace has met a bug in the kernel and turned itself off
-        // for good, against which none of its users can do anything.
+        // SAFETY: By the type invariant. This waits until nobody is in `nothing` any more. It fails
+        // only if ftrace has met a bug in the kernel and turned itself off for good; no user can do
+        // anything about that.
         unsafe { bindings::unregister_ftrace_function(self.ops.get()) };
-        // SAFETY: It is not in use any more.
+        // SAFETY: The filter is not in use any more.
         unsafe { bindings::ftrace_free_filter(self.ops.get()) };
     }
 }

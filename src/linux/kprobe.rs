@@ -33,17 +33,17 @@ pub(crate) trait Handler {
 pub(crate) struct Arguments<'a>(&'a bindings::pt_regs);
 
 impl Arguments<'_> {
-    /// The first argument, the register `rdi`.
+    /// Returns the first argument, the register `rdi`.
     pub(crate) fn first(&self) -> usize {
         self.0.di
     }
 
-    /// The second argument, the register `rsi`, all 64 bits of it.
+    /// Returns the second argument, the register `rsi`, all 64 bits of it.
     pub(crate) fn second(&self) -> usize {
         self.0.si
     }
 
-    /// The third argument, the register `rdx`.
+    /// Returns the third argument, the register `rdx`.
     pub(crate) fn third(&self) -> usize {
         self.0.dx
     }
@@ -78,7 +78,7 @@ impl<H: Handler> Kprobe<H> {
     ///
     /// # Errors
     ///
-    /// As `register_kprobe` has them.
+    /// As `register_kprobe` returns them.
     pub(crate) fn register(symbol: &'static CStr) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             probe <- Opaque::try_ffi_init(move |slot: *mut bindings::kprobe| {
@@ -97,7 +97,7 @@ impl<H: Handler> Kprobe<H> {
         })
     }
 
-    /// The address of the probe, if ftrace calls it there.
+    /// Returns the address of the probe, if ftrace calls it there.
     ///
     /// If it does not (a breakpoint is used, or a jump, which would ignore that the handler
     /// redirects) this is [`None`].
@@ -113,16 +113,16 @@ impl<H: Handler> Kprobe<H> {
         (flags & bindings::KPROBE_FLAG_FTRACE != 0).then_some(address)
     }
 
-    /// Lets the probe work.
+    /// Enables the probe.
     ///
     /// # Errors
     ///
-    /// `ENODEV`: all probes are turned off. Others as `enable_kprobe` has them. (`register_kprobe`
-    /// would keep quiet about them.)
+    /// `ENODEV`: all probes are turned off. Others as `enable_kprobe` returns them.
+    /// (`register_kprobe` would drop them.)
     pub(crate) fn enable(&self) -> Result {
         // SAFETY: By the type invariant.
         to_result(unsafe { bindings::enable_kprobe(self.probe.get()) })?;
-        // SAFETY: As above.
+        // SAFETY: By the type invariant.
         let flags = unsafe { (&raw const (*self.probe.get()).flags).read_volatile() };
         if flags & bindings::KPROBE_FLAG_DISABLED != 0 {
             return Err(ENODEV);
@@ -130,7 +130,8 @@ impl<H: Handler> Kprobe<H> {
         Ok(())
     }
 
-    /// The `pre_handler`. A return value of 1 says that the instruction pointer was changed.
+    /// Returns the `pre_handler`. A return value of 1 says that the instruction pointer was
+    /// changed.
     ///
     /// # Safety
     ///
@@ -155,8 +156,8 @@ impl<H: Handler> Kprobe<H> {
 #[pinned_drop]
 impl<H: Handler> PinnedDrop for Kprobe<H> {
     fn drop(self: Pin<&mut Self>) {
-        // The kernel (7.3) needs memory to disarm a probe. `unregister_kprobe` would, without any,
-        // leave it armed and say nothing; this one says so.
+        // The kernel (7.3) needs memory to disarm a probe. Without any, `unregister_kprobe` would
+        // silently leave it armed; `disable_kprobe` returns an error.
         // SAFETY: By the type invariant the probe is registered.
         while unsafe { bindings::disable_kprobe(self.probe.get()) } == ENOMEM.to_errno() {
             fsleep(Delta::from_millis(10));

@@ -20,7 +20,7 @@ use crate::{
 
 /// What a [`Kthread`] does.
 pub(crate) trait Work: Send + 'static {
-    /// Does the work. To end before its time it has to look at [`OnKthread::should_stop`].
+    /// Does the work. It ends early if [`OnKthread::should_stop`] says so.
     fn run(self, thread: OnKthread);
 }
 
@@ -71,7 +71,7 @@ impl<W: Work> Kthread<W> {
         Ok(Self { task, work })
     }
 
-    /// The function of the thread.
+    /// Returns the function of the thread.
     ///
     /// # Safety
     ///
@@ -88,7 +88,7 @@ impl<W: Work> Drop for Kthread<W> {
     fn drop(&mut self) {
         // SAFETY: The task is a kthread of ours, referenced, and not stopped yet.
         let result = unsafe { bindings::kthread_stop(self.task.as_ptr()) };
-        // `kernel/kthread.c`, `kthread()`: it was stopped before it came to call `run`.
+        // It was stopped before it could call `run` (`kernel/kthread.c`, `kthread()`).
         if result == EINTR.to_errno() {
             // SAFETY: `run` did not and will not take the box.
             drop(unsafe { KBox::from_raw(self.work) });
@@ -100,7 +100,7 @@ impl<W: Work> Drop for Kthread<W> {
 pub(crate) struct OnKthread(NotThreadSafe);
 
 impl OnKthread {
-    /// Whether this thread has been asked to stop.
+    /// Returns whether this thread has been asked to stop.
     pub(crate) fn should_stop(&self) -> bool {
         // SAFETY: Reads a flag of the current task, which is a kthread.
         unsafe { bindings::kthread_should_stop() }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Kernel lockdown: whether the kernel's own memory may be shown to root.
+//! Kernel lockdown: whether root may see the kernel's memory.
 //!
 //! C header: [`include/linux/security.h`](srctree/include/linux/security.h)
 
@@ -11,13 +11,13 @@ use kernel::{
 
 use crate::bindings;
 
-/// Whether guests may be read: not under lockdown in its mode `confidentiality`, as with all that
-/// would tell root what is in memory.
+/// Checks that guests may be read. The lockdown mode `confidentiality` forbids it, as it forbids
+/// all that would show memory to root.
 ///
 /// # Errors
 ///
 /// `EPERM`: they may not.
 pub(crate) fn may_read_memory() -> Result {
-    // SAFETY: May be called from any task.
+    // SAFETY: Any task may call it.
     to_result(unsafe { bindings::may_read_memory() })
 }

@@ -2,8 +2,7 @@
 
 //! Pages of another process, held so that they are not freed, and the ways to read them.
 //!
-//! They are never written, and their owner, its devices and its guest may write to them at any
-//! time.
+//! This module never writes to them. Their owner, its devices and its guest may, at any time.
 
 use core::{
     marker::PhantomData,
@@ -23,19 +22,19 @@ use crate::{
     }, //
 };
 
-/// How many pages at once [`View::piece`] looks at to see whether they are neighbours: as many as
-/// the search takes in one step.
+/// How many pages [`View::piece`] checks for being neighbours: as many as the scanner takes at
+/// once.
 const PIECE_PAGES: usize = 16;
 
 /// How held pages are read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Where the kernel has them anyway, in its map of all memory. Each is a piece of its own,
-    /// unless they are neighbours there, too.
+    /// In the kernel's map of all memory. Each page is a piece of its own, unless they are
+    /// neighbours there, too.
     Linear,
-    /// In a mapping of their own, in which they are one piece.
+    /// In a mapping made for them, where they are one piece.
     Vmap,
-    /// In a copy of each, as `kvm_read_guest_page` would make it.
+    /// In a copy of each held page.
     Copy,
 }
 
@@ -47,7 +46,7 @@ impl Access {
         (Self::Copy, "copy"),
     ];
 
-    /// Its name.
+    /// Returns its name.
     pub(crate) fn name(self) -> &'static str {
         let mut all = Self::ALL.iter();
         all.find(|(access, _)| *access == self)
@@ -62,7 +61,7 @@ impl Access {
 /// Each element is a valid page, to which this owns one reference.
 pub(crate) struct HeldPages {
     pages: KVVec<NonNull<bindings::page>>,
-    /// Room for the bytes of all pages, if they are to be copied.
+    /// Room for copies of all pages, if they are read in copies.
     copies: KVVec<u8>,
     access: Access,
 }
@@ -71,7 +70,7 @@ pub(crate) struct HeldPages {
 unsafe impl Send for HeldPages {}
 
 impl HeldPages {
-    /// An empty list with room for `capacity` pages, to be read by way of `access`.
+    /// Creates an empty list with room for `capacity` pages, which are read by `access`.
     ///
     /// # Errors
     ///
@@ -88,7 +87,7 @@ impl HeldPages {
         })
     }
 
-    /// About how many bytes of memory one has with room for `capacity` pages.
+    /// Returns about how many bytes of memory a list with room for `capacity` pages has.
     pub(crate) fn memory(capacity: usize, access: Access) -> usize {
         capacity.saturating_mul(match access {
             Access::Copy => PAGE_SIZE,
@@ -96,12 +95,12 @@ impl HeldPages {
         })
     }
 
-    /// Has `take` append pages. It is given room for so many, and says how many there are now.
+    /// Lets `take` append pages: it gets the room and its size, and returns how many it has filled.
     ///
     /// # Safety
     ///
-    /// `take` fills in as many pages as it says, from the first on, each with a reference that is
-    /// then this list's.
+    /// `take` fills as much as it returns, from the first element on, each with a reference that
+    /// becomes this list's.
     pub(crate) unsafe fn append(
         &mut self,
         take: impl FnOnce(*mut *mut bindings::page, usize) -> usize, //
@@ -128,11 +127,11 @@ impl HeldPages {
         self.pages.clear();
     }
 
-    /// All pages, in order, to be read.
+    /// Returns a view of all pages, in order.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`. There is nothing to be seen of an empty list: `EINVAL`.
+    /// `ENOMEM`. `EINVAL`: the list is empty.
     pub(crate) fn view(&mut self) -> Result<View<'_>> {
         if self.pages.is_empty() {
             return Err(EINVAL);
@@ -162,7 +161,7 @@ impl Drop for HeldPages {
     }
 }
 
-// That neighbours in the kernel's array of `struct page` are neighbours in its map of all memory.
+// Neighbours in the kernel's array of `struct page` are then neighbours in its map of all memory.
 static_assert!(cfg!(CONFIG_SPARSEMEM_VMEMMAP));
 
 /// Held pages as a stretch of memory.
@@ -173,7 +172,7 @@ static_assert!(cfg!(CONFIG_SPARSEMEM_VMEMMAP));
 pub(crate) enum View<'a> {
     /// In the kernel's map of all memory.
     Linear(&'a [NonNull<bindings::page>]),
-    /// In a mapping of their own.
+    /// In a mapping made for them.
     Mapped(Mapping<'a>),
     /// Copied.
     Copied(&'a [u8]),
@@ -197,7 +196,7 @@ impl Memory for View<'_> {
     }
 }
 
-/// The piece from `at` on of pages that are held, each in the kernel's map of all memory.
+/// Returns the piece from `at` on of held pages, each in the kernel's map of all memory.
 fn linear_piece<'a>(pages: &'a [NonNull<bindings::page>], at: usize) -> Piece<'a> {
     let index = at / PAGE_SIZE;
     let Some((first, rest)) = pages.get(index..).and_then(<[_]>::split_first) else {
@@ -249,7 +248,7 @@ impl<'a> Mapping<'a> {
                 count,
             )
         };
-        // INVARIANT: The mapping stands until `drop`, its pages until the borrow ends.
+        // INVARIANT: The mapping lasts until `drop`, its pages until the borrow ends.
         Ok(Self {
             base: NonNull::new(base).ok_or(ENOMEM)?,
             size,

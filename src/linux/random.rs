@@ -8,6 +8,6 @@ use crate::bindings;
 
 /// Fills `words` with random bits.
 pub(crate) fn fill(words: &mut [u64]) {
-    // SAFETY: Valid for writes of so many bytes, and any bits are numbers.
+    // SAFETY: The slice is valid for writes of its size, and any bits are numbers.
     unsafe { bindings::get_random_bytes(words.as_mut_ptr().cast(), size_of_val(words)) };
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Waiting until no task is in a piece of code any more, even if it was preempted there.
+//! RCU tasks: waiting until no task is in a piece of code any more, even if it was preempted there.
 //!
 //! C header: [`include/linux/rcupdate.h`](srctree/include/linux/rcupdate.h)
 
@@ -13,13 +13,13 @@ use crate::bindings;
 
 /// A grace period of RCU tasks.
 ///
-/// When it is over, each task has slept, or been in user space, since it began. That takes a tenth
-/// of a second and more, by timers (`rcu_tasks_wait_gp` in `kernel/rcu/tasks.h`), so that it pays
-/// to do something else meanwhile. Dropping it waits for its end.
+/// At its end each task has slept, or been in user space, since it began. That takes a tenth of a
+/// second and more, by timers (`rcu_tasks_wait_gp` in `kernel/rcu/tasks.h`), so it pays to do
+/// something else meanwhile. The drop waits for the end.
 ///
 /// # Invariants
 ///
-/// `wait` was given to `call_rcu_tasks`, and is waited for once, by `drop`.
+/// `wait` was given to `call_rcu_tasks`. Only `drop` waits for it, once.
 #[pin_data(PinnedDrop)]
 pub(crate) struct TasksGracePeriod {
     #[pin]
@@ -30,7 +30,7 @@ pub(crate) struct TasksGracePeriod {
 unsafe impl Send for TasksGracePeriod {}
 
 impl TasksGracePeriod {
-    /// Begins one.
+    /// Begins a grace period.
     ///
     /// # Errors
     ///
@@ -40,7 +40,7 @@ impl TasksGracePeriod {
             // INVARIANT: Given to `call_rcu_tasks` here, once.
             wait <- Opaque::ffi_init(|slot: *mut bindings::rcu_synchronize| {
                 // SAFETY: `slot` is valid for writes, and stays in place until `drop` has waited.
-                // The callback is the kernel's, so that none of this module's code is called.
+                // The callback is the kernel's: none of this module's code is called.
                 unsafe { bindings::rcu_tasks_begin(slot) };
             }),
         });
@@ -58,6 +58,6 @@ impl PinnedDrop for TasksGracePeriod {
 
 /// Waits for a whole grace period of RCU tasks.
 pub(crate) fn synchronize_rcu_tasks() {
-    // SAFETY: A caller of safe code in this module may sleep.
+    // SAFETY: The caller may sleep, as all callers in this module that hold no spin lock.
     unsafe { bindings::synchronize_rcu_tasks() };
 }

@@ -146,28 +146,13 @@ impl Windows<'_> {
         held: &mut HeldPages,
     ) -> Result<Window> {
         let gpa = slot.gpa_at(page);
-        let with_context = matches!(
-            self.neighbours,
-            Neighbours::ForMatches { with_context: true }
-        );
-        let before = if self.neighbours == Neighbours::None {
-            None
-        } else if goes_on {
-            with_context.then(|| (Plan::Read, slot.hva_at(page).wrapping_sub(PAGE)))
-        } else if is_first {
-            let before = gpa.checked_sub(PAGE);
-            let before = before.and_then(|gpa| self.neighbour(slot, gpa));
-            before.filter(|(plan, _)| *plan == Plan::SharedWithNormal || with_context)
-        } else {
-            None
-        };
         let mut window = Window {
             gpa,
             page,
             body: 0..0,
             follows_shared: false,
         };
-        if let Some((plan, hva)) = before {
+        if let Some((plan, hva)) = self.page_before(slot, page, goes_on, is_first) {
             if self.memory.hold_present(address(hva)?, 1, held) == 1 {
                 window.gpa = gpa.wrapping_sub(PAGE);
                 window.body = PAGE_SIZE..PAGE_SIZE;
@@ -187,21 +172,47 @@ impl Windows<'_> {
         }
         window.body.end = window.body.start.saturating_add(count * PAGE_SIZE);
 
-        let after = page.saturating_add(u64::try_from(count)?);
-        let hva_after = if count == 0 || self.neighbours == Neighbours::None {
-            None
-        } else if after < end {
-            Some(slot.hva_at(after))
-        } else {
-            let gpa = gpa.checked_add(window.pages().saturating_mul(PAGE));
-            let after = gpa.and_then(|gpa| self.neighbour(slot, gpa));
-            after.map(|(_, hva)| hva)
-        };
-        if let Some(hva) = hva_after {
+        let next = page.saturating_add(window.pages());
+        if let Some(hva) = self.page_after(slot, next, end).filter(|_| count > 0) {
             // It is read if it is present.
             self.memory.hold_present(address(hva)?, 1, held);
         }
         Ok(window)
+    }
+
+    /// Returns the page before `page` if it is held with it: its plan, and its host-virtual
+    /// address. `goes_on`: it is part of the stretch, and present; `is_first`: it is not part of
+    /// the stretch.
+    fn page_before(
+        &self,
+        slot: &Memslot,
+        page: u64,
+        goes_on: bool,
+        is_first: bool,
+    ) -> Option<(Plan, u64)> {
+        let Neighbours::ForMatches { with_context } = self.neighbours else {
+            return None;
+        };
+        if goes_on {
+            return with_context.then(|| (Plan::Read, slot.hva_at(page).wrapping_sub(PAGE)));
+        }
+        let gpa = slot.gpa_at(page).checked_sub(PAGE).filter(|_| is_first)?;
+        let before = self.neighbour(slot, gpa);
+        before.filter(|(plan, _)| *plan == Plan::SharedWithNormal || with_context)
+    }
+
+    /// Returns the host-virtual address of page `next`, which is after the body, if it is held with
+    /// it. The stretch ends at `end`.
+    fn page_after(&self, slot: &Memslot, next: u64, end: u64) -> Option<u64> {
+        if self.neighbours == Neighbours::None {
+            return None;
+        }
+        if next < end {
+            return Some(slot.hva_at(next));
+        }
+        let last = slot.gpa_at(next).wrapping_sub(PAGE);
+        let after = self.neighbour(slot, last.checked_add(PAGE)?);
+        after.map(|(_, hva)| hva)
     }
 
     /// Returns what to do with the page at `gpa`, which is next to one of `slot`, and its

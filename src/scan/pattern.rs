@@ -286,24 +286,24 @@ pub enum PatternError {
     OnlyWildcards,
     /// A byte is written with one hex digit.
     HalfByte {
-        /// Where that digit stands.
+        /// The position of that digit.
         at: usize,
     },
-    /// Something else stands in the place of a hex digit.
+    /// There is something else in place of a hex digit.
     NotHex {
-        /// Where it stands.
+        /// The position.
         at: usize,
-        /// What stands there.
+        /// What is there.
         found: u8,
     },
     /// A backslash is not followed by what makes an escape.
     BadEscape {
-        /// Where the backslash stands.
+        /// The position of the backslash.
         at: usize,
     },
     /// Text that is to become UTF-16 is not UTF-8.
     NotUtf8 {
-        /// Where the first bad byte stands.
+        /// The position of the first bad byte.
         at: usize,
     },
 }

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is known of each chunk of memory that is searched in several pauses: whether it still is
-//! what was searched.
+//! Which chunks still are what was searched, if there are several pauses.
 //!
 //! A chunk's digest is taken just before it is searched, and again when all is searched. If both
-//! are equal, it has all the time in between been what was searched, but for what was changed and
-//! changed back. So all chunks of which this holds, and those that were searched in the last pause,
-//! are covered in one instant: that of the last pause. `docs/performance.md` says why it is done
-//! so.
+//! are equal, the chunk was the same all that time, except for bytes that were changed and changed
+//! back. Such chunks, and those that were searched in the last pause, are covered in one instant:
+//! that of the last pause. `docs/performance.md` compares this with other ways.
 
 use kernel::{
     bitmap::BitmapVec,
@@ -17,14 +15,14 @@ use kernel::{
 
 use crate::kvm::Memslot;
 
-/// The least size of a chunk, as a power of two of pages: 256 KiB. To hand one out costs little
-/// against searching it.
+/// The least size of a chunk, as a power of two of pages: 256 KiB. Handing one out costs little
+/// beside searching it.
 pub(super) const CHUNK_SHIFT: u32 = 6;
 
-/// What one chunk costs: digest, hits, and two bits.
+/// How many bytes one chunk costs: digest, hits, and two bits.
 const CHUNK_COST: usize = 13;
 
-/// Chunks for slots that are made between two looks at them.
+/// Room for chunks of slots that are made between two looks at the memslots.
 const SPARE_CHUNKS: usize = 256;
 
 /// What is known of all chunks.
@@ -33,18 +31,19 @@ pub(super) struct Coverage {
     chunk_shift: u32,
     /// For each slot the number of its first chunk.
     first: KVVec<usize>,
-    /// What the chunk's memory was when it was last searched; 0 if there was none.
+    /// The digest of each chunk when it was last searched; 0 if it had no memory.
     digests: KVVec<u64>,
     /// How many matches were found in it then.
     hits: KVVec<u32>,
-    /// It is not any more what was searched.
+    /// Whether it has changed since.
     changed: BitmapVec,
-    /// All of it was searched in the last pause.
+    /// Whether all of it was searched in the last pause.
     fresh: BitmapVec,
 }
 
 impl Coverage {
-    /// For the memory in `slots`. Needs at most about `memory` bytes, however large that is.
+    /// Creates it for the memory in `slots`. It needs at most about `memory` bytes, whatever their
+    /// size.
     ///
     /// # Errors
     ///
@@ -52,7 +51,7 @@ impl Coverage {
     pub(super) fn of(slots: &[Memslot], memory: usize) -> Result<Self> {
         let most = (memory / CHUNK_COST).max(slots.len());
         let (_, count) = cut(slots, most);
-        // Some more slots may have been made when the guest stands.
+        // Some more slots may have been made by the freeze.
         let count = count.saturating_add(SPARE_CHUNKS);
         let mut this = Self {
             chunk_shift: CHUNK_SHIFT,
@@ -66,8 +65,7 @@ impl Coverage {
         Ok(this)
     }
 
-    /// Makes it that of `slots`, of which nothing is known yet. Allocates only if there are many
-    /// more than there were.
+    /// Fits it to `slots`, and forgets all. Allocates only if there are many more than before.
     ///
     /// # Errors
     ///
@@ -89,19 +87,19 @@ impl Coverage {
         Ok(())
     }
 
-    /// A chunk has 2 to the power of this pages.
+    /// Returns the size of a chunk, as a power of two of pages.
     pub(super) fn chunk_shift(&self) -> u32 {
         self.chunk_shift
     }
 
-    /// The number of the chunk that has page `page` of a slot.
+    /// Returns the number of the chunk that has page `page` of a slot.
     pub(super) fn number(&self, slot: usize, page: u64) -> usize {
         let within = usize::try_from(page >> self.chunk_shift).unwrap_or(usize::MAX);
         let first = self.first.get(slot).copied();
         first.map_or(usize::MAX, |first| first.saturating_add(within))
     }
 
-    /// The slot and the first page in it of a chunk.
+    /// Returns the slot and the first page in it of a chunk.
     pub(super) fn place(&self, number: usize) -> (usize, u64) {
         let after = self.first.partition_point(|first| *first <= number);
         let slot = after.saturating_sub(1);
@@ -110,7 +108,7 @@ impl Coverage {
         (slot, within << self.chunk_shift)
     }
 
-    /// Notes that a chunk has been searched, `at_once` if all of it in this pause.
+    /// Notes that a chunk has been searched; `at_once`: all of it in this pause.
     pub(super) fn set_searched(&mut self, number: usize, digest: u64, hits: u32, at_once: bool) {
         if let (Some(known), Some(count)) =
             (self.digests.get_mut(number), self.hits.get_mut(number))
@@ -124,7 +122,7 @@ impl Coverage {
         }
     }
 
-    /// How many matches were found in a chunk.
+    /// Returns how many matches were found in a chunk.
     pub(super) fn hits(&self, number: usize) -> u32 {
         self.hits.get(number).copied().unwrap_or(0)
     }
@@ -140,7 +138,7 @@ impl Coverage {
         }
     }
 
-    /// A pause begins: what was searched before it is not fresh any more.
+    /// Begins a pause: what was searched before it is not fresh any more.
     pub(super) fn begin_pause(&mut self) {
         let mut at = 0;
         while let Some(number) = next_bit(&self.fresh, at) {
@@ -149,13 +147,13 @@ impl Coverage {
         }
     }
 
-    /// The first chunk from `at` on that is to be searched again.
+    /// Returns the first chunk from `at` on that has changed.
     pub(super) fn next_changed(&self, at: usize) -> Option<usize> {
         next_bit(&self.changed, at)
     }
 
-    /// The first chunk from `at` on that is not what was searched, neither now nor in the last
-    /// pause.
+    /// Returns the first chunk from `at` on that is not what was searched, neither now nor in the
+    /// last pause.
     pub(super) fn next_uncovered(&self, mut at: usize) -> Option<usize> {
         loop {
             let number = next_bit(&self.changed, at)?;
@@ -176,8 +174,8 @@ fn next_bit(bits: &BitmapVec, at: usize) -> Option<usize> {
     }
 }
 
-/// The least size of chunks, as a power of two of pages, with which there are at most `most`, which
-/// is at least the number of slots; and how many there are.
+/// Returns the least size of chunks, as a power of two of pages, with which there are at most
+/// `most`, which is at least the number of slots; and how many there are.
 fn cut(slots: &[Memslot], most: usize) -> (u32, usize) {
     let mut shift = CHUNK_SHIFT;
     loop {
@@ -191,7 +189,8 @@ fn cut(slots: &[Memslot], most: usize) -> (u32, usize) {
     }
 }
 
-/// How many chunks of 2 to the power of `shift` pages a slot, which has at least one page, has.
+/// Returns how many chunks of 2 to the power of `shift` pages a slot, which has at least one page,
+/// has.
 fn chunks(slot: &Memslot, shift: u32) -> usize {
     let more = slot.pages.saturating_sub(1) >> shift;
     usize::try_from(more)

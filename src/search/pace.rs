@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How much memory is searched at once, so that a pause ends in time.
+//! How much memory is searched between two looks at the clock, so that a pause ends in time.
 
 use kernel::time::{
     Delta,
@@ -8,11 +8,11 @@ use kernel::time::{
     Monotonic, //
 };
 
-/// The most pages that are searched at once in a pause that is limited. Where every byte is a match
-/// they take a millisecond or so, and what is looked at once more at their borders costs little.
+/// The most pages that are searched at once in a limited pause. Where every byte is a match they
+/// take about a millisecond, and what is scanned twice at their borders costs little.
 const MOST_PAGES: u64 = 8;
 
-/// What part of a pause these may take, once it is known that they take long.
+/// Which part of a pause they may take, once they are known to take long.
 const PARTS_OF_PAUSE: i64 = 16;
 
 /// A pause, and how long it may take.
@@ -27,12 +27,12 @@ pub(super) struct Pause {
 pub(super) struct Pace {
     /// The pause, if it is limited.
     pause: Option<Pause>,
-    /// How long it may take to search a page.
+    /// The estimated time to search a page.
     page_time: Delta,
 }
 
 impl Pace {
-    /// One of which nothing is known yet.
+    /// Creates one without an estimate.
     pub(super) fn new() -> Self {
         Self {
             pause: None,
@@ -40,14 +40,14 @@ impl Pace {
         }
     }
 
-    /// A pause begins.
+    /// Begins a pause.
     pub(super) fn begin(&mut self, pause: Option<Pause>) {
         self.pause = pause;
-        // What once took long, for whatever reason, shall not keep all from being tried for ever.
+        // A page that took long once must not stop the search for ever.
         self.page_time = half(self.page_time);
     }
 
-    /// How many pages may be searched before the time is looked at.
+    /// Returns how many pages may be searched before the time is looked at.
     pub(super) fn pages(&self) -> u64 {
         let Some(pause) = self.pause else {
             return u64::MAX;
@@ -58,16 +58,16 @@ impl Pace {
         pages.map_or(MOST_PAGES, |pages| pages.clamp(1, MOST_PAGES))
     }
 
-    /// So many pages were searched, and took so long.
+    /// Notes that so many pages took so long.
     pub(super) fn searched(&mut self, pages: u64, took: Delta) {
         let pages = i64::try_from(pages).unwrap_or(i64::MAX).max(1);
         let time = Delta::from_nanos(took.as_nanos() / pages);
-        // What comes next is likely to be alike, but for a thread that had to wait.
+        // The next pages are likely to be similar, but a thread may have had to wait.
         self.page_time = time.max(half(self.page_time));
     }
 
-    /// Whether the pause is limited, and would not end in time if so many pages were searched once
-    /// more.
+    /// Returns whether the pause is limited, and would not end in time if so many pages were
+    /// searched once more.
     pub(super) fn is_over(&self) -> bool {
         self.pause.is_some_and(|pause| {
             let pages = i64::try_from(self.pages()).unwrap_or(i64::MAX);
@@ -77,7 +77,7 @@ impl Pace {
     }
 }
 
-/// Half of a time.
+/// Returns half of a time.
 fn half(time: Delta) -> Delta {
     Delta::from_nanos(time.as_nanos() / 2)
 }

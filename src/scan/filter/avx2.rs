@@ -35,8 +35,8 @@ macro_rules! look_up {
     };
 }
 
-/// Leaves in a register the places of 32 bytes, inverted, of which `$first` and `$more` are the
-/// lookups.
+/// Looks up the bytes of 32 places by `$first` and `$more`. Leaves in a register the places that do not
+/// pass.
 macro_rules! places {
     ($places:literal, $first:expr, $($more:expr),+) => {
         concat!(
@@ -50,8 +50,7 @@ macro_rules! places {
 }
 
 /// Compares the 32 bytes at an offset from the current place with what a table has for their low
-/// halves. Leaves in `$to` whether they are equal. Of a byte from 0x80 on `vpshufb` makes 0, which
-/// it is not.
+/// halves. Leaves in `$to` whether they are equal. A byte from 0x80 on never is: `vpshufb` makes it 0.
 macro_rules! compare {
     ($to:literal, $offset:literal, $table:literal) => {
         concat!(
@@ -68,8 +67,8 @@ macro_rules! compare {
     };
 }
 
-/// Leaves in a register the places of 32 bytes, of whose fingerprints `$first` and `$second`
-/// compare the bytes, with results in `ymm2` and `ymm3`.
+/// Compares the bytes of the fingerprints at 32 places by `$first` and `$second`, with results in `ymm2`
+/// and `ymm3`. Leaves in a register the places that pass.
 macro_rules! equal_places {
     ($places:literal, $first:expr, $second:expr) => {
         concat!(
@@ -110,7 +109,7 @@ macro_rules! load_halves {
 }
 
 /// The loop over all blocks. `$load` loads the tables, `$look` finds the places of both halves of a
-/// block, and `$last` makes the word of all of what it has found.
+/// block, and `$last` makes one word of both.
 macro_rules! filter {
     (
         $tables:expr, $load:expr, $piece:expr, $ahead:expr, $words:expr, $look:expr,
@@ -158,7 +157,7 @@ macro_rules! filter {
     }};
 }
 
-/// The loop with lookups of halves, of which `$look` finds the places inverted.
+/// The loop with lookups of halves. `$look` finds the places that do not pass.
 macro_rules! filter_halves {
     ($choice:expr, $piece:expr, $ahead:expr, $words:expr, $look:expr) => {
         filter!(

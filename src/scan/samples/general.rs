@@ -85,9 +85,8 @@ macro_rules! look {
     };
 }
 
-/// Looks at places, `groups` times [`GROUP`] for each of the `words`, in which their bits come to
-/// stand, the lowest one for the last of them: 1 if it passes. `ahead` is what is looked at some
-/// time later.
+/// Looks at places, `groups` times [`GROUP`] for each of the `words`. Sets the bits of those that pass,
+/// the lowest bit for the last place. `ahead` is what will be looked at some time later.
 ///
 /// # Safety
 ///
