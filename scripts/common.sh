@@ -28,6 +28,20 @@ lock() {
 	}
 }
 
+# stamped LOCK STAMP INPUTS COMMAND ARGS...: runs the command, unless the file STAMP says that it has
+# run with the same inputs. This script then has the lock.
+stamped() {
+	local lock=$1 stamp=$2 inputs=$3
+	shift 3
+	[[ ! -e $stamp || $(<"$stamp") != "$inputs" ]] || return 0
+	lock "$lock"
+	# Another script may have run it meanwhile.
+	[[ ! -e $stamp || $(<"$stamp") != "$inputs" ]] || return 0
+	rm -f "$stamp"
+	"$@"
+	printf '%s\n' "$inputs" >"$stamp"
+}
+
 # excerpt LOG: what is shown of the log of a step that has failed. For scripts to replace.
 excerpt() {
 	tail -n 20 -- "$1"
