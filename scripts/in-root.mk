@@ -6,8 +6,8 @@ release := $(shell cat build/kernel/release)
 kdir := /kvm_inspect/build/kdir
 build := /kvm_inspect/build
 
-# One way to compile for all programs, so that what several of them use is compiled once. There are no
-# libraries in the VMs.
+# The same flags for all programs, so that what several of them use is compiled once. The VMs have
+# no libraries, so all is linked statically.
 export CARGO_BUILD_TARGET := x86_64-unknown-linux-gnu
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS := -C target-feature=+crt-static
 vm := cargo run --quiet --locked --release --package harness --bin
@@ -20,7 +20,7 @@ metadata:
 module: metadata
 	@scripts/build-module $(kdir) . $(build)/module
 
-# Not at the same time as the other, whose lock they share.
+# After the module: both take the same lock.
 .PHONY: test-modules
 test-modules: metadata module
 	@scripts/build-module $(kdir) tests/cases/modules $(build)/test-modules
@@ -39,7 +39,8 @@ programs:
 # All that the VMs of the stock kernel need, side by side: no part of it keeps two processors busy.
 .PHONY: stock
 stock:
-	@[ -e $(kdir)/stamp ] || echo 'Building the module and the programs, side by side; this takes some minutes ...'
+	@[ -e $(kdir)/stamp ] || echo 'Building the module and the programs, side by side;' \
+		'this takes some minutes ...'
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line test-modules programs
 
 .PHONY: demo
@@ -74,7 +75,8 @@ bench-freeze: stock
 bench-pause: stock
 	@$(vm) bench-pause
 
-# The last is no benchmark: a guest that is disturbed as by the module, without it (docs/testing.md).
+# nested-alone measures nothing: it disturbs a guest as the module does, without the module
+# (docs/testing.md).
 .PHONY: bench-idle bench-module nested-alone
 bench-idle bench-module nested-alone: stock
 	@$(vm) measure -- $@
@@ -87,7 +89,8 @@ fuzz:
 bench: export CARGO_TARGET_DIR := $(build)/bench/target
 bench:
 	@scripts/guest-image $(build)/bench/guest.ram
-	@cargo run --quiet --locked --release --manifest-path bench/Cargo.toml -- $(build)/bench/guest.ram $(MIB)
+	@cargo run --quiet --locked --release --manifest-path bench/Cargo.toml -- \
+		$(build)/bench/guest.ram $(MIB)
 
 .PHONY: check
 check: metadata
