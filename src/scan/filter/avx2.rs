@@ -35,8 +35,8 @@ macro_rules! look_up {
     };
 }
 
-/// Looks up the bytes of 32 places by `$first` and `$more`. Leaves in a register the places that do not
-/// pass.
+/// Looks up the bytes of 32 places by `$first` and `$more`. Leaves in a register the places that do
+/// not pass.
 macro_rules! places {
     ($places:literal, $first:expr, $($more:expr),+) => {
         concat!(
@@ -50,7 +50,8 @@ macro_rules! places {
 }
 
 /// Compares the 32 bytes at an offset from the current place with what a table has for their low
-/// halves. Leaves in `$to` whether they are equal. A byte from 0x80 on never is: `vpshufb` makes it 0.
+/// halves. Leaves in `$to` whether they are equal. A byte from 0x80 on never is: `vpshufb` makes it
+/// 0.
 macro_rules! compare {
     ($to:literal, $offset:literal, $table:literal) => {
         concat!(
@@ -67,8 +68,8 @@ macro_rules! compare {
     };
 }
 
-/// Compares the bytes of the fingerprints at 32 places by `$first` and `$second`, with results in `ymm2`
-/// and `ymm3`. Leaves in a register the places that pass.
+/// Compares the bytes of the fingerprints at 32 places by `$first` and `$second`, with results in
+/// `ymm2` and `ymm3`. Leaves in a register the places that pass.
 macro_rules! equal_places {
     ($places:literal, $first:expr, $second:expr) => {
         concat!(

@@ -85,8 +85,8 @@ macro_rules! look {
     };
 }
 
-/// Looks at places, `groups` times [`GROUP`] for each of the `words`. Sets the bits of those that pass,
-/// the lowest bit for the last place. `ahead` is what will be looked at some time later.
+/// Looks at places, `groups` times [`GROUP`] for each of the `words`. Sets the bits of those that
+/// pass, the lowest bit for the last place. `ahead` is what will be looked at some time later.
 ///
 /// # Safety
 ///
