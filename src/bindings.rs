@@ -4,8 +4,8 @@
 //!
 //! `Kbuild` generates the latter by a bindgen run of its own. Types that the kernel crate binds
 //! come from there, so that they are the same types. Inline functions and macros are wrapped in
-//! `bindings/helpers.c` and keep their C names here. Only the owners of a kernel thing use this
-//! module.
+//! `bindings/helpers.c`; what wraps one C function keeps its name here. Only the owners of a kernel
+//! thing use this module.
 
 use kernel::{
     ffi,

@@ -199,6 +199,8 @@ impl Inspection<'_> {
         stop: &dyn Fn() -> bool,
         pauses: &mut Pauses,
     ) -> Result<(), Interrupted> {
+        // One for all, with its limited patience for `mmap_lock`.
+        let vmm_memory = memory.memory();
         let mut outcome = self.search_in_pause(freeze, search, memory, stop, pauses)?;
         let (mut again, mut in_vain) = (0, 0);
         loop {
@@ -208,7 +210,7 @@ impl Inspection<'_> {
             match outcome {
                 PauseOutcome::Complete if pauses.count == 1 => return Ok(()),
                 PauseOutcome::Complete => {
-                    search.compare(&memory.memory(), stop)?;
+                    search.compare(&vmm_memory, stop)?;
                     if again == MAX_SEARCHES_AGAIN || !search.has_uncovered() {
                         return Ok(());
                     }

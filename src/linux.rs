@@ -2,7 +2,8 @@
 
 //! What the kernel crate lacks: owners of one kernel thing each, behind a safe interface.
 //!
-//! Nothing here knows KVM, a guest or a search. Each file is a candidate for the kernel crate.
+//! Nothing here uses KVM or a search; pages show themselves to `scan/` as memory. Each file is a
+//! candidate for the kernel crate.
 
 pub(crate) mod address_space;
 pub(crate) mod completion;

@@ -350,7 +350,7 @@ impl Search {
         })
     }
 
-    /// Returns the windows of what is searched, each without its neighbours.
+    /// Returns what visits memory window by window, without neighbours.
     fn windows<'a>(
         &'a self,
         memory: &'a UserMemory<'a>,

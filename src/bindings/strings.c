@@ -18,7 +18,8 @@ unsigned int kvm_inspect_nr_ranges;
 module_param_array_named(range, kvm_inspect_ranges, charp,
 			 &kvm_inspect_nr_ranges, 0);
 MODULE_PARM_DESC(range,
-		 "Where to search, guest-physical: a list of FIRST-LAST or FIRST+SIZE");
+		 "Guest-physical addresses to search: a list of FIRST-LAST or "
+		 "FIRST+SIZE (default: all)");
 
 char *kvm_inspect_access = "";
 module_param_named(access, kvm_inspect_access, charp, 0);

@@ -39,7 +39,7 @@ use crate::{
     park::Parking, //
 };
 
-/// Longer pauses are reported to the guest. Shorter ones look like steal time, and each report
+/// Longer pauses are reported to the guest. A busy host causes shorter ones, too, and each report
 /// resets the guest's watchdogs.
 const REPORT_PAUSE_AFTER: Delta = Delta::from_millis(100);
 
@@ -358,7 +358,7 @@ impl RunnerGuard<'_> {
         Next::EnterKvm
     }
 
-    /// Marks the thread as parked, unless the freeze of `parking` is over. Returns whether it is.
+    /// Marks the thread as parked, unless the freeze of `parking` is over. Returns whether it has.
     fn set_parked(&self, parking: &Arc<Parking>, registers: Option<Arc<Registers>>) -> bool {
         let parked = self.with(|runner, current| {
             let is_on = current.is_some_and(|current| Arc::ptr_eq(current, parking));

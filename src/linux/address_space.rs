@@ -37,7 +37,7 @@ use crate::{
     }, //
 };
 
-/// How often to wait for `mmap_lock`, a millisecond each time: the guest is paused.
+/// How often to wait for `mmap_lock`, a millisecond each time: the guest may be paused.
 const LOCK_TRIES: u32 = 20;
 
 /// The address space that the current kernel thread has taken on, until this is dropped.

@@ -13,11 +13,12 @@ use crate::bindings;
 ///
 /// # Safety
 ///
-/// The caller is in task context. `work` does not call this function.
+/// The caller is in task context. `work` neither sleeps nor calls this function.
 pub(crate) unsafe fn with_vector_registers<R>(work: impl FnOnce() -> R) -> R {
     // SAFETY: In task context the FPU is usable, but for such a section, which by this function's
     // contract there is not.
     unsafe { bindings::kernel_fpu_begin() };
+    // INVARIANT: Just called.
     let _section = Section(NotThreadSafe);
     work()
 }

@@ -54,7 +54,7 @@ impl Arguments<'_> {
 /// It has no `post_handler`, though that would claim the right to redirect the function: if
 /// somebody else has a probe there already, the kernel (7.3, `add_new_kprobe`) would then arm the
 /// two with one kind of `ftrace_ops` and disarm them with another, which ends in a BUG when the
-/// last of them goes. The right is claimed apart, see [`crate::ftrace`].
+/// last of them goes. The right is claimed apart, see [`crate::linux::ftrace`].
 ///
 /// # Invariants
 ///
@@ -130,8 +130,7 @@ impl<H: Handler> Kprobe<H> {
         Ok(())
     }
 
-    /// Returns the `pre_handler`. A return value of 1 says that the instruction pointer was
-    /// changed.
+    /// The `pre_handler`. It returns 1 if it has changed the instruction pointer.
     ///
     /// # Safety
     ///

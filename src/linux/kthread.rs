@@ -71,7 +71,7 @@ impl<W: Work> Kthread<W> {
         Ok(Self { task, work })
     }
 
-    /// Returns the function of the thread.
+    /// The function of the thread.
     ///
     /// # Safety
     ///

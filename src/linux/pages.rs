@@ -22,8 +22,7 @@ use crate::{
     }, //
 };
 
-/// How many pages [`View::piece`] checks for being neighbours: as many as the scanner takes at
-/// once.
+/// How many pages after the first one [`View::piece`] checks for being neighbours.
 const PIECE_PAGES: usize = 16;
 
 /// How held pages are read.

@@ -58,6 +58,6 @@ impl PinnedDrop for TasksGracePeriod {
 
 /// Waits for a whole grace period of RCU tasks.
 pub(crate) fn synchronize_rcu_tasks() {
-    // SAFETY: The caller may sleep, as all callers in this module that hold no spin lock.
+    // SAFETY: No preconditions but that the caller may sleep, which the debug kernel checks.
     unsafe { bindings::synchronize_rcu_tasks() };
 }

@@ -37,7 +37,7 @@ pub(crate) enum Neighbours {
     /// The page after it, in which a match may end. The page before it, if it is not read in its
     /// own place and a match may begin there.
     ForMatches {
-        /// The page before it in any case.
+        /// The page before it also where only context is in it.
         with_context: bool,
     },
 }

@@ -30,9 +30,9 @@ pub(super) struct Counted {
     pub(super) private: u64,
 }
 
-/// Counts what is neither before `cursor` nor searched, slot by slot. `returned` are chunks that
-/// nobody has searched to their end. Calls `add` with the index of each slot and what was counted
-/// in it.
+/// Counts what was not searched, slot by slot. Of memory that was to be read, that is what comes
+/// from `cursor` on, and the rest of `returned`: chunks that nobody has searched to their end.
+/// Calls `add` with the index of each slot and what was counted in it.
 ///
 /// # Errors
 ///

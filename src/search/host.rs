@@ -34,7 +34,8 @@ pub(crate) struct CurrentThread;
 
 impl Host for CurrentThread {
     fn vector<R>(&self, work: impl FnOnce() -> R) -> R {
-        // SAFETY: A thread is in task context, and no work calls its host.
+        // SAFETY: A thread is in task context, and `work` of `scan/` neither sleeps nor calls its
+        // host.
         unsafe { fpu::with_vector_registers(work) }
     }
 
