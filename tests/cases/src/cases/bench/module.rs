@@ -19,6 +19,7 @@ use crate::{
     cases::{secret, times},
     inspect::{hex, Inspection},
     ksm,
+    process::page_frames,
     vmm::{Backing, Mapping, Mode, Vm, Work},
 };
 
@@ -45,31 +46,57 @@ type Row = (String, Inspection);
 
 /// Measures, prints the tables, and the verdict.
 pub(super) fn module() {
-    let results = [reach(), access(), threads(), kinds(), sparse()];
+    let results = [access(), reach(), threads(), kinds(), sparse()];
     let passed = results.iter().all(|passed| *passed);
     println!("bench-module: {}", if passed { "PASS" } else { "FAIL" });
 }
 
-/// Compares the ways to reach a page. The default must be the fastest. Returns whether it is.
+/// Compares a search by each `access=`, on pages that are neighbours in RAM and on others. Returns
+/// whether the default is the fastest on neighbours.
 fn access() -> bool {
     let mut vm = running();
-    fill(&vm.add_memory(GPA, SIZE, Backing::Anonymous));
+    // The VM is new, so the kernel has neighbours to give.
+    let near = vm.add_memory(GPA, SIZE, Backing::Anonymous);
+    fill(&near);
+    let apart = vm.add_memory(GPA + GIB, SIZE, Backing::Anonymous);
+    fill_apart(&apart);
+    let results = [
+        access_to(&near, GPA, true),
+        access_to(&apart, GPA + GIB, false),
+    ];
+    vm.finish();
+    results.iter().all(|passed| *passed)
+}
+
+/// Compares a search of `memory`, which the guest has at `gpa`, by each `access=`.
+fn access_to(memory: &Mapping, gpa: u64, are_near: bool) -> bool {
+    let range = format!("{gpa:#x}+{SIZE}");
     let rows = ["linear", "vmap", "copy"].map(|access| {
         let inspection = inspection().set("access", access).set("threads", 1);
-        (access.to_owned(), inspection)
+        (access.to_owned(), inspection.ranges(&[&range]))
     });
     let default = inspection().report().done.access;
     let ratios = compare(&rows, |report| {
-        assert!(report.done.scanned_bytes >= SIZE);
+        assert_eq!(report.done.scanned_bytes, SIZE);
         report.done.scan_us
     });
-    vm.finish();
-    println!("Ways to reach a page (access=), the default is {default}; time against the first:");
+    let frames = page_frames(memory.address(), SIZE / PAGE_LEN as u64);
+    let near = frames.windows(2).filter(|two| two[0] + 1 == two[1]).count();
+    let near = near * 100 / frames.len();
+    println!(
+        "A search by access=, the default is {default}; {near} % of pages are neighbours in RAM:"
+    );
     show(&rows[0].0, ratios[0], true, "");
     let mut passed = default == rows[0].0;
     for ((name, _), ratio) in rows.iter().zip(&ratios).skip(1) {
-        let goal = format!("at least {LEAST}");
-        passed &= show(name, *ratio, ratio.middle >= LEAST, &goal);
+        // Many small pieces take the scanner longer than one mapping of them (docs/performance.md).
+        let goal = if are_near {
+            format!("at least {LEAST}")
+        } else {
+            String::new()
+        };
+        let reached = goal.is_empty() || ratio.middle >= LEAST;
+        passed &= show(name, *ratio, reached, &goal);
     }
     passed
 }
@@ -240,6 +267,19 @@ fn fill(memory: &Mapping) {
     let page = page();
     for offset in (0..memory.len()).step_by(PAGE_LEN) {
         memory.write(offset, &page);
+    }
+}
+
+/// Fills memory in an order by which pages lie apart in RAM: the kernel gives one after the other.
+fn fill_apart(memory: &Mapping) {
+    /// Odd, so that each of a power of two of pages gets its turn.
+    const STRIDE: u64 = 5077;
+
+    let page = page();
+    let pages = memory.len() / PAGE_LEN as u64;
+    assert!(pages.is_power_of_two());
+    for number in 0..pages {
+        memory.write(number * STRIDE % pages * PAGE_LEN as u64, &page);
     }
 }
 
