@@ -104,6 +104,14 @@ pub(crate) fn process_state(pid: i32) -> char {
     state(&stat(&format!("/proc/{pid}")))
 }
 
+/// Returns whether a thread of a process waits killably, as that of a parked vCPU does.
+pub(crate) fn waits_killably(pid: i32) -> bool {
+    let folder = format!("/proc/{pid}/task");
+    let threads = fs::read_dir(folder).expect("the process is there");
+    let mut threads = threads.flatten();
+    threads.any(|thread| state(&stat(&thread.path().to_string_lossy())) == 'D')
+}
+
 /// Returns how much CPU time a process has used.
 pub(crate) fn cpu_time(pid: i32) -> Duration {
     let (mut clock, mut time) = (0, MaybeUninit::<libc::timespec>::uninit());

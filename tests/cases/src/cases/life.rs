@@ -23,7 +23,7 @@ use crate::{
         assert_nothing_left, hex, is_live, is_loaded, module_thread, unload_module, Inspection,
         Loaded, Refusal,
     },
-    process::{own_pid, wait_until, PAGE},
+    process::{own_pid, wait_until, waits_killably, PAGE},
     role::{hear, say, Other, Role},
     vmm::{Backing, Mapping, Mode, Vm, Work},
 };
@@ -196,8 +196,9 @@ fn vmm_killed() {
             // At any moment from loading to unloading. Loading takes most of it.
             sleep(durations.whole * (rounds % 12) / 12);
         } else {
-            wait_until("an inspection begins", || {
-                module_thread().is_some() || load.is_finished()
+            let pid = vmm.pid();
+            wait_until("a vCPU is parked", || {
+                waits_killably(pid) || load.is_finished()
             });
             sleep(durations.pause * (rounds % 12) / 12);
         }
