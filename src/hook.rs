@@ -103,7 +103,7 @@ impl Hook {
 
     /// Redirects each KVM_RUN of `vm` from now on, until the result is dropped.
     ///
-    /// Calls that are already under way start over when they are kicked ([`Restart`]).
+    /// Calls that are already under way restart when they are kicked ([`Restart`]).
     ///
     /// # Errors
     ///
@@ -135,7 +135,7 @@ impl Hook {
 
 /// A VM that is watched until this is dropped.
 ///
-/// Fields are dropped in this order: a thread that finds no active watch starts its call over, and
+/// Fields are dropped in this order: a thread that finds no active watch restarts its call, and
 /// must then not be redirected again.
 pub(crate) struct Watched<'a> {
     _entry: table::Entry,

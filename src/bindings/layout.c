@@ -7,6 +7,7 @@
 #include <linux/kbuild.h>
 #include <linux/kprobes.h>
 #include <linux/kvm_host.h>
+#include <linux/rcupdate_wait.h>
 
 /* Names must be plain identifiers: `offset_<struct>_at_<field>` is taken apart by Kbuild. */
 #define FIELD(type, field) \
@@ -27,6 +28,7 @@ int main(void)
 	FIELD(ftrace_ops, func);
 	FIELD(ftrace_ops, flags);
 	SIZE(ftrace_ops);
+	SIZE(rcu_synchronize);
 
 	FIELD(kvm, mm);
 	FIELD(kvm, lock);

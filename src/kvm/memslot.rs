@@ -18,7 +18,7 @@ use crate::bindings;
 pub(crate) struct Memslot {
     /// The address space: 0, or 1 for what the guest sees in system management mode.
     pub(crate) address_space: c_int,
-    /// The number that the VMM gave the slot; above `KVM_USER_MEM_SLOTS` KVM's own.
+    /// The number that the VMM gave the slot; from `KVM_USER_MEM_SLOTS` on KVM's own.
     pub(crate) id: i16,
     /// The guest-physical address of the first byte. A multiple of the page size.
     pub(crate) gpa: u64,

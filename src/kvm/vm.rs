@@ -25,6 +25,10 @@ use crate::bindings;
 /// A virtual machine.
 ///
 /// The reference count keeps the `struct kvm` with its vCPUs, not the memory of the VMM.
+///
+/// # Invariants
+///
+/// All instances are VMs that KVM made, with a reference count above zero.
 #[repr(transparent)]
 pub(crate) struct Vm(Opaque<bindings::kvm>);
 
@@ -67,7 +71,7 @@ impl Drop for Kvm {
 // SAFETY: `kvm_get_kvm_safe` and `kvm_put_kvm` count references to a `struct kvm`.
 unsafe impl AlwaysRefCounted for Vm {
     fn inc_ref(&self) {
-        // SAFETY: `self` is a valid VM with a count above zero: this cannot fail.
+        // SAFETY: By the type invariant `self` is valid with a count above zero: this cannot fail.
         unsafe { bindings::kvm_get_kvm_safe(self.as_raw()) };
     }
 
@@ -179,6 +183,7 @@ impl Vm {
             return None;
         }
         // SAFETY: The reference has just been taken.
+        // INVARIANT: `vm` is a VM, and keeps this reference.
         Some(unsafe { ARef::from_raw(vm.cast()) })
     }
 
@@ -200,10 +205,11 @@ impl Vm {
 
     /// Returns the vCPUs, in the order of their creation.
     pub(crate) fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
-        // SAFETY: `self` is a valid VM.
+        // SAFETY: By the type invariant `self` is valid.
         let count = unsafe { bindings::online_vcpus(self.as_raw()) };
         (0..count).filter_map(|index| {
-            // SAFETY: `self` is a valid VM. The result is null if there is no such vCPU.
+            // SAFETY: By the type invariant `self` is valid. The result is null if there is no such
+            // vCPU.
             let vcpu = unsafe { bindings::kvm_get_vcpu(self.as_raw(), index) };
             // SAFETY: vCPUs live as long as their VM.
             NonNull::new(vcpu).map(|vcpu| unsafe { Vcpu::from_raw(vcpu.as_ptr()) })
@@ -213,7 +219,7 @@ impl Vm {
     /// Returns whether the page at `gpa` is private to the guest now: in guest_memfd, if its slot
     /// has one.
     pub(crate) fn is_private(&self, gpa: u64) -> bool {
-        // SAFETY: `self` is a valid VM, and any address is allowed.
+        // SAFETY: By the type invariant `self` is valid, and any address is allowed.
         unsafe { bindings::kvm_mem_is_private(self.as_raw(), gpa >> PAGE_SHIFT) }
     }
 
@@ -229,7 +235,7 @@ impl Vm {
                 (&raw const (*arch).has_protected_state).read_volatile(),
             )
         };
-        // SAFETY: `self` is a valid VM.
+        // SAFETY: By the type invariant `self` is valid.
         let sev = unsafe { bindings::is_sev(self.as_raw()) };
         match u32::from(kind) {
             bindings::KVM_X86_SEV_VM => Some(c"SEV"),
