@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What to look for: a string of bytes, of which some bits may be left open.
+//! What to look for: a string of bytes, in which some bits may be open.
 
 use core::fmt;
 
@@ -10,7 +10,7 @@ pub const MAX_PATTERNS: usize = 256;
 /// The most bytes in one pattern.
 pub const MAX_LEN: usize = 256;
 
-/// The mask of a byte of which every bit counts.
+/// The mask of a fully specified byte.
 const EXACT: u8 = 0xff;
 
 /// The bit that tells ASCII letters of the two cases apart.

@@ -86,7 +86,7 @@ pub(super) struct Queue {
     returned: KVec<Chunk>,
     /// The most pages in a chunk, a power of two.
     chunk_pages: u64,
-    /// The number of this pause, the first of which is 1.
+    /// The number of this pause, from 1.
     pause: u32,
     /// How many chunks were handed out in this pause.
     handed_out: u64,
@@ -122,7 +122,7 @@ impl Queue {
         self.cursor = Cursor::Changed { chunk: 0 };
     }
 
-    /// Returns the number of this pause, the first of which is 1.
+    /// Returns the number of this pause, from 1.
     pub(super) fn pause(&self) -> u32 {
         self.pause
     }

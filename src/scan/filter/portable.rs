@@ -56,7 +56,7 @@ fn places(choice: &Choice, size: usize, end: u32, bytes: &[u8; PLACES + WORD]) -
     places.1.reverse_bits()
 }
 
-/// Returns the word of which some bytes are beyond the end of the piece.
+/// Returns a word with some bytes beyond the end of the piece.
 #[cold]
 fn rest(piece: Piece<'_>, at: usize) -> u64 {
     let mut bytes = [0; WORD];
