@@ -173,7 +173,7 @@ impl Drop for ActiveWatch {
 struct Redirect;
 
 impl Handler for Redirect {
-    fn redirect(arguments: Arguments<'_>) -> Option<usize> {
+    fn handle(arguments: Arguments<'_>) -> Option<usize> {
         // SAFETY: The only probe with this handler is on `kvm_vcpu_ioctl`.
         let vm = unsafe { run::vm_about_to_run(&arguments) }?;
         table::has_vm(vm).then_some(hooked_vcpu_ioctl as usize)

@@ -41,6 +41,8 @@ impl Parking {
     }
 
     /// Shares `work` with the threads that are parked, and with those that still come.
+    ///
+    /// A freeze has one work: what is shared after the first is not done.
     pub(crate) fn share(&self, work: Arc<dyn ParkedWork>) {
         self.work.populate(work);
         self.work_ready.complete_all();

@@ -11,7 +11,8 @@
 //! was searched is searched again ([`verify`], [`coverage`]). What is only counted is counted when
 //! the guest runs again ([`count`]).
 //!
-//! Lock order: [`Search::state`], under which page tables are read, and nothing else is taken.
+//! Lock order: [`Search::state`], under which page tables are read and `kvm->srcu` is entered, and
+//! nothing else is taken.
 
 mod count;
 mod coverage;
@@ -241,7 +242,7 @@ impl Search {
         }
     }
 
-    /// Takes what the inspecting thread needs, which it must give back.
+    /// Takes what the inspecting thread needs. It gives that back, unless the search has ended.
     fn take_own(&self) -> Result<Worker> {
         self.state.lock().own.take().ok_or(EBUSY)
     }

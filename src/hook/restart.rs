@@ -45,7 +45,7 @@ impl Restart {
 struct RestartKvmRun;
 
 impl Handler for RestartKvmRun {
-    fn redirect(arguments: Arguments<'_>) -> Option<usize> {
+    fn handle(arguments: Arguments<'_>) -> Option<usize> {
         let registers = arguments.first() as *mut bindings::pt_regs;
         // SAFETY: The only probe with this handler is on `arch_do_signal_or_restart`, whose
         // argument is the current task's registers of user space. Nobody else touches them

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What the hook knows about one watched VM: its runners, the threads in KVM_RUN.
+//!
+//! Lock order: [`Watch::runners`], under which threads are kicked; see [`crate::hook`].
 
 use kernel::{
     new_condvar,
@@ -60,8 +62,8 @@ pub(crate) struct Watch {
 pub(super) struct Runners {
     /// Where they park while a freeze is on.
     parking: Option<Arc<Parking>>,
-    slots: KVec<Option<Runner>>,
-    /// The indices of empty slots.
+    places: KVec<Option<Runner>>,
+    /// The indices of empty places.
     free: KVec<usize>,
 }
 
@@ -74,17 +76,17 @@ impl Runners {
     pub(super) fn with_capacity(capacity: usize) -> Result<Self> {
         Ok(Self {
             parking: None,
-            slots: KVec::with_capacity(capacity, GFP_KERNEL)?,
+            places: KVec::with_capacity(capacity, GFP_KERNEL)?,
             free: KVec::with_capacity(capacity, GFP_KERNEL)?,
         })
     }
 
     fn iter(&self) -> impl Iterator<Item = &Runner> {
-        self.slots.iter().flatten()
+        self.places.iter().flatten()
     }
 
     fn iter_mut(&mut self) -> impl Iterator<Item = &mut Runner> {
-        self.slots.iter_mut().flatten()
+        self.places.iter_mut().flatten()
     }
 
     /// Returns the threads that run, or wait to run, `vcpu`: one, unless the VMM lets several
@@ -214,17 +216,17 @@ impl Watch {
         let index = match runners.free.pop() {
             Some(index) => index,
             None => {
-                let len = runners.slots.len();
+                let len = runners.places.len();
                 // `free` is empty, and always has room for all indices.
                 let all = len.checked_add(1).ok_or(ENOMEM)?;
                 runners.free.reserve(all, GFP_ATOMIC)?;
-                runners.slots.push(None, GFP_ATOMIC)?;
+                runners.places.push(None, GFP_ATOMIC)?;
                 len
             }
         };
         let parking = runners.parking.clone();
-        if let Some(slot) = runners.slots.get_mut(index) {
-            *slot = Some(Runner {
+        if let Some(place) = runners.places.get_mut(index) {
+            *place = Some(Runner {
                 vcpu: vcpu.id(),
                 thread: ARef::from(&**kernel::current!()),
                 state: RunnerState::on_entry(parking.as_ref()),
@@ -325,7 +327,7 @@ impl RunnerGuard<'_> {
     fn with<R>(&self, change: impl FnOnce(&mut Runner, Option<&Arc<Parking>>) -> R) -> Option<R> {
         let mut guard = self.watch.runners.lock();
         let runners = &mut *guard;
-        let runner = runners.slots.get_mut(self.index)?.as_mut()?;
+        let runner = runners.places.get_mut(self.index)?.as_mut()?;
         Some(change(runner, runners.parking.as_ref()))
     }
 
@@ -395,8 +397,8 @@ impl RunnerGuard<'_> {
     fn give_up(&self) -> Option<Runner> {
         let mut guard = self.watch.runners.lock();
         let runners = &mut *guard;
-        let runner = runners.slots.get_mut(self.index).and_then(Option::take);
-        // There is room: as much as `slots` has.
+        let runner = runners.places.get_mut(self.index).and_then(Option::take);
+        // There is room: as much as `places` has.
         let _ = runners.free.push_within_capacity(self.index);
         runner
     }

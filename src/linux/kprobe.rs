@@ -26,7 +26,7 @@ pub(crate) trait Handler {
     /// Returns the address of a function of the probed function's own signature to run in its
     /// place, or [`None`] to let the call go on. Runs with preemption off: it must not wait,
     /// sleep or allocate.
-    fn redirect(arguments: Arguments<'_>) -> Option<usize>;
+    fn handle(arguments: Arguments<'_>) -> Option<usize>;
 }
 
 /// The arguments of a probed call, as the x86-64 calling convention passes them.
@@ -142,7 +142,7 @@ impl<H: Handler> Kprobe<H> {
         // SAFETY: The probe core passes the registers of the probed call, which nobody else
         // touches while the handler runs.
         let registers = unsafe { &mut *registers };
-        match H::redirect(Arguments(registers)) {
+        match H::handle(Arguments(registers)) {
             Some(address) => {
                 registers.ip = address;
                 1

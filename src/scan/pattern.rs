@@ -51,7 +51,7 @@ impl Pattern {
     /// - `hex:` takes two hex digits for each byte, with spaces between bytes where wanted; a `?`
     ///   in the place of a digit leaves that nibble open.
     ///
-    /// In these three, `\\` is a backslash, `\s` a space, and `\xHH` the byte, or the
+    /// In all but `hex:`, `\\` is a backslash, `\s` a space, and `\xHH` the byte, or the
     /// character, of that number.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::{
 
 pub(crate) use kvm_inspect_tool::{hex::pattern as hex, Refusal};
 use kvm_inspect_tool::{
-    report::{Outcome, Output, Report, Source, State},
+    report::{Conclusion, Output, Report, Source, State},
     LoadError,
 };
 use rustix::{
@@ -124,7 +124,7 @@ impl Inspection {
     /// Inspects one VM, and unloads the module.
     pub(crate) fn report(&self) -> Report {
         let report = self.partial_report();
-        assert_eq!(report.done.result, Outcome::Ok);
+        assert_eq!(report.done.result, Conclusion::Ok);
         report
     }
 
@@ -274,10 +274,10 @@ fn assert_consistent(report: &Report) {
     assert!(done.paused_us >= done.scan_us, "{done:?}");
     assert_eq!(uncovered.is_empty(), done.uncovered_bytes == 0, "{done:?}");
     match done.result {
-        Outcome::Ok => assert!(uncovered.is_empty() && left.is_none(), "{report:#?}"),
-        Outcome::Changed => assert!(!uncovered.is_empty() && left.is_none(), "{report:#?}"),
-        Outcome::TimeUp => assert!(left.is_some(), "{report:#?}"),
-        Outcome::MemslotsChanged | Outcome::VmmKilled => (),
+        Conclusion::Ok => assert!(uncovered.is_empty() && left.is_none(), "{report:#?}"),
+        Conclusion::Changed => assert!(!uncovered.is_empty() && left.is_none(), "{report:#?}"),
+        Conclusion::TimeUp => assert!(left.is_some(), "{report:#?}"),
+        Conclusion::MemslotsChanged | Conclusion::VmmKilled => (),
     }
 }
 

@@ -156,7 +156,8 @@ impl Loaded {
     ///
     /// # Errors
     ///
-    /// The kernel log has lost lines, or a report has an error: it is left out then.
+    /// The kernel log has lost lines, or a report has an error. The lines that were read with it
+    /// are not returned again.
     pub fn output(&mut self) -> io::Result<Output> {
         let mut output = Output::parse(&self.lines()?).map_err(io::Error::other)?;
         self.lines = mem::take(&mut output.cut_off);

@@ -171,7 +171,7 @@ pub struct Uncovered {
 
 /// What came of an inspection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Conclusion {
     /// All was done.
     Ok,
     /// The VMM changed its memslots meanwhile.
@@ -188,7 +188,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Done {
     /// What came of the inspection.
-    pub result: Outcome,
+    pub result: Conclusion,
     /// How many hits there were, printed or not.
     pub hits: u64,
     /// How many bytes were searched, each counted once.
@@ -499,7 +499,7 @@ impl FromStr for Source {
     }
 }
 
-impl FromStr for Outcome {
+impl FromStr for Conclusion {
     type Err = UnknownWord;
 
     fn from_str(word: &str) -> Result<Self, UnknownWord> {

@@ -2,7 +2,7 @@
 
 //! Reading a report that the module has made.
 
-use kvm_inspect_tool::report::{Hit, Outcome, Output, ParseError, Report, Source, State, Table};
+use kvm_inspect_tool::report::{Conclusion, Hit, Output, ParseError, Report, Source, State, Table};
 
 /// Of a Linux guest with two vCPUs in QEMU.
 const RECORDED: &str = include_str!("recorded.txt");
@@ -41,7 +41,7 @@ fn a_report_is_read_whole() {
     assert_eq!(report.hits, [hit]);
     assert_eq!(report.hits_of(0), [0xcdd_8f20]);
     assert_eq!((report.left, report.uncovered.len()), (None, 0));
-    assert_eq!(report.done.result, Outcome::Ok);
+    assert_eq!(report.done.result, Conclusion::Ok);
     assert_eq!(report.done.absent_pages, 67_584);
     assert_eq!(report.done.engine, "avx2");
     assert_eq!(report.unknown, [""; 0]);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use kvm_inspect_tool::{
-    report::{Outcome, State},
+    report::{Conclusion, State},
     KernelLog,
 };
 use rustix::io::Errno;
@@ -286,8 +286,8 @@ fn was_killed(loaded: Result<Loaded, Refusal>) -> bool {
                 panic!("one report: {reports:#?}");
             };
             match report.done.result {
-                Outcome::Ok => assert_eq!(report.done.hits, 1),
-                Outcome::VmmKilled => return true,
+                Conclusion::Ok => assert_eq!(report.done.hits, 1),
+                Conclusion::VmmKilled => return true,
                 other => panic!("unexpected result {other:?}"),
             }
         }

@@ -4,7 +4,7 @@
 
 use kvm_inspect_tool::{
     hex::digits,
-    report::{Outcome, Report, State},
+    report::{Conclusion, Report, State},
 };
 
 use super::{
@@ -202,7 +202,7 @@ fn interval() {
         wait_until(what, || {
             let reports = loaded.reports();
             for report in &reports {
-                assert_eq!(report.done.result, Outcome::Ok);
+                assert_eq!(report.done.result, Conclusion::Ok);
                 vm.assert_slots(report);
             }
             seen += reports.len();

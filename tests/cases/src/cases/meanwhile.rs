@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES;
-use kvm_inspect_tool::report::{Outcome, Report};
+use kvm_inspect_tool::report::{Conclusion, Report};
 
 use super::{secret, times, Case, Random};
 use crate::{
@@ -113,7 +113,7 @@ impl Guest {
                 }
             },
             |report| {
-                assert_eq!(report.done.result, Outcome::Ok);
+                assert_eq!(report.done.result, Conclusion::Ok);
                 assert!(report.hits.iter().all(|hit| expected.contains(hit)));
                 found += u32::from(report.hits == expected);
                 reports += 1;
@@ -233,8 +233,8 @@ fn slots_change() {
         || (0..8).for_each(|_| change_a_slot(&mut vm, &mappings, &mut random)),
         |report| {
             match report.done.result {
-                Outcome::Ok => ok += 1,
-                Outcome::MemslotsChanged => changed += 1,
+                Conclusion::Ok => ok += 1,
+                Conclusion::MemslotsChanged => changed += 1,
                 other => panic!("unexpected result {other:?}"),
             }
             assert_eq!(report.hits[..1], always);

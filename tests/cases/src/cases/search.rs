@@ -10,7 +10,7 @@ use std::{fs, ops::Range, sync::Arc, thread, time::Duration};
 use cases::{command_line::parameter, protocol::ENGINE_PARAMETER};
 use kvm_inspect_tool::{
     hex::digits,
-    report::{Outcome, Report},
+    report::{Conclusion, Report},
 };
 use rustix::io::Errno;
 
@@ -224,7 +224,7 @@ fn add_borders(vm: &mut Vm) -> Vec<u64> {
 /// Checks that both patterns were found at these places and nowhere else. The printed bytes have
 /// the secret, if there are any.
 fn assert_found(report: &Report, places: &[u64], printed: Option<&Vec<u8>>) {
-    assert_eq!(report.done.result, Outcome::Ok);
+    assert_eq!(report.done.result, Conclusion::Ok);
     for pattern in [0, 1] {
         assert_eq!(report.hits_of(pattern), places, "pattern {pattern}");
     }
@@ -306,7 +306,7 @@ fn search_alone(inspection: &Inspection, hits: u64) {
     reports.extend(loaded.unload());
     for Report { done, .. } in &reports {
         let seen = (done.result, done.threads, done.pauses, done.hits);
-        assert_eq!(seen, (Outcome::Ok, 1, 1, hits));
+        assert_eq!(seen, (Conclusion::Ok, 1, 1, hits));
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use kvm_inspect_tool::report::{Outcome, Report, State};
+use kvm_inspect_tool::report::{Conclusion, Report, State};
 use rustix::process::Signal;
 use vmm_sys_util::signal::{register_signal_handler, SIGRTMIN};
 
@@ -36,7 +36,7 @@ fn vm(manner: Manner) -> Vm {
 }
 
 fn assert_ok(report: &Report) {
-    assert_eq!(report.done.result, Outcome::Ok);
+    assert_eq!(report.done.result, Conclusion::Ok);
 }
 
 /// They get signals by the thousand, and take each one once.

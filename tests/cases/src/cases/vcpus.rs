@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kvm_inspect_tool::report::{Outcome, Report, State};
+use kvm_inspect_tool::report::{Conclusion, Report, State};
 use rustix::process::Signal;
 
 use super::{
@@ -45,7 +45,7 @@ fn inspection(vm: &Vm) -> Inspection {
 
 /// Checks that the secret was found, and each vCPU's state.
 fn check(report: &Report, vm: &Vm, states: &[State]) {
-    assert_eq!(report.done.result, Outcome::Ok);
+    assert_eq!(report.done.result, Conclusion::Ok);
     assert_eq!(report.states(), states);
     let ids: Vec<u64> = report.vcpus.iter().map(|vcpu| vcpu.id).collect();
     assert_eq!(ids, (0..states.len() as u64).collect::<Vec<_>>());

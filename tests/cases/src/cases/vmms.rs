@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kvm_inspect_tool::report::{Outcome, Report};
+use kvm_inspect_tool::report::{Conclusion, Report};
 use rustix::{
     io::Errno,
     process::{pidfd_getfd, pidfd_open, Pid, PidfdFlags, PidfdGetfdFlags},
@@ -86,8 +86,8 @@ fn period() -> Duration {
 
 fn check(report: &Report) {
     match report.done.result {
-        Outcome::Ok => assert_eq!(report.hits_of(0), [0x200]),
-        Outcome::VmmKilled => (),
+        Conclusion::Ok => assert_eq!(report.hits_of(0), [0x200]),
+        Conclusion::VmmKilled => (),
         other => panic!("unexpected result {other:?}"),
     }
 }
@@ -109,7 +109,7 @@ fn killed() {
             for report in reports {
                 check(&report);
                 freezes += 1;
-                in_the_middle += u32::from(report.done.result == Outcome::VmmKilled);
+                in_the_middle += u32::from(report.done.result == Conclusion::VmmKilled);
             }
         };
         wait_until("the module says that it is done", || {
@@ -139,7 +139,7 @@ fn unloaded() {
         let loaded = inspection(vmm.pid()).set("interval_ms", 1).load();
         random.pause(3 * period);
         for report in loaded.unload() {
-            assert_eq!(report.done.result, Outcome::Ok);
+            assert_eq!(report.done.result, Conclusion::Ok);
             check(&report);
             freezes += 1;
         }
@@ -205,14 +205,14 @@ fn come_and_go() {
         },
         |report| {
             if report.fd == Some(fd) {
-                assert_eq!(report.done.result, Outcome::Ok);
+                assert_eq!(report.done.result, Conclusion::Ok);
                 assert_eq!(report.hits_of(0), [0x200]);
                 of_ours += 1;
             } else {
                 // It may not be complete yet: without its slots, or without its secret.
                 assert!(matches!(
                     report.done.result,
-                    Outcome::Ok | Outcome::MemslotsChanged
+                    Conclusion::Ok | Conclusion::MemslotsChanged
                 ));
                 assert!(report.hits_of(0).iter().all(|&gpa| gpa == 0x200));
                 of_others += 1;

@@ -112,8 +112,13 @@ impl<'a> Line<'a> {
 }
 
 fn number(text: &str) -> Option<u64> {
-    match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16).ok(),
-        None => text.parse().ok(),
-    }
+    let (digits, radix) = match text.strip_prefix("0x") {
+        Some(digits) => (digits, 16),
+        None => (text, 10),
+    };
+    // The standard library would take a sign.
+    let has_sign = digits.starts_with('+');
+    u64::from_str_radix(digits, radix)
+        .ok()
+        .filter(|_| !has_sign)
 }

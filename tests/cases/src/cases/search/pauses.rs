@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kvm_inspect_tool::report::{Outcome, Report};
+use kvm_inspect_tool::report::{Conclusion, Report};
 
 use super::{lengthen, long_us, CHUNK, GIB, MIB};
 use crate::{
@@ -184,7 +184,7 @@ fn move_while_searched(
     let report = reports.remove(0);
     let result = report.done.result;
     assert!(
-        matches!(result, Outcome::Ok | Outcome::Changed),
+        matches!(result, Conclusion::Ok | Conclusion::Changed),
         "{result:?}"
     );
     (report, takes)
@@ -238,11 +238,11 @@ fn writing() {
     let memory = [&ends.first, &ends.between, &ends.last].map(Arc::clone);
     let writer = write_all_the_time(memory.into(), all, &stop);
     let mut tries = (0..20).map(|_| in_pauses(&patterns, ends.most_ms).partial_report());
-    let report = tries.find(|report| report.done.result != Outcome::Ok);
+    let report = tries.find(|report| report.done.result != Conclusion::Ok);
     let report = report.expect("what changes all the time is not covered");
     stop.store(true, SeqCst);
     writer.join().expect("it ends");
-    assert_eq!(report.done.result, Outcome::Changed);
+    assert_eq!(report.done.result, Conclusion::Changed);
     assert_eq!(report.left, None);
     assert!(!report.uncovered.is_empty());
     assert!(report.done.uncovered_bytes >= CHUNK);

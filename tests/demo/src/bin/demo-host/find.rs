@@ -12,7 +12,7 @@ use demo::{
 };
 use kvm_inspect_tool::{
     hex, module,
-    report::{Outcome, Report, Vcpu},
+    report::{Conclusion, Report, Vcpu},
     Inspection, LoadError,
 };
 use rustix::io::Errno;
@@ -156,7 +156,7 @@ fn compare(qemu: &mut Qemu, secret: &str, lines: &[String]) -> io::Result<String
         say(&format!("  xp {gpa:#x}: {digits}, the secret"))?;
     }
     let done = &report.done;
-    if done.result != Outcome::Ok || hits.is_empty() {
+    if done.result != Conclusion::Ok || hits.is_empty() {
         return fail("the secret was not found");
     }
     if Ok(done.hits) != u64::try_from(hits.len()) {

@@ -15,7 +15,7 @@ use demo::{
     work::{Work, NOBODYS_PORT, WORK},
 };
 use kvm_inspect_tool::{
-    report::{Outcome, Output, State},
+    report::{Conclusion, Output, State},
     Inspection,
 };
 
@@ -100,7 +100,7 @@ impl Inspections {
         }
         for report in &output.reports {
             let done = &report.done;
-            if done.result != Outcome::Ok {
+            if done.result != Conclusion::Ok {
                 return fail(format!("an inspection went wrong: {done:?}"));
             }
             let outside = report.states().into_iter();

@@ -19,7 +19,7 @@ use demo::{
 };
 use kvm_inspect_tool::{
     hex,
-    report::{Done, Outcome},
+    report::{Conclusion, Done},
     Inspection,
 };
 use memchr::memmem::Finder;
@@ -207,7 +207,7 @@ impl Job {
         } = inspect(&inspection)?.done;
         let whole = begin.elapsed();
         // Only a guest that runs in between may change.
-        if result != Outcome::Ok && (result != Outcome::Changed || max_pause_ms == 0) {
+        if result != Conclusion::Ok && (result != Conclusion::Changed || max_pause_ms == 0) {
             return fail(format!("an inspection went wrong: {result:?}"));
         }
         found(Some(hits), &format!("the module: {hits}"))?;
