@@ -243,6 +243,6 @@ pub trait Host {
     /// memory.
     fn vector<R>(&self, work: impl FnOnce() -> R) -> R;
 
-    /// Lets others have the CPU; called after each few steps.
-    fn breathe(&self);
+    /// Lets others have the CPU; called after each few steps. Returns whether to go on.
+    fn breathe(&self) -> bool;
 }

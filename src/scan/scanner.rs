@@ -7,6 +7,7 @@ mod sampled;
 
 use core::ops::Range;
 
+use self::sampled::Sampled;
 use super::{
     engine::Engine,
     filter::PLACES,
@@ -156,6 +157,8 @@ impl<'a> Scanner<'a> {
     /// Calls `found` for every match that begins in `begin`, a range of offsets, and ends in
     /// `memory`. Overlapping matches are all found, each once. They may be out of order, by less
     /// than 128 KiB.
+    ///
+    /// Returns whether that was done: not if the host gave up. Then some were found, or none.
     pub fn search<M: Memory + ?Sized, H: Host>(
         &self,
         memory: &M,
@@ -163,9 +166,9 @@ impl<'a> Scanner<'a> {
         scratch: &mut Scratch,
         host: &H,
         mut found: impl FnMut(Match),
-    ) {
+    ) -> bool {
         if self.tables.longest == 0 {
-            return;
+            return true;
         }
         let end = begin.end.min(memory.len());
         let mut first = begin.start;
@@ -175,9 +178,15 @@ impl<'a> Scanner<'a> {
                 memory,
                 begin: first..end.min(first.saturating_add(PORTION)),
             };
-            first = portion.search(scratch, host, &mut found);
-            host.breathe();
+            let Some(next) = portion.search(scratch, host, &mut found) else {
+                return false;
+            };
+            first = next;
+            if first < end && !host.breathe() {
+                return false;
+            }
         }
+        true
     }
 }
 
@@ -189,13 +198,13 @@ struct Portion<'a, M: ?Sized> {
 }
 
 impl<M: Memory + ?Sized> Portion<'_, M> {
-    /// Scans the portion. Returns where the next one begins.
+    /// Scans the portion. Returns where the next one begins; [`None`] if the host gave up.
     fn search<H: Host>(
         &self,
         scratch: &mut Scratch,
         host: &H,
         found: &mut impl FnMut(Match),
-    ) -> usize {
+    ) -> Option<usize> {
         let Tables {
             samples,
             has_others,
@@ -206,19 +215,19 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
             return self.search_with_filter(scratch, host, found);
         }
         let end = if *has_others {
-            self.search_with_filter(scratch, host, found)
+            self.search_with_filter(scratch, host, found)?
         } else {
             self.begin.end
         };
         let Some(stride) = samples.stride() else {
-            return end;
+            return Some(end);
         };
         let [List { words, .. }, _] = &mut scratch.lists;
         let begin = self.begin.start..end;
-        if self.search_some_places(&begin, stride, words, host, found) {
-            end
-        } else {
-            self.search_with_filter(scratch, host, found)
+        match self.search_some_places(&begin, stride, words, host, found) {
+            Sampled::Done => Some(end),
+            Sampled::TooMany => self.search_with_filter(scratch, host, found),
+            Sampled::GivenUp => None,
         }
     }
 

@@ -6,6 +6,7 @@ use core::ops::Range;
 
 use super::{
     lowest,
+    sampled::Sampled,
     List,
     Match,
     Portion,
@@ -60,13 +61,14 @@ struct Filtered {
 }
 
 impl<M: Memory + ?Sized> Portion<'_, M> {
-    /// Scans for the patterns that samples do not find. Returns the offset up to which it did.
+    /// Scans for the patterns that samples do not find. Returns the offset up to which it did;
+    /// [`None`] if the host gave up.
     pub(super) fn search_with_filter<H: Host>(
         &self,
         scratch: &mut Scratch,
         host: &H,
         found: &mut impl FnMut(Match),
-    ) -> usize {
+    ) -> Option<usize> {
         let tables = self.scanner.tables;
         let [first, second] = &tables.choices;
         let [first_list, second_list] = &mut scratch.lists;
@@ -90,20 +92,20 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
         let begin = self.begin.start..filtered.end;
         if begin.is_empty() {
             self.look_at(begin.start, |pattern| tables.is_filtered(pattern), found);
-            return begin.start.saturating_add(1);
+            return Some(begin.start.saturating_add(1));
         }
         if tables.filter_first && filtered.count > many {
             if let Some(stride) = tables.samples.stride() {
                 let words = &mut other_list.words;
-                if self.search_some_places(&begin, stride, words, host, found) {
-                    return begin.end;
+                match self.search_some_places(&begin, stride, words, host, found) {
+                    Sampled::Done => return Some(begin.end),
+                    Sampled::TooMany => {}
+                    Sampled::GivenUp => return None,
                 }
             }
         }
-        if filtered.count > 0 {
-            self.look_closely(choice, list, &begin, host, found);
-        }
-        begin.end
+        let is_done = filtered.count == 0 || self.look_closely(choice, list, &begin, host, found);
+        is_done.then_some(begin.end)
     }
 
     /// Finds the places where the fingerprints of matches in this portion may begin.
@@ -199,7 +201,8 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
         word[0] >> skip
     }
 
-    /// Looks for matches that begin in `begin` where something has passed.
+    /// Looks for matches that begin in `begin` where something has passed. Returns whether the host
+    /// went on.
     fn look_closely<H: Host>(
         &self,
         choice: &Choice,
@@ -207,8 +210,8 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
         begin: &Range<usize>,
         host: &H,
         found: &mut impl FnMut(Match),
-    ) {
-        let mut looks = 0;
+    ) -> bool {
+        let mut looks = 0_u32;
         for run in list.runs.iter().take(list.len).filter(|run| run.len > 0) {
             let piece = self.memory.piece(run.at);
             let words = list.words.get(run.first..).unwrap_or_default();
@@ -222,19 +225,24 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
                     while let Some(bit) = lowest(left) {
                         left &= left.wrapping_sub(1);
                         let place = bit.saturating_add(first);
-                        self.look(choice, run.at, piece, place, begin, found);
-                        looks += 1;
-                        if looks == CLOSE_LOOKS {
+                        looks = looks.saturating_add(1);
+                        let candidates = self.look(choice, run.at, piece, place, begin, found);
+                        looks = looks.saturating_add(candidates);
+                        if looks >= CLOSE_LOOKS {
                             looks = 0;
-                            host.breathe();
+                            if !host.breathe() {
+                                return false;
+                            }
                         }
                     }
                 }
             }
         }
+        true
     }
 
     /// Looks for matches whose fingerprint begins at a place of a piece, the one from `at` on.
+    /// Returns how many patterns it compared.
     #[inline]
     fn look(
         &self,
@@ -244,7 +252,8 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
         place: usize,
         begin: &Range<usize>,
         found: &mut impl FnMut(Match),
-    ) {
+    ) -> u32 {
+        let mut compared = 0_u32;
         let fingerprint_at = at.saturating_add(place);
         let word = piece.half_word(place);
         let word = word.unwrap_or_else(|| self.half_word_at(fingerprint_at));
@@ -253,13 +262,17 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
             let Some(offset) = offset.filter(|at| begin.contains(at)) else {
                 continue;
             };
-            if self.may_match(index, offset, at, piece) && self.matches_at(index, offset) {
-                found(Match {
-                    offset,
-                    pattern: index,
-                });
+            if self.may_match(index, offset, at, piece) {
+                compared = compared.saturating_add(1);
+                if self.matches_at(index, offset) {
+                    found(Match {
+                        offset,
+                        pattern: index,
+                    });
+                }
             }
         }
+        compared
     }
 
     /// Returns whether a pattern may match at `offset`, by its tail if that is in `piece`, the one

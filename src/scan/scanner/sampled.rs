@@ -31,12 +31,20 @@ const GIVE_UP_RATIO: usize = 8;
 /// How many words of places are looked at before that is decided.
 const TRIAL_WORDS: usize = 16;
 
+/// How a look at some places ended.
+pub(super) enum Sampled {
+    /// All matches were found.
+    Done,
+    /// So many of the first places pass that the filter, where it can be used, is faster. Nothing
+    /// was found yet.
+    TooMany,
+    /// The host gave up.
+    GivenUp,
+}
+
 impl<M: Memory + ?Sized> Portion<'_, M> {
     /// Scans for matches that begin in `begin`, by looking at places that are `stride` bytes apart.
     /// `words` are overwritten.
-    ///
-    /// Returns whether that was done. It is not if so many of the first places pass that the
-    /// filter, where it can be used, is faster. Then nothing was found yet.
     pub(super) fn search_some_places<H: Host>(
         &self,
         begin: &Range<usize>,
@@ -44,7 +52,7 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
         words: &mut [u64],
         host: &H,
         found: &mut impl FnMut(Match),
-    ) -> bool {
+    ) -> Sampled {
         let Scanner { tables, engine, .. } = self.scanner;
         let samples = &tables.samples;
         let can_give_up = !tables.has_others && tables.choices[0].size > 0;
@@ -74,22 +82,29 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
                     |_| None,
                     |pattern, sample_at| self.decide(pattern, at, sample_at, begin, found),
                 );
-                breathe(&mut looks, host);
+                if !goes_on(&mut looks, host) {
+                    return Sampled::GivenUp;
+                }
                 at = at.saturating_add(stride);
                 continue;
             }
             samples.look(*engine, piece, self.ahead(at, AHEAD, piece), count, used);
             if can_give_up && at == begin.start && passed(used) > count / GIVE_UP_RATIO {
-                return false;
+                return Sampled::TooMany;
             }
-            self.look_closely_at_some(begin, stride, at, piece, used, &mut looks, host, found);
+            let looked =
+                self.look_closely_at_some(begin, stride, at, piece, used, &mut looks, host, found);
+            if !looked {
+                return Sampled::GivenUp;
+            }
             at = at.saturating_add(count.saturating_mul(stride));
             most = all;
         }
-        true
+        Sampled::Done
     }
 
     /// Looks for matches at the places that have passed, by `words`, in the piece from `at` on.
+    /// Returns whether the host went on.
     #[allow(clippy::too_many_arguments, reason = "it is a part of its only caller")]
     fn look_closely_at_some<H: Host>(
         &self,
@@ -101,7 +116,7 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
         looks: &mut u32,
         host: &H,
         found: &mut impl FnMut(Match),
-    ) {
+    ) -> bool {
         let samples = &self.scanner.tables.samples;
         let firsts = (0..).step_by(PLACES.saturating_mul(stride));
         for (first, word) in firsts.zip(words).filter(|(_, word)| **word != 0) {
@@ -120,9 +135,12 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
                         self.decide(pattern, at.saturating_add(place), sample_at, begin, found);
                     },
                 );
-                breathe(looks, host);
+                if !goes_on(looks, host) {
+                    return false;
+                }
             }
         }
+        true
     }
 
     /// Decides whether a pattern matches where its sample, which begins at `sample_at` in it, is at
@@ -152,12 +170,13 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
     }
 }
 
-/// Lets others have the CPU after [`CLOSE_LOOKS`].
-fn breathe<H: Host>(looks: &mut u32, host: &H) {
-    if *looks >= CLOSE_LOOKS {
-        *looks = 0;
-        host.breathe();
+/// Lets others have the CPU after [`CLOSE_LOOKS`]. Returns whether the host goes on.
+fn goes_on<H: Host>(looks: &mut u32, host: &H) -> bool {
+    if *looks < CLOSE_LOOKS {
+        return true;
     }
+    *looks = 0;
+    host.breathe()
 }
 
 /// Returns how many places have passed.

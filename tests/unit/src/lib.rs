@@ -49,7 +49,9 @@ impl Host for Thread {
         work()
     }
 
-    fn breathe(&self) {}
+    fn breathe(&self) -> bool {
+        true
+    }
 }
 
 /// Returns how many cases of a property to try: `most`, or `PROPTEST_CASES` where each access to
@@ -160,7 +162,7 @@ pub fn search<M: Memory + ?Sized>(
     let mut scratch = Box::new(Scratch::new());
     let mut matches = Vec::new();
     let scanner = Scanner::new(&mut tables, patterns, engine);
-    scanner.search(memory, begin, &mut scratch, &Thread, |found| {
+    let _ = scanner.search(memory, begin, &mut scratch, &Thread, |found| {
         matches.push(found);
     });
     matches

@@ -474,7 +474,7 @@ fn tables_and_scratch_can_be_used_again() {
     for (patterns, expected) in patterns.iter().zip([0, 1]) {
         let mut found = Vec::new();
         let scanner = Scanner::new(&mut tables, patterns, Engine::PORTABLE);
-        scanner.search(&b"ab"[..], 0..2, &mut scratch, &Thread, |hit| {
+        let _ = scanner.search(&b"ab"[..], 0..2, &mut scratch, &Thread, |hit| {
             found.push(hit);
         });
         assert_eq!(found.len(), 1);
@@ -615,10 +615,21 @@ fn a_match_is_decided_on_a_copy() {
     }
 }
 
-/// A host that counts.
+/// A host that counts, and gives up after so many breaths.
 struct Counting {
     breaths: Cell<usize>,
+    most: usize,
     in_vector: Cell<bool>,
+}
+
+impl Counting {
+    fn new(most: usize) -> Self {
+        Self {
+            breaths: Cell::new(0),
+            most,
+            in_vector: Cell::new(false),
+        }
+    }
 }
 
 impl Host for Counting {
@@ -629,9 +640,38 @@ impl Host for Counting {
         result
     }
 
-    fn breathe(&self) {
+    fn breathe(&self) -> bool {
         assert!(!self.in_vector.get());
+        assert!(self.breaths.get() < self.most, "it goes on");
         self.breaths.set(self.breaths.get() + 1);
+        self.breaths.get() < self.most
+    }
+}
+
+/// Tests that a host that gives up is obeyed at once, whatever finds the matches, and that it is
+/// asked often where every byte is a match of many patterns.
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn gives_up() {
+    let long = parse(&vec![format!("hex:{}", "a5".repeat(40)); 256]);
+    let short = parse(&vec!["hex:a5a5".to_owned(); 256]);
+    let memory = vec![0xa5; 1 << 16];
+    for engine in kvm_inspect_pure::engines() {
+        for patterns in [&long, &short] {
+            let mut tables = Box::new(Tables::new());
+            let mut scratch = Box::new(Scratch::new());
+            let scanner = Scanner::new(&mut tables, patterns, engine);
+            for most in [1, 2, 100] {
+                let host = Counting::new(most);
+                let mut found = 0;
+                let done = scanner.search(&memory[..], 0..4096, &mut scratch, &host, |_| found += 1);
+                assert!(!done);
+                // Few places, each with as many matches as there are patterns.
+                assert!(found <= most * 16 * 256, "{found} after {most} breaths");
+            }
+            let host = Counting::new(usize::MAX);
+            assert!(scanner.search(&memory[..], 0..16, &mut scratch, &host, |_| ()));
+        }
     }
 }
 
@@ -650,12 +690,9 @@ fn breathes_often() {
         let mut tables = Box::new(Tables::new());
         let mut scratch = Box::new(Scratch::new());
         let scanner = Scanner::new(&mut tables, &patterns, engine);
-        let host = Counting {
-            breaths: Cell::new(0),
-            in_vector: Cell::new(false),
-        };
+        let host = Counting::new(usize::MAX);
         let mut found = 0;
-        scanner.search(&memory[..], 0..4096, &mut scratch, &host, |_| {
+        let _ = scanner.search(&memory[..], 0..4096, &mut scratch, &host, |_| {
             assert!(!host.in_vector.get());
             found += 1;
         });
