@@ -35,7 +35,8 @@ use crate::{
     },
     memory::{
         Interrupted,
-        Map, //
+        Map,
+        Plan, //
     },
     outcome::{
         Conclusion,
@@ -74,6 +75,8 @@ pub(crate) struct Inspection<'a> {
 struct Preparation {
     vcpus: KVVec<FrozenVcpu>,
     slots: Memslots,
+    /// Room to read them again.
+    slots_now: Memslots,
     search: Prepared,
 }
 
@@ -86,12 +89,17 @@ impl Inspection<'_> {
     /// module is being unloaded. `ENOMEM`.
     pub(crate) fn run(&self, thread: &mut OnKthread) -> Result<Outcome> {
         let mm = self.readable_memory()?;
+        let memory = BorrowedAddressSpace::take_on(thread, mm);
+        let stop = || memory.thread().should_stop() || task::is_dying(self.process);
+        if self.request.bring_in {
+            self.bring_in(&memory, &stop)?;
+        }
         let Preparation {
             mut vcpus,
             mut slots,
+            mut slots_now,
             search,
         } = self.prepare()?;
-        let memory = BorrowedAddressSpace::take_on(thread, mm);
         let no_io = NoIo::begin();
 
         let freeze = self.freeze(&memory, true).map_err(explain_freeze)?;
@@ -100,22 +108,29 @@ impl Inspection<'_> {
         slots.read_again(self.vm())?;
         let map = Arc::new(Map::new(self.target.vm.clone(), slots), GFP_KERNEL)?;
         let search = Search::new(map.clone(), self.request.query.clone(), search)?;
-        let stop = || memory.thread().should_stop() || task::is_dying(self.process);
         let mut pauses = Pauses::default();
-        let searched = self.search(freeze, &search, &memory, &stop, &mut pauses);
+        let mut run = Run {
+            search: &search,
+            memory: &memory,
+            stop: &stop,
+            slots_now: &mut slots_now,
+            pauses: &mut pauses,
+        };
+        let searched = self.search(freeze, &mut run);
         drop(no_io);
 
         let counted = searched.and_then(|()| search.count(&memory.memory(), &stop));
         let findings = search.take_findings();
         let conclusion = match counted {
-            Ok(()) if search.slots_have_changed() => Conclusion::MemslotsChanged,
+            Ok(()) if findings.has_lost(&map, self.request.query.searched_ranges()) => {
+                Conclusion::MemslotsChanged
+            }
             Ok(()) if findings.stopped_at.is_some() => Conclusion::TimeUp,
             Ok(()) if findings.has_uncovered() => Conclusion::Changed,
+            Ok(()) if findings.missing_pages > 0 => Conclusion::Incomplete,
             Ok(()) => Conclusion::Ok,
-            Err(Interrupted::Stopped { .. }) if task::is_dying(self.process) => {
-                Conclusion::VmmKilled
-            }
-            Err(Interrupted::Stopped { .. }) => return Err(EINTR),
+            Err(Interrupted::Stopped) if task::is_dying(self.process) => Conclusion::VmmKilled,
+            Err(Interrupted::Stopped) => return Err(EINTR),
             Err(Interrupted::Error(error)) => return Err(error),
         };
         Ok(Outcome {
@@ -163,8 +178,26 @@ impl Inspection<'_> {
                 self.request.threads,
                 self.request.max_pause.is_some(),
             )?,
+            slots_now: Memslots::read(self.vm())?,
             slots,
         })
+    }
+
+    /// Brings in, while the guest runs, what is to be searched and is swapped out or in a file.
+    fn bring_in(&self, memory: &BorrowedAddressSpace<'_>, stop: &dyn Fn() -> bool) -> Result {
+        let map = Map::new(self.target.vm.clone(), Memslots::read(self.vm())?);
+        let ranges = self.request.query.searched_ranges();
+        let vmm_memory = memory.memory();
+        for slot in map.slots() {
+            let source = map.source(slot, &vmm_memory);
+            map.for_each_stretch(ranges, slot, 0, slot.pages, |plan, first, end| {
+                if plan == Plan::Read {
+                    source.bring_in(first, end.saturating_sub(first), stop);
+                }
+                Ok::<_, Error>(())
+            })?;
+        }
+        Ok(())
     }
 
     /// Freezes the VM. With `explain`, a line says which vCPU did not stop in time.
@@ -191,27 +224,17 @@ impl Inspection<'_> {
     ///
     /// When all is searched, what has changed meanwhile is searched again, up to
     /// [`MAX_SEARCHES_AGAIN`] times.
-    fn search(
-        &self,
-        freeze: Freeze<'_>,
-        search: &Arc<Search>,
-        memory: &BorrowedAddressSpace<'_>,
-        stop: &dyn Fn() -> bool,
-        pauses: &mut Pauses,
-    ) -> Result<(), Interrupted> {
+    fn search(&self, freeze: Freeze<'_>, run: &mut Run<'_>) -> Result<(), Interrupted> {
         // One for all, with its limited patience for `mmap_lock`.
-        let vmm_memory = memory.memory();
-        let mut outcome = self.search_in_pause(freeze, search, memory, stop, pauses)?;
+        let vmm_memory = run.memory.memory();
+        let mut outcome = self.search_in_pause(freeze, run)?;
         let (mut again, mut in_vain) = (0, 0);
         loop {
-            if search.slots_have_changed() {
-                return Ok(());
-            }
             match outcome {
-                PauseOutcome::Complete if pauses.count == 1 => return Ok(()),
+                PauseOutcome::Complete if run.pauses.count == 1 => return Ok(()),
                 PauseOutcome::Complete => {
-                    search.compare(&vmm_memory, stop)?;
-                    if again == MAX_SEARCHES_AGAIN || !search.has_uncovered() {
+                    run.search.compare(&vmm_memory, run.stop)?;
+                    if again == MAX_SEARCHES_AGAIN || !run.search.has_uncovered() {
                         return Ok(());
                     }
                     again += 1;
@@ -221,12 +244,12 @@ impl Inspection<'_> {
                 PauseOutcome::InVain if in_vain == MAX_PAUSES_IN_VAIN => return Ok(()),
                 PauseOutcome::InVain => in_vain += 1,
             }
-            if outcome != PauseOutcome::Complete && self.unload.wait_timeout(pauses.last) {
-                return Err(Interrupted::Stopped { page: 0 });
+            if outcome != PauseOutcome::Complete && self.unload.wait_timeout(run.pauses.last) {
+                return Err(Interrupted::Stopped);
             }
             // A freeze that fails here may succeed the next time.
-            outcome = match self.freeze(memory, false) {
-                Ok(freeze) => self.search_in_pause(freeze, search, memory, stop, pauses)?,
+            outcome = match self.freeze(run.memory, false) {
+                Ok(freeze) => self.search_in_pause(freeze, run)?,
                 // The guest was kept from running for some time, and all go on.
                 Err(error) if error == ETIMEDOUT => PauseOutcome::InVain,
                 Err(error) => return Err(error.into()),
@@ -238,19 +261,28 @@ impl Inspection<'_> {
     fn search_in_pause(
         &self,
         freeze: Freeze<'_>,
-        search: &Arc<Search>,
-        memory: &BorrowedAddressSpace<'_>,
-        stop: &dyn Fn() -> bool,
-        pauses: &mut Pauses,
+        run: &mut Run<'_>,
     ) -> Result<PauseOutcome, Interrupted> {
-        search.begin_pause(freeze.since(), self.request.max_pause);
+        run.search
+            .begin_pause(freeze.since(), self.request.max_pause);
         if !self.request.query.patterns.is_empty() {
-            freeze.share(search.clone());
+            freeze.share(run.search.clone());
         }
-        let outcome = search.run(&memory.memory(), stop);
-        pauses.add(freeze.thaw());
-        outcome
+        let outcome = run.search.run(&run.memory.memory(), run.stop);
+        run.pauses.add(freeze.thaw());
+        let outcome = outcome?;
+        run.search.note_changed_slots(run.slots_now)?;
+        Ok(outcome)
     }
+}
+
+/// The search of one inspection, and what it needs.
+struct Run<'a> {
+    search: &'a Arc<Search>,
+    memory: &'a BorrowedAddressSpace<'a>,
+    stop: &'a dyn Fn() -> bool,
+    slots_now: &'a mut Memslots,
+    pauses: &'a mut Pauses,
 }
 
 fn explain_freeze(error: Error) -> Error {

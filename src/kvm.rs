@@ -23,6 +23,7 @@ pub(crate) use self::{
     },
     lock::LockedVcpus,
     memslot::{
+        Backing,
         Memslot,
         Memslots,
         FLAG_NAMES, //

@@ -83,6 +83,10 @@ module! {
             default: 0,
             description: "Bytes to print on each side of a hit (default: none, nor the hit's own)",
         },
+        bring_in: i64 {
+            default: 0,
+            description: "1: bring in what is swapped out or in a file before the pause, and search it",
+        },
     },
 }
 
@@ -107,6 +111,7 @@ impl kernel::Module for KvmInspect {
             threads: module_parameters::threads.value(),
             max_hits: module_parameters::max_hits.value(),
             context: module_parameters::context.value(),
+            bring_in: module_parameters::bring_in.value(),
         })
         .map_err(error::explain_memory)?;
         // SAFETY: The module is being loaded, which happens once; this is dropped last.

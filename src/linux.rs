@@ -8,6 +8,7 @@
 pub(crate) mod address_space;
 pub(crate) mod completion;
 pub(crate) mod cpumask;
+pub(crate) mod file_pages;
 pub(crate) mod fpu;
 pub(crate) mod ftrace;
 pub(crate) mod kprobe;

@@ -7,6 +7,7 @@
 //! management mode at the same place as outside it, usually most of its memory, is read once
 //! ([`map`]).
 
+mod counts;
 mod map;
 mod window;
 
@@ -16,11 +17,13 @@ use kernel::{
 };
 
 pub(crate) use self::{
+    counts::PageCounts,
     map::{
         Map,
         Plan, //
     },
     window::{
+        Beside,
         Neighbours,
         Step,
         Window,
@@ -37,10 +40,7 @@ pub(crate) enum Interrupted {
     /// It could not go on.
     Error(Error),
     /// The caller asked for it.
-    Stopped {
-        /// The page of the slot that would have been next.
-        page: u64,
-    },
+    Stopped,
 }
 
 impl<E: Into<Error>> From<E> for Interrupted {

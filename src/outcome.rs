@@ -43,14 +43,16 @@ pub(crate) struct Outcome {
 /// How an inspection ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Conclusion {
-    /// All memory was searched as it was in one instant.
+    /// All memory that has content was searched as it was in one instant.
     Ok,
-    /// The VMM has changed the memslots meanwhile.
+    /// The VMM has changed memslots meanwhile, so that some were searched in part or not at all.
     MemslotsChanged,
     /// Time was up before all memory was searched.
     TimeUp,
     /// Some memory was changed since it was searched.
     Changed,
+    /// Some memory has content, and could not be searched.
+    Incomplete,
     /// The VMM was killed.
     VmmKilled,
 }
@@ -63,6 +65,7 @@ impl Conclusion {
             Self::MemslotsChanged => "memslots_changed",
             Self::TimeUp => "time_up",
             Self::Changed => "changed",
+            Self::Incomplete => "incomplete",
             Self::VmmKilled => "vmm_killed",
         }
     }

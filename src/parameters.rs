@@ -63,6 +63,8 @@ pub(crate) struct RawParameters {
     pub(crate) max_hits: i64,
     /// `context=`.
     pub(crate) context: i64,
+    /// `bring_in=`.
+    pub(crate) bring_in: i64,
 }
 
 /// Checks all parameters, the strings included.
@@ -90,6 +92,7 @@ pub(crate) fn check(raw: &RawParameters) -> Result<Request> {
             MAX_MS,
         )?),
         max_pause: time("max_pause_ms", raw.max_pause_ms)?,
+        bring_in: number("bring_in", raw.bring_in, 0, 1)? == 1,
         threads: match size("threads", raw.threads, MAX_THREADS)? {
             0 => cpumask::num_online_cpus().clamp(1, MAX_THREADS),
             threads => threads,

@@ -18,12 +18,16 @@ use crate::{
         FLAG_NAMES, //
     },
     linux::task,
+    memory::PageCounts,
     outcome::Outcome,
     search::Hit, //
 };
 
 /// The most lines about memory that is not covered in one instant.
 const MAX_UNCOVERED_LINES: u32 = 64;
+
+/// The most lines about memslots that have changed.
+const MAX_LOST_LINES: usize = 64;
 
 /// Prints `outcome`; ends early, without the last line, if `stop` says so.
 pub(crate) fn print(outcome: &Outcome, stop: impl Fn() -> bool) {
@@ -44,6 +48,7 @@ pub(crate) fn print(outcome: &Outcome, stop: impl Fn() -> bool) {
     }
     if print_slots(outcome, stop) && print_hits(outcome, stop) {
         print_stopped_at(outcome);
+        print_lost(outcome);
         let uncovered = print_uncovered(outcome);
         print_done(outcome, uncovered);
     }
@@ -51,21 +56,21 @@ pub(crate) fn print(outcome: &Outcome, stop: impl Fn() -> bool) {
 
 /// Returns whether all was printed.
 fn print_slots(outcome: &Outcome, stop: impl Fn() -> bool) -> bool {
-    for (slot, present) in outcome.map.slots().iter().zip(&outcome.findings.present) {
+    for (slot, pages) in outcome.map.slots().iter().zip(&outcome.findings.pages) {
         if stop() {
             return false;
         }
         pr_info!(
-            "slot as={} id={} gpa={:#x}-{:#x} hva={:#x}-{:#x} pages={} present={} flags={}\n",
+            "slot as={} id={} gpa={:#x}-{:#x} hva={:#x}-{:#x} flags={} pages={}{}\n",
             slot.address_space,
             slot.id,
             slot.gpa,
             slot.last_gpa(),
             slot.hva,
             slot.last_hva(),
+            Flags(slot.flags),
             slot.pages,
-            present,
-            Flags(slot.flags)
+            Kinds(pages)
         );
     }
     true
@@ -109,6 +114,21 @@ fn print_stopped_at(outcome: &Outcome) {
     }
 }
 
+/// Prints the slots that have changed meanwhile.
+fn print_lost(outcome: &Outcome) {
+    let slots = outcome.map.slots().iter().zip(&outcome.findings.lost);
+    let lost = slots.filter(|(_, lost)| **lost).take(MAX_LOST_LINES);
+    for (slot, _) in lost {
+        pr_info!(
+            "lost as={} slot={} gpa={:#x}-{:#x}\n",
+            slot.address_space,
+            slot.id,
+            slot.gpa,
+            slot.last_gpa()
+        );
+    }
+}
+
 /// Returns how many bytes are not covered in one instant.
 fn print_uncovered(outcome: &Outcome) -> u64 {
     let (mut lines, mut bytes) = (0, 0_u64);
@@ -134,20 +154,23 @@ fn print_uncovered(outcome: &Outcome) -> u64 {
 fn print_done(outcome: &Outcome, uncovered: u64) {
     let findings = &outcome.findings;
     let pauses = outcome.pauses;
+    let pages = findings.all_pages();
+    pr_info!("memory pages={}{}\n", pages.all(), Kinds(&pages));
     pr_info!(
         "done result={} vcpus={} slots={} hits={} printed={} scanned_bytes={} absent_pages={} \
          freeze_us={} pause_us={} private_pages={} scan_us={} threads={} engine={} access={} \
-         pauses={} paused_us={} rescanned_bytes={} uncovered_bytes={}\n",
+         pauses={} paused_us={} rescanned_bytes={} uncovered_bytes={} missing_pages={} \
+         chunk_bytes={}\n",
         outcome.conclusion.name(),
         outcome.vcpus.len(),
         outcome.map.slots().len(),
         findings.hit_count,
         findings.hits.len(),
         findings.scanned_bytes,
-        findings.absent_pages,
+        pages.absent(),
         outcome.freeze.as_micros_ceil(),
         pauses.longest.as_micros_ceil(),
-        findings.private_pages,
+        pages.private,
         findings.stats.time.as_micros_ceil(),
         findings.stats.threads,
         outcome.query.engine.kind().name(),
@@ -155,8 +178,22 @@ fn print_done(outcome: &Outcome, uncovered: u64) {
         pauses.count,
         pauses.all.as_micros_ceil(),
         findings.rescanned_bytes,
-        uncovered
+        uncovered,
+        findings.missing_pages,
+        findings.chunk_bytes().unwrap_or(0)
     );
+}
+
+/// Prints ` name=count` for each kind of pages.
+struct Kinds<'a>(&'a PageCounts);
+
+impl fmt::Display for Kinds<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, " present={}", self.0.present)?;
+        self.0
+            .kinds()
+            .try_for_each(|(name, count)| write!(f, " {name}={count}"))
+    }
 }
 
 /// Prints the names of a slot's flags.

@@ -35,6 +35,8 @@ pub(crate) struct Request {
     pub(crate) freeze_timeout: Delta,
     /// The longest pause; [`None`] means one pause, as long as it takes.
     pub(crate) max_pause: Option<Delta>,
+    /// Memory that is swapped out, or in a file, is brought in before the first pause.
+    pub(crate) bring_in: bool,
     /// The most threads that search at once, the inspecting one included.
     pub(crate) threads: usize,
     /// What to search for.

@@ -5,7 +5,8 @@
 //!
 //! Memory is handed out in chunks ([`queue`]). A thread searches its chunk window by window
 //! ([`worker`]); each match is found by whoever searches the page in which it begins. A thread that
-//! is killed, or has no time left in the pause, hands back what it has not searched.
+//! is killed, or has no time left in the pause, hands back what it has not searched. One that is
+//! late, since it gets no CPU, is not waited for: its chunk is searched by somebody else.
 //!
 //! If a pause may not last as long as the search, there are several, and what has changed since it
 //! was searched is searched again ([`verify`], [`coverage`]). What is only counted is counted when
@@ -49,6 +50,7 @@ use kernel::{
 };
 
 use self::{
+    count::Left,
     coverage::{
         Coverage,
         CHUNK_SHIFT, //
@@ -64,7 +66,10 @@ use self::{
 };
 
 use crate::{
-    kvm::Memslot,
+    kvm::{
+        Memslot,
+        Memslots, //
+    },
     linux::{
         address_space::UserMemory,
         task, //
@@ -97,11 +102,12 @@ pub(crate) use self::{
 // A match that begins in a window, and its context, end in the page after it.
 const _: () = assert!(MAX_LEN + MAX_CONTEXT <= PAGE_SIZE);
 
-/// The most memory that a search needs, but for what is proportional to the number of memslots.
-const MEMORY: usize = 7 << 20;
-
-/// How much of it may be used to know what is covered, if hits leave so much.
+/// How much memory may be used to know what is covered, but for what is proportional to the number
+/// of memslots. With more guest memory than about 45 GiB, chunks are larger.
 const COVERAGE_MEMORY: usize = 3 << 20;
+
+/// How long a helping thread may do nothing in a pause without limit before it counts as late.
+const LATE_AFTER: Delta = Delta::from_secs(10);
 
 /// What a search needs, made before the freeze.
 pub(crate) struct Prepared {
@@ -131,9 +137,7 @@ impl Prepared {
         }
         let (mut coverage, mut key) = (None, None);
         if in_pauses {
-            let workers = threads.saturating_mul(Worker::memory(query));
-            let left = MEMORY.saturating_sub(hits.memory().saturating_add(workers));
-            coverage = Some(Coverage::of(slots, left.min(COVERAGE_MEMORY))?);
+            coverage = Some(Coverage::of(slots, COVERAGE_MEMORY)?);
             key = Some(digest::random_key()?);
         }
         Ok(Self {
@@ -154,6 +158,8 @@ pub(crate) struct Search {
     key: Option<KBox<Key>>,
     /// All threads are to end.
     stopped: Atomic<bool>,
+    /// That of `state`, to be looked at without the lock.
+    round: Atomic<u32>,
     #[pin]
     state: Mutex<State>,
     /// Notified when nobody helps any more.
@@ -180,13 +186,14 @@ impl Search {
         let chunk_shift = coverage.as_ref().map_or(CHUNK_SHIFT, Coverage::chunk_shift);
         let queue = Queue::new(workers.len(), 1 << chunk_shift)?;
         let findings = Findings::new(hits, map.slots().len(), coverage)?;
-        let state = State::new(queue, workers, findings);
+        let state = State::new(queue, workers, findings)?;
         Arc::pin_init(
             pin_init!(Self {
                 map,
                 query,
                 key,
                 stopped: Atomic::new(false),
+                round: Atomic::new(0),
                 state <- new_mutex!(state, "kvm_inspect::Search::state"),
                 idle <- new_condvar!("kvm_inspect::Search::idle"),
             }),
@@ -220,22 +227,36 @@ impl Search {
         };
         let mut worker = self.take_own()?;
         let mut is_counted = false;
+        let ranges = self.query.searched_ranges();
         loop {
             self.work(&mut worker, memory, &stop, &mut is_counted);
             let mut state = self.state.lock();
-            while state.busy > 0 {
+            let idle_since = Instant::<Monotonic>::now();
+            // Each helper looks at the clock as often as this thread. One that does not get so far
+            // has no CPU, or has died.
+            while state.busy > 0 && !stop() {
+                let is_late = match state.pace.pause() {
+                    Some(pause) => pause.is_past(),
+                    None => idle_since.elapsed() > LATE_AFTER,
+                };
+                if is_late {
+                    break;
+                }
                 let _ = self
                     .idle
-                    .wait_interruptible_timeout(&mut state, msecs_to_jiffies(10));
-                stop();
+                    .wait_interruptible_timeout(&mut state, msecs_to_jiffies(1));
             }
             let stopped = self.stopped.load(Relaxed);
+            if state.busy > 0 {
+                state.take_from_late(&self.map, ranges);
+                self.round.store(state.round(), Relaxed);
+            }
             if !state.queue.has_returned() || stopped || state.pace.is_over() {
                 state.own = Some(worker);
                 state.findings.stats.time += begun.elapsed();
                 let outcome = state.end_pause(&self.map)?;
                 if stopped {
-                    return Err(Interrupted::Stopped { page: 0 });
+                    return Err(Interrupted::Stopped);
                 }
                 return Ok(outcome);
             }
@@ -256,17 +277,22 @@ impl Search {
         stop: &dyn Fn() -> bool,
         is_counted: &mut bool,
     ) {
-        let stop = || stop() || self.stopped.load(Relaxed);
+        let round = self.state.lock().round();
+        let is_over = || self.round.load(Relaxed) != round;
+        let stop = || stop() || self.stopped.load(Relaxed) || is_over();
         let job = Job {
             map: &self.map,
             query: &self.query,
             key: self.key.as_deref(),
             memory,
             stop: &stop,
-            keep: &|hit, shown| self.state.lock().findings.hits.add(hit, shown),
+            keep: &|hit, shown| self.state.lock().keep(round, hit, shown),
         };
         while !stop() {
             let mut state = self.state.lock();
+            if state.round() != round {
+                return;
+            }
             let ranges = self.query.searched_ranges();
             let Some(mut chunk) = state.next_chunk(&self.map, ranges, memory, &stop) else {
                 return;
@@ -275,22 +301,20 @@ impl Search {
             drop(state);
             let result = worker.search_chunk(&job, &mut chunk, &mut pace);
             let mut state = self.state.lock();
+            if state.round() != round {
+                // Somebody else has this chunk.
+                return;
+            }
             if !*is_counted {
                 state.count_thread();
                 *is_counted = true;
             }
             state.pace = pace;
-            match result {
-                Ok(()) => state.finish_chunk(&chunk),
-                Err(Interrupted::Stopped { page }) => {
-                    chunk.first = page;
-                    state.queue.hand_back(chunk);
-                }
-                Err(Interrupted::Error(error)) => {
-                    state.result = Err(error);
-                    self.stopped.store(true, Relaxed);
-                }
+            if let Err(Interrupted::Error(error)) = result {
+                state.result = Err(error);
+                self.stopped.store(true, Relaxed);
             }
+            state.finish(chunk, result.is_ok());
         }
     }
 
@@ -308,7 +332,12 @@ impl Search {
         let mut worker = self.take_own()?;
         let chunk_pages = self.state.lock().queue.chunk_pages();
         let result = self.key.as_deref().map_or(Ok(()), |key| {
-            let windows = self.windows(memory, stop);
+            let windows = Windows {
+                neighbours: Neighbours::ForMatches {
+                    with_context: self.query.context > 0,
+                },
+                ..self.windows(memory, stop)
+            };
             let pages = &mut worker.pages;
             verify::digest_all(
                 &windows,
@@ -340,15 +369,39 @@ impl Search {
         stop: &dyn Fn() -> bool,
     ) -> Result<(), Interrupted> {
         let mut worker = self.take_own()?;
-        let (returned, cursor) = {
+        let left = {
             let mut state = self.state.lock();
-            (state.give_up_returned(), state.queue.cursor())
+            Left {
+                returned: state.give_up_returned(),
+                cursor: state.queue.cursor(),
+            }
         };
         let windows = self.windows(memory, stop);
         let pages = &mut worker.pages;
-        count::count_all(&windows, cursor, &returned, pages, |slot, counted| {
+        count::count_all(&windows, &left, pages, |slot, counted| {
             self.state.lock().findings.add_counted(slot, counted);
         })
+    }
+
+    /// Looks, while the guest runs, which memslots the VMM has changed, if it may have. What lies in
+    /// them is not searched any more. `now` is room for those of now.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn note_changed_slots(&self, now: &mut Memslots) -> Result {
+        if !self.state.lock().slots_may_have_changed {
+            return Ok(());
+        }
+        let (changed, has_new) = self.map.changes(now)?;
+        let mut state = self.state.lock();
+        for slot in changed {
+            if let Some(lost) = state.findings.lost.get_mut(slot) {
+                *lost = true;
+            }
+        }
+        state.findings.has_new_slots |= has_new;
+        Ok(())
     }
 
     /// Returns what visits memory window by window, without neighbours.
@@ -366,11 +419,6 @@ impl Search {
         }
     }
 
-    /// Returns whether the VMM had changed the memslots by the end of a pause.
-    pub(crate) fn slots_have_changed(&self) -> bool {
-        self.state.lock().slots_have_changed
-    }
-
     /// Returns whether something that was searched in several pauses is not covered in one instant.
     pub(crate) fn has_uncovered(&self) -> bool {
         self.state.lock().findings.has_uncovered()
@@ -378,7 +426,7 @@ impl Search {
 
     /// Takes out what was found. The search has ended.
     pub(crate) fn take_findings(&self) -> Findings {
-        self.state.lock().take_findings()
+        self.state.lock().take_findings(&self.map)
     }
 }
 
@@ -387,21 +435,24 @@ impl ParkedWork for Search {
     fn help(&self) {
         UserMemory::of_current(self.map.vm().mm(), |memory| {
             let mut state = self.state.lock();
-            if !state.in_pause {
+            if !state.wants_help() {
                 return;
             }
             let Some(mut worker) = state.workers.pop() else {
                 return;
             };
-            state.busy += 1;
+            let round = state.round();
+            state.busy = state.busy.saturating_add(1);
             drop(state);
             self.work(&mut worker, memory, &task::fatal_signal_pending, &mut false);
             let mut state = self.state.lock();
             // There is room: it came from there.
             let _ = state.workers.push_within_capacity(worker);
-            state.busy -= 1;
-            if state.busy == 0 {
-                self.idle.notify_all();
+            if state.round() == round {
+                state.busy = state.busy.saturating_sub(1);
+                if state.busy == 0 {
+                    self.idle.notify_all();
+                }
             }
         });
     }

@@ -3,11 +3,14 @@
 
 #include <linux/atomic.h>
 #include <linux/highmem.h>
+#include <linux/hugetlb.h>
 #include <linux/irqflags.h>
+#include <linux/leafops.h>
+#include <linux/magic.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
-#include <linux/nodemask.h>
+#include <linux/pagemap.h>
 #include <linux/pgtable.h>
 #include <linux/rbtree.h>
 #include <linux/rcupdate.h>
@@ -16,7 +19,10 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/security.h>
+#include <linux/shmem_fs.h>
+#include <linux/uaccess.h>
 #include <linux/vmalloc.h>
+#include <linux/xarray.h>
 
 #include <asm/fpu/api.h>
 
@@ -114,29 +120,56 @@ void *kvm_inspect_page_address(struct page *page)
 	return page_address(page);
 }
 
-void kvm_inspect_copy_page(void *to, struct page *page)
+/* What an entry that is neither empty nor present is for. */
+static unsigned int kvm_inspect_leaf(pte_t pte)
 {
-	memcpy(to, page_address(page), PAGE_SIZE);
+	softleaf_t leaf = softleaf_from_pte(pte);
+
+	if (softleaf_is_swap(leaf))
+		return KVM_INSPECT_ENTRY_SWAPPED;
+	if (softleaf_is_hwpoison(leaf) || softleaf_is_poison_marker(leaf))
+		return KVM_INSPECT_ENTRY_POISONED;
+	if (softleaf_is_guard_marker(leaf))
+		return KVM_INSPECT_ENTRY_GUARD;
+	/* The others say something about a page that is not there. */
+	if (softleaf_is_marker(leaf))
+		return KVM_INSPECT_ENTRY_NONE;
+	if (softleaf_is_device_private(leaf) || softleaf_is_device_exclusive(leaf))
+		return KVM_INSPECT_ENTRY_DEVICE;
+	/* It is just being moved. */
+	return KVM_INSPECT_ENTRY_BUSY;
 }
 
-#define UNMAPPED_STEPS 1024
+static unsigned int kvm_inspect_entry(pte_t pte)
+{
+	if (pte_none(pte))
+		return KVM_INSPECT_ENTRY_NONE;
+	if (!pte_present(pte))
+		return kvm_inspect_leaf(pte);
+	return pte_special(pte) ? KVM_INSPECT_ENTRY_SPECIAL : KVM_INSPECT_ENTRY_PRESENT;
+}
+
+#define ENTRY_STEPS 1024
 
 /*
- * Where, from @start on, the page tables have something that the fast GUP may take; @end if
- * nowhere before that. May stop earlier, after so many steps.
+ * What the page tables have at @start, in @entry. Returns up to where, at most @end, the same is
+ * so; that may hold further. For what is present, returns @start.
  *
  * Tables are read as the fast GUP does, without a lock: with interrupts off they are not freed
  * (mm/gup.c). An empty entry of any level is passed by at once.
  */
-unsigned long kvm_inspect_next_mapped(struct mm_struct *mm, unsigned long start, unsigned long end)
+unsigned long kvm_inspect_next_entry(struct mm_struct *mm, unsigned long start, unsigned long end,
+				     unsigned int *entry)
 {
 	unsigned long addr = start, flags;
 	unsigned int step;
 
+	*entry = KVM_INSPECT_ENTRY_PRESENT;
 	if (start >= end || end > TASK_SIZE_MAX)
 		return start;
-	for (step = 0; addr < end && step < UNMAPPED_STEPS; step++) {
-		bool found = false;
+	for (step = 0; addr < end && step < ENTRY_STEPS; step++) {
+		unsigned int here = KVM_INSPECT_ENTRY_NONE;
+		unsigned long next;
 		pgd_t *pgdp, pgd;
 		p4d_t *p4dp, p4d;
 		pud_t *pudp, pud;
@@ -145,51 +178,121 @@ unsigned long kvm_inspect_next_mapped(struct mm_struct *mm, unsigned long start,
 		local_irq_save(flags);
 		pgdp = pgd_offset(mm, addr);
 		pgd = pgdp_get(pgdp);
-		if (pgd_none(pgd)) {
-			addr = pgd_addr_end(addr, end);
-			goto next;
-		}
+		next = pgd_addr_end(addr, end);
+		if (pgd_none(pgd))
+			goto known;
 		p4dp = p4d_offset_lockless(pgdp, pgd, addr);
 		p4d = p4dp_get(p4dp);
-		if (!p4d_present(p4d)) {
-			addr = p4d_addr_end(addr, end);
-			goto next;
-		}
+		next = p4d_addr_end(addr, end);
+		if (!p4d_present(p4d))
+			goto known;
 		pudp = pud_offset_lockless(p4dp, p4d, addr);
 		pud = pudp_get(pudp);
+		next = pud_addr_end(addr, end);
+		if (pud_none(pud))
+			goto known;
 		if (!pud_present(pud)) {
-			addr = pud_addr_end(addr, end);
-			goto next;
+			here = kvm_inspect_leaf(__pte(pud_val(pud)));
+			goto known;
 		}
 		if (pud_leaf(pud)) {
-			found = true;
-			goto next;
+			here = pud_special(pud) ? KVM_INSPECT_ENTRY_SPECIAL :
+						  KVM_INSPECT_ENTRY_PRESENT;
+			goto known;
 		}
 		pmdp = pmd_offset_lockless(pudp, pud, addr);
 		pmd = pmdp_get_lockless(pmdp);
-		if (!pmd_present(pmd) || (pmd_leaf(pmd) && pmd_special(pmd))) {
-			addr = pmd_addr_end(addr, end);
+		next = pmd_addr_end(addr, end);
+		if (pmd_none(pmd))
+			goto known;
+		if (!pmd_present(pmd)) {
+			here = kvm_inspect_leaf(__pte(pmd_val(pmd)));
 		} else if (pmd_leaf(pmd)) {
-			found = true;
+			here = pmd_special(pmd) ? KVM_INSPECT_ENTRY_SPECIAL :
+						  KVM_INSPECT_ENTRY_PRESENT;
 		} else {
-			unsigned long last = pmd_addr_end(addr, end);
 			pte_t *ptep = pte_offset_kernel(&pmd, addr);
+			unsigned long last = next;
 
-			for (; addr < last; addr += PAGE_SIZE, ptep++) {
-				pte_t pte = ptep_get_lockless(ptep);
-
-				if (pte_present(pte) && !pte_special(pte)) {
-					found = true;
+			here = kvm_inspect_entry(ptep_get_lockless(ptep));
+			for (next = addr + PAGE_SIZE; next < last; next += PAGE_SIZE)
+				if (kvm_inspect_entry(ptep_get_lockless(++ptep)) != here)
 					break;
-				}
-			}
 		}
-next:
+known:
 		local_irq_restore(flags);
-		if (found)
+		if (addr == start)
+			*entry = here;
+		if (here != *entry || here == KVM_INSPECT_ENTRY_PRESENT)
 			break;
+		addr = next;
 	}
 	return addr;
+}
+
+/* NULL for anonymous memory, and for a file that has no pages of its own. */
+struct address_space *kvm_inspect_area_mapping(struct vm_area_struct *area)
+{
+	return area->vm_file ? area->vm_file->f_mapping : NULL;
+}
+
+bool kvm_inspect_area_is_anonymous(struct vm_area_struct *area)
+{
+	return vma_is_anonymous(area);
+}
+
+pgoff_t kvm_inspect_linear_page_index(struct vm_area_struct *area, unsigned long address)
+{
+	return linear_page_index(area, address);
+}
+
+/* Its content is in memory or swap, and nowhere else: what is not there reads as zeros. */
+bool kvm_inspect_is_memory_only(struct address_space *mapping)
+{
+	return shmem_mapping(mapping) || mapping_inaccessible(mapping) ||
+	       mapping->host->i_sb->s_magic == HUGETLBFS_MAGIC;
+}
+
+/*
+ * Its cached pages are in the kernel's map of all memory. Those of memfd_secret() are not; their
+ * mapping is unevictable, as that of a ramdisk and of locked shared memory, which are.
+ */
+bool kvm_inspect_is_in_linear_map(struct address_space *mapping)
+{
+	return shmem_mapping(mapping) || !mapping_unevictable(mapping);
+}
+
+unsigned long kvm_inspect_mapping_pages(struct address_space *mapping)
+{
+	return DIV_ROUND_UP_ULL(i_size_read(mapping->host), PAGE_SIZE);
+}
+
+bool kvm_inspect_xa_is_value(const void *entry)
+{
+	return xa_is_value(entry);
+}
+
+/* The page of a file with a reference, if it is cached and has been read. */
+struct page *kvm_inspect_cached_page(struct address_space *mapping, pgoff_t index)
+{
+	struct folio *folio = __filemap_get_folio(mapping, index, 0, 0);
+
+	if (IS_ERR(folio))
+		return NULL;
+	if (folio_test_uptodate(folio))
+		return folio_file_page(folio, index);
+	folio_put(folio);
+	return NULL;
+}
+
+bool kvm_inspect_is_page_hwpoison(struct page *page)
+{
+	return is_page_hwpoison(page);
+}
+
+unsigned long kvm_inspect_copy_mc(void *to, const void *from, unsigned long len)
+{
+	return copy_mc_to_kernel(to, from, len);
 }
 
 void kvm_inspect_kernel_fpu_begin(void)
@@ -218,12 +321,6 @@ bool kvm_inspect_has_avx512(void)
 unsigned int kvm_inspect_num_online_cpus(void)
 {
 	return num_online_cpus();
-}
-
-/* Whether there may be NUMA hinting entries. Balancing, turned off, leaves those it has made. */
-bool kvm_inspect_has_numa_hints(void)
-{
-	return IS_ENABLED(CONFIG_NUMA_BALANCING) && num_online_nodes() > 1;
 }
 
 void *kvm_inspect_vmap_read_only(struct page **pages, unsigned int count)

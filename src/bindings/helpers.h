@@ -36,12 +36,35 @@ unsigned int kvm_inspect_memalloc_noio_save(void);
 void kvm_inspect_memalloc_noio_restore(unsigned int flags);
 void kvm_inspect_put_pages(struct page **pages, unsigned long count);
 void *kvm_inspect_page_address(struct page *page);
-void kvm_inspect_copy_page(void *to, struct page *page);
-bool kvm_inspect_has_numa_hints(void);
 void *kvm_inspect_vmap_read_only(struct page **pages, unsigned int count);
 
-/* <linux/pgtable.h> */
-unsigned long kvm_inspect_next_mapped(struct mm_struct *mm, unsigned long start, unsigned long end);
+/* <linux/pgtable.h>, <linux/leafops.h> */
+enum {
+	KVM_INSPECT_ENTRY_NONE,
+	KVM_INSPECT_ENTRY_PRESENT,
+	/* present, but of no ordinary page */
+	KVM_INSPECT_ENTRY_SPECIAL,
+	KVM_INSPECT_ENTRY_SWAPPED,
+	KVM_INSPECT_ENTRY_POISONED,
+	KVM_INSPECT_ENTRY_GUARD,
+	KVM_INSPECT_ENTRY_DEVICE,
+	KVM_INSPECT_ENTRY_BUSY,
+};
+
+unsigned long kvm_inspect_next_entry(struct mm_struct *mm, unsigned long start, unsigned long end,
+				     unsigned int *entry);
+
+/* <linux/mm.h>, <linux/pagemap.h>, <linux/shmem_fs.h>, <linux/xarray.h>, <linux/uaccess.h> */
+struct address_space *kvm_inspect_area_mapping(struct vm_area_struct *area);
+bool kvm_inspect_area_is_anonymous(struct vm_area_struct *area);
+pgoff_t kvm_inspect_linear_page_index(struct vm_area_struct *area, unsigned long address);
+bool kvm_inspect_is_memory_only(struct address_space *mapping);
+bool kvm_inspect_is_in_linear_map(struct address_space *mapping);
+unsigned long kvm_inspect_mapping_pages(struct address_space *mapping);
+bool kvm_inspect_xa_is_value(const void *entry);
+struct page *kvm_inspect_cached_page(struct address_space *mapping, pgoff_t index);
+bool kvm_inspect_is_page_hwpoison(struct page *page);
+unsigned long kvm_inspect_copy_mc(void *to, const void *from, unsigned long len);
 
 /* <asm/fpu/api.h>, <asm/cpufeature.h>, <linux/cpumask.h> */
 void kvm_inspect_kernel_fpu_begin(void);

@@ -16,6 +16,8 @@
 
 int main(void)
 {
+	FIELD(address_space, i_pages);
+	FIELD(file, f_mapping);
 	FIELD(file, f_op);
 	FIELD(file, private_data);
 	FIELD(file_operations, unlocked_ioctl);
@@ -60,6 +62,7 @@ int main(void)
 	FIELD(kvm_memory_slot, userspace_addr);
 	FIELD(kvm_memory_slot, flags);
 	FIELD(kvm_memory_slot, id);
+	FIELD(kvm_memory_slot, gmem);
 
 	FIELD(kvm_run, immediate_exit__unsafe);
 	FIELD(kvm_run, exit_reason);

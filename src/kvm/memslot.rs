@@ -11,10 +11,13 @@ use kernel::{
 };
 
 use super::Vm;
-use crate::bindings;
+use crate::{
+    bindings,
+    linux::file_pages::OpenFile, //
+};
 
-/// One memslot: guest-physical pages that lie in the VMM's memory.
-#[derive(Clone, Copy)]
+/// One memslot: guest-physical pages that lie in the VMM's memory, or in a guest_memfd.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Memslot {
     /// The address space: 0, or 1 for what the guest sees in system management mode.
     pub(crate) address_space: c_int,
@@ -28,6 +31,18 @@ pub(crate) struct Memslot {
     pub(crate) hva: u64,
     /// `KVM_MEM_*` of `include/uapi/linux/kvm.h`.
     pub(crate) flags: u32,
+    /// The guest_memfd, if the guest's pages are there and not at `hva`: its identity, and the
+    /// number in it of the first page.
+    pub(crate) in_file: Option<(usize, u64)>,
+}
+
+/// Where a page of a guest is. Equal values are the same page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backing {
+    /// At this host-virtual address in the VMM.
+    Mapped(u64),
+    /// In the guest_memfd with this identity, at this place.
+    InFile(usize, u64),
 }
 
 impl Memslot {
@@ -39,6 +54,22 @@ impl Memslot {
     /// Returns whether some of it may lie in guest_memfd, where the VMM does not see it.
     pub(crate) fn may_be_private(&self) -> bool {
         self.flags & bindings::KVM_MEM_GUEST_MEMFD != 0
+    }
+
+    /// Returns where the page at `gpa` is, which is in the slot.
+    pub(crate) fn backing(&self, gpa: u64) -> Backing {
+        let page = gpa.wrapping_sub(self.gpa) >> PAGE_SHIFT;
+        match self.in_file {
+            Some((file, first)) => Backing::InFile(file, first.wrapping_add(page)),
+            None => Backing::Mapped(self.hva_at(page)),
+        }
+    }
+
+    /// Returns whether this is still the same memory at the same place as `before`; other flags do
+    /// not matter.
+    pub(crate) fn is_still(&self, before: &Self) -> bool {
+        let flags = before.flags;
+        *before == Self { flags, ..*self }
     }
 
     /// Returns the host-virtual address of the byte at `gpa`, which is in the slot.
@@ -67,16 +98,22 @@ impl Memslot {
 }
 
 /// The names of the flags that a slot may have, with their bits.
-pub(crate) const FLAG_NAMES: [(u32, &str); 3] = [
+pub(crate) const FLAG_NAMES: [(u32, &str); 4] = [
     (bindings::KVM_MEM_LOG_DIRTY_PAGES, "log_dirty"),
     (bindings::KVM_MEM_READONLY, "readonly"),
     (bindings::KVM_MEM_GUEST_MEMFD, "guest_memfd"),
+    (GMEM_ONLY, "guest_memfd_only"),
 ];
+
+/// KVM serves the guest from guest_memfd alone, whatever is at `hva`.
+const GMEM_ONLY: u32 = bindings::KVM_MEMSLOT_GMEM_ONLY as u32;
 
 /// All memslots of a VM as they were at one moment, in ascending order of address space and
 /// guest-physical address.
 pub(crate) struct Memslots {
     slots: KVVec<Memslot>,
+    /// The files of those slots that have one, open as long as this lives.
+    files: KVVec<OpenFile>,
     generations: [u64; ADDRESS_SPACES],
 }
 
@@ -91,6 +128,7 @@ impl Memslots {
     pub(crate) fn read(vm: &Vm) -> Result<Self> {
         let mut this = Self {
             slots: KVVec::new(),
+            files: KVVec::new(),
             generations: [0; ADDRESS_SPACES],
         };
         this.read_again(vm)?;
@@ -103,24 +141,30 @@ impl Memslots {
     ///
     /// `ENOMEM`.
     pub(crate) fn read_again(&mut self, vm: &Vm) -> Result {
-        let Self { slots, generations } = self;
+        let Self {
+            slots,
+            files,
+            generations,
+        } = self;
         slots.clear();
+        files.clear();
         for_each_address_space(vm, |address_space, set| {
             if let Some(generation) = generations.get_mut(index(address_space)) {
                 *generation = set.generation();
             }
-            set.for_each(|slot| {
+            set.for_each(|slot, file| {
                 // A slot that is being moved or deleted is marked invalid.
-                if slot.flags & bindings::KVM_MEMSLOT_INVALID == 0 {
-                    slots.push(
-                        Memslot {
-                            address_space,
-                            ..slot
-                        },
-                        GFP_KERNEL,
-                    )?;
+                if slot.flags & bindings::KVM_MEMSLOT_INVALID != 0 {
+                    return Ok(());
                 }
-                Ok(())
+                if let Some(file) = file {
+                    files.push(file, GFP_KERNEL)?;
+                }
+                let slot = Memslot {
+                    address_space,
+                    ..slot
+                };
+                Ok(slots.push(slot, GFP_KERNEL)?)
             })
         })
     }
@@ -139,6 +183,11 @@ impl Memslots {
     /// Returns the slots.
     pub(crate) fn as_slice(&self) -> &[Memslot] {
         &self.slots
+    }
+
+    /// Returns the guest_memfd with this identity, if one of the slots has it.
+    pub(crate) fn file(&self, id: usize) -> Option<&OpenFile> {
+        self.files.iter().find(|file| file.id() == id)
     }
 }
 
@@ -161,7 +210,7 @@ impl SlotSet<'_> {
         unsafe { (&raw const (*self.0).generation).read_volatile() }
     }
 
-    fn for_each(&self, mut visit: impl FnMut(Memslot) -> Result) -> Result {
+    fn for_each(&self, mut visit: impl FnMut(Memslot, Option<OpenFile>) -> Result) -> Result {
         // SAFETY: By the type invariant; it never changes.
         let node_index = index(unsafe { (*self.0).node_idx });
         // SAFETY: The tree is not changed while it is the active one, which it is at least until
@@ -170,19 +219,36 @@ impl SlotSet<'_> {
         while !node.is_null() {
             // SAFETY: The nodes of this tree are `gfn_node[node_idx]` of their slots, and these
             // fields of a slot in the active tree do not change.
-            let slot = unsafe {
+            let (mut slot, raw) = unsafe {
                 let nodes = node.sub(node_index).cast::<[bindings::rb_node; 2]>();
                 let slot = container_of!(nodes, bindings::kvm_memory_slot, gfn_node);
-                Memslot {
-                    address_space: 0,
-                    id: (*slot).id,
-                    gpa: (*slot).base_gfn << PAGE_SHIFT,
-                    pages: u64::try_from((*slot).npages)?,
-                    hva: u64::try_from((*slot).userspace_addr)?,
-                    flags: (*slot).flags,
-                }
+                (
+                    Memslot {
+                        address_space: 0,
+                        id: (*slot).id,
+                        gpa: (*slot).base_gfn << PAGE_SHIFT,
+                        pages: u64::try_from((*slot).npages)?,
+                        hva: u64::try_from((*slot).userspace_addr)?,
+                        flags: (*slot).flags,
+                        in_file: None,
+                    },
+                    slot,
+                )
             };
-            visit(slot)?;
+            let mut file = None;
+            if slot.flags & GMEM_ONLY != 0 {
+                // SAFETY: The slot exists as long as the section; its file may be closed at any
+                // time, which `get_file_active` copes with (`virt/kvm/guest_memfd.c`,
+                // `kvm_gmem_get_file`). The reference is given to `OpenFile`.
+                file = unsafe {
+                    OpenFile::owned(bindings::get_file_active(&raw mut (*raw).gmem.file))
+                };
+                // SAFETY: As above; the number does not change while the slot has a file.
+                let first = u64::try_from(unsafe { (*raw).gmem.pgoff })?;
+                // Without a file there is nothing: no file has this identity.
+                slot.in_file = Some((file.as_ref().map_or(0, OpenFile::id), first));
+            }
+            visit(slot, file)?;
             // SAFETY: As long as the tree is active, its nodes do not change.
             node = unsafe { bindings::rb_next(node) };
         }

@@ -15,9 +15,15 @@ use core::{
 
 use kernel::{
     mm::{
+        virt::{
+            flags,
+            vm_flags_t,
+            VmaRef, //
+        },
         Mm,
         MmWithUser,
         MmWithUserAsync, //
+        MmapReadGuard,
     },
     page::PAGE_SIZE,
     prelude::*,
@@ -32,13 +38,22 @@ use kernel::{
 use crate::{
     bindings,
     linux::{
+        file_pages::FilePages,
         kthread::OnKthread,
-        pages::HeldPages, //
+        pages::{
+            Absence,
+            HeldPages,
+            Sight, //
+        },
+        task, //
     }, //
 };
 
 /// How often to wait for `mmap_lock`, a millisecond each time: the guest may be paused.
 const LOCK_TRIES: u32 = 20;
+
+/// How many pages are brought in at once.
+const BROUGHT_AT_ONCE: usize = 64;
 
 /// The address space that the current kernel thread has taken on, until this is dropped.
 ///
@@ -96,6 +111,15 @@ pub(crate) struct UserMemory<'a> {
     _not_send: NotThreadSafe,
 }
 
+/// An area that is locked, or why there is none.
+enum AreaAt<T> {
+    Found(T),
+    /// So many pages are in no area.
+    None(usize),
+    /// The address space is being changed, and nobody wants to wait.
+    Busy,
+}
+
 impl<'a> UserMemory<'a> {
     fn new(mm: &'a MmWithUser) -> Self {
         Self {
@@ -114,76 +138,170 @@ impl<'a> UserMemory<'a> {
         }
     }
 
-    /// Returns how many of `pages` pages from the address `start` on are known to be absent: the
-    /// page tables have nothing there that [`Self::hold_present`] could take. Empty tables of any
-    /// level are skipped at once.
-    ///
-    /// More pages may be absent. If it is 0, the first page may be present.
-    pub(crate) fn absent(&self, start: usize, pages: usize) -> usize {
+    /// Tells what is at the address `start`, and for how many of `pages` pages, at least one, that
+    /// is so. Empty tables of any level are passed by at once. `give_up` is asked before each wait.
+    pub(crate) fn look(&self, start: usize, pages: usize, give_up: &dyn Fn() -> bool) -> Sight {
         let end = start.saturating_add(pages.saturating_mul(PAGE_SIZE));
+        let mut entry = 0;
         // SAFETY: An address space with users.
-        let next = unsafe { bindings::next_mapped(self.mm.as_raw(), start, end) };
-        next.saturating_sub(start) / PAGE_SIZE
+        let next = unsafe { bindings::next_entry(self.mm.as_raw(), start, end, &raw mut entry) };
+        // `next` is the start itself where something is present, or beyond what users have.
+        let count = next.saturating_sub(start) / PAGE_SIZE;
+        if count == 0 {
+            return Sight::Present;
+        }
+        match entry {
+            bindings::KVM_INSPECT_ENTRY_SWAPPED => Sight::Absent(Absence::Swapped, count),
+            bindings::KVM_INSPECT_ENTRY_POISONED => Sight::Absent(Absence::Poisoned, count),
+            bindings::KVM_INSPECT_ENTRY_GUARD => Sight::Absent(Absence::Unmapped, count),
+            bindings::KVM_INSPECT_ENTRY_DEVICE => Sight::Absent(Absence::Device, count),
+            bindings::KVM_INSPECT_ENTRY_BUSY => Sight::Absent(Absence::Unreadable, count),
+            bindings::KVM_INSPECT_ENTRY_SPECIAL => self.look_at_area(start, count, true, give_up),
+            _ => self.look_at_area(start, count, false, give_up),
+        }
     }
 
-    /// Holds the present ones of `pages` pages from the address `start` on, up to the first that is
-    /// absent. Appends them to `held` as far as that has capacity, and returns how many.
+    /// As [`Self::look`], for `pages` pages for which the page tables have nothing, or, if
+    /// `special`, no ordinary page: the area decides what that means.
+    fn look_at_area(
+        &self,
+        start: usize,
+        pages: usize,
+        special: bool,
+        give_up: &dyn Fn() -> bool,
+    ) -> Sight {
+        let looked = self.with_area(start, give_up, |area| {
+            let pages = pages.min(area.end().saturating_sub(start) / PAGE_SIZE);
+            let area_flags = area.flags();
+            let missing = area_flags & bindings::KVM_INSPECT_VM_UFFD_MISSING as vm_flags_t != 0;
+            let nothing = if missing {
+                Absence::Userfault
+            } else {
+                Absence::Untouched
+            };
+            // SAFETY: `area` is valid and locked.
+            let is_anonymous = unsafe { bindings::area_is_anonymous(area.as_ptr()) };
+            if area_flags & bindings::KVM_INSPECT_VM_DEVICE as vm_flags_t != 0 {
+                Sight::Absent(Absence::Device, pages)
+            } else if special {
+                // The zero page: somebody has read it.
+                Sight::Absent(Absence::Untouched, pages)
+            } else if is_anonymous {
+                Sight::Absent(nothing, pages)
+            } else {
+                match FilePages::of_area(area) {
+                    None => Sight::Absent(Absence::Unreadable, pages),
+                    Some(file) => match file.look(index_in_file(area, start), pages) {
+                        Sight::Absent(Absence::Untouched, pages) => Sight::Absent(nothing, pages),
+                        sight => sight,
+                    },
+                }
+            }
+        });
+        match looked {
+            AreaAt::Found(sight) => sight,
+            AreaAt::None(gap) => Sight::Absent(Absence::Unmapped, pages.min(gap.max(1))),
+            AreaAt::Busy => Sight::Absent(Absence::Unreadable, pages),
+        }
+    }
+
+    /// Holds those of `pages` pages from the address `start` on that are present, up to the first
+    /// that is not, or is poisoned. Appends them to `held` as far as that has capacity, and returns
+    /// how many. `give_up` is asked before each wait.
     ///
-    /// Nothing is faulted in: a page counts as absent if it was never touched, is swapped out,
-    /// ballooned away or not accessible, and also if it is the shared zero page.
-    pub(crate) fn hold_present(&self, start: usize, pages: usize, held: &mut HeldPages) -> usize {
+    /// Nothing is faulted in. The pages of a file that are cached are taken from there.
+    ///
+    /// # Errors
+    ///
+    /// Why the first page could not be held, and for how many pages that is so.
+    pub(crate) fn hold_present(
+        &self,
+        start: usize,
+        pages: usize,
+        held: &mut HeldPages,
+        give_up: &dyn Fn() -> bool,
+    ) -> Result<usize, (Absence, usize)> {
+        let before = held.len();
         let take = |room, most| {
-            let most = pages.min(most);
-            let Ok(count) = c_int::try_from(most) else {
+            let Ok(count) = c_int::try_from(pages.min(most)) else {
                 return 0;
             };
             // SAFETY: `room` is for at least `most` pointers. It works on `current->mm`, which
             // by the type invariant is `self.mm`.
             let got = unsafe { bindings::get_user_pages_fast_only(start, count, 0, room) };
-            match usize::try_from(got).unwrap_or(0) {
-                // SAFETY: `room` is for at least `most` pointers.
-                0 => unsafe { self.hold_hinted(start, most, room) },
-                got => got,
-            }
+            usize::try_from(got).unwrap_or(0)
         };
-        // SAFETY: Both ways take a reference to each page for the caller.
-        unsafe { held.append(take) }
+        // SAFETY: A reference to each page is taken for the caller.
+        if unsafe { held.append(take) } == 0 {
+            self.hold_otherwise(start, pages, held, give_up)?;
+        }
+        let poisoned = held.release_from_poisoned(before);
+        match held.len().saturating_sub(before) {
+            0 if poisoned => Err((Absence::Poisoned, 1)),
+            0 => Err((Absence::Unreadable, 1)),
+            count => Ok(count),
+        }
     }
 
-    /// As [`Self::hold_present`], for pages whose entries NUMA balancing has made inaccessible, to
-    /// see their next use. The fast GUP takes none of them, and on a host with several nodes cold
-    /// memory consists of them. Their entries stay as they are.
+    /// As [`Self::hold_present`], for pages that the fast GUP does not take.
+    fn hold_otherwise(
+        &self,
+        start: usize,
+        pages: usize,
+        held: &mut HeldPages,
+        give_up: &dyn Fn() -> bool,
+    ) -> Result<(), (Absence, usize)> {
+        let end = start.saturating_add(pages.saturating_mul(PAGE_SIZE));
+        let mut entry = 0;
+        // SAFETY: An address space with users.
+        let next = unsafe { bindings::next_entry(self.mm.as_raw(), start, end, &raw mut entry) };
+        let empty = next.saturating_sub(start) / PAGE_SIZE;
+        if entry == bindings::KVM_INSPECT_ENTRY_NONE {
+            // Only here: what the page tables have may be another page than the file's.
+            let held = self.with_area(start, give_up, |area| {
+                let in_area = area.end().saturating_sub(start) / PAGE_SIZE;
+                // SAFETY: `area` is valid and locked.
+                let is_anonymous = unsafe { bindings::area_is_anonymous(area.as_ptr()) };
+                if let Some(file) = FilePages::of_area(area).filter(|_| !is_anonymous) {
+                    file.hold(index_in_file(area, start), empty.min(in_area), held);
+                }
+            });
+            return match held {
+                AreaAt::None(gap) => Err((Absence::Unmapped, pages.min(gap.max(1)))),
+                AreaAt::Found(()) | AreaAt::Busy => Ok(()),
+            };
+        }
+        let Some(guard) = self.lock(give_up) else {
+            return Ok(());
+        };
+        // Not what lies between areas: below a stack that would give a warning.
+        let Some(area) = guard.vma_lookup(start) else {
+            return Err((Absence::Unmapped, 1));
+        };
+        let pages = pages.min(area.end().saturating_sub(start) / PAGE_SIZE);
+        if area.flags() & flags::READ == 0 {
+            return Err((Absence::Unreadable, pages.max(1)));
+        }
+        // SAFETY: `guard` holds `mmap_lock`; references are taken for the caller.
+        unsafe { held.append(|room, most| self.hold_slowly(start, pages.min(most), room)) };
+        Ok(())
+    }
+
+    /// Takes pages under `mmap_lock`: NUMA balancing has made their entries inaccessible, to see
+    /// their next use (on a host with several nodes cold memory consists of them); they have a
+    /// protection key that is another thread's; or they were just being moved. Their entries stay as
+    /// they are. Returns how many it took.
     ///
     /// # Safety
     ///
-    /// `room` is for `pages` pointers.
-    unsafe fn hold_hinted(
+    /// `room` is for `pages` pointers. The caller holds `mmap_lock`; the pages are in one area.
+    unsafe fn hold_slowly(
         &self,
         start: usize,
         pages: usize,
         room: *mut *mut bindings::page,
     ) -> usize {
-        // SAFETY: No preconditions.
-        if !unsafe { bindings::has_numa_hints() } {
-            return 0;
-        }
-        let guard = loop {
-            if let Some(guard) = self.mm.mmap_read_trylock() {
-                break guard;
-            }
-            let Some(left) = self.lock_tries.get().checked_sub(1) else {
-                return 0;
-            };
-            self.lock_tries.set(left);
-            fsleep(Delta::from_millis(1));
-        };
-        // Not what lies between areas: below a stack that would give a warning.
-        let Some(area) = guard.vma_lookup(start) else {
-            return 0;
-        };
-        let pages = pages.min(area.end().saturating_sub(start) / PAGE_SIZE);
-        // SAFETY: By this function's contract; `guard` holds `mmap_lock`, which this does not
-        // release.
+        // SAFETY: By this function's contract; `mmap_lock` is not released.
         let got = unsafe {
             bindings::get_user_pages_remote(
                 self.mm.as_raw(),
@@ -196,4 +314,78 @@ impl<'a> UserMemory<'a> {
         };
         usize::try_from(got).unwrap_or(0)
     }
+
+    /// Takes `mmap_lock`, with limited patience.
+    fn lock(&self, give_up: &dyn Fn() -> bool) -> Option<MmapReadGuard<'_>> {
+        loop {
+            if let Some(guard) = self.mm.mmap_read_trylock() {
+                return Some(guard);
+            }
+            let left = self.lock_tries.get().checked_sub(1);
+            self.lock_tries.set(left.filter(|_| !give_up())?);
+            fsleep(Delta::from_millis(1));
+        }
+    }
+
+    /// Calls `work` with the area at `address`, locked.
+    fn with_area<R>(
+        &self,
+        address: usize,
+        give_up: &dyn Fn() -> bool,
+        work: impl FnOnce(&VmaRef) -> R,
+    ) -> AreaAt<R> {
+        if let Some(area) = self.mm.lock_vma_under_rcu(address) {
+            return AreaAt::Found(work(&area));
+        }
+        let Some(guard) = self.lock(give_up) else {
+            return AreaAt::Busy;
+        };
+        if let Some(area) = guard.vma_lookup(address) {
+            return AreaAt::Found(work(area));
+        }
+        // SAFETY: `guard` holds `mmap_lock`.
+        let next = unsafe { bindings::find_vma(self.mm.as_raw(), address) };
+        let end = if next.is_null() {
+            usize::MAX
+        } else {
+            // SAFETY: An area that `mmap_lock` keeps.
+            unsafe { VmaRef::from_raw(next) }.start()
+        };
+        AreaAt::None(end.saturating_sub(address) / PAGE_SIZE)
+    }
+
+    /// Brings in the pages among `pages` pages from the address `start` on that are swapped out or
+    /// in a file, as if their owner had read them. Stops early if `stop` says so, asked after each
+    /// few pages.
+    ///
+    /// The guest must run, since this waits for disks.
+    pub(crate) fn bring_in(&self, start: usize, pages: usize, stop: &dyn Fn() -> bool) {
+        let mut at = start;
+        let end = start.saturating_add(pages.saturating_mul(PAGE_SIZE));
+        while at < end && !stop() {
+            let left = end.saturating_sub(at) / PAGE_SIZE;
+            let count = match self.look(at, left, stop) {
+                Sight::Absent(Absence::Swapped | Absence::InFile, count) => {
+                    let count = count.min(BROUGHT_AT_ONCE);
+                    // SAFETY: No pages are asked for. It works on `current->mm`, which by the type
+                    // invariant is `self.mm`.
+                    let got =
+                        unsafe { bindings::get_user_pages_unlocked(at, count, ptr::null_mut(), 0) };
+                    // One that cannot be brought in is passed by.
+                    usize::try_from(got).unwrap_or(0).max(1)
+                }
+                Sight::Absent(_, count) => count,
+                Sight::Present => 1,
+            };
+            at = at.saturating_add(count.saturating_mul(PAGE_SIZE));
+            task::cond_resched();
+        }
+    }
+}
+
+/// Returns the number in its file of the page at `address` of an area.
+fn index_in_file(area: &VmaRef, address: usize) -> u64 {
+    // SAFETY: `area` is valid and locked.
+    let index = unsafe { bindings::linear_page_index(area.as_ptr(), address) };
+    u64::try_from(index).unwrap_or(u64::MAX)
 }

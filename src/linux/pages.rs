@@ -22,6 +22,37 @@ use crate::{
     }, //
 };
 
+/// Why a page cannot be held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Absence {
+    /// It has no content: who reads it first gets zeros.
+    Untouched,
+    /// Nothing is mapped there, or nobody may read it.
+    Unmapped,
+    /// The host has swapped it out.
+    Swapped,
+    /// It is in a file, and not in memory.
+    InFile,
+    /// Its owner brings it when somebody touches it (`userfaultfd(2)`).
+    Userfault,
+    /// It has an uncorrectable memory error that the kernel knows of.
+    Poisoned,
+    /// It is memory of a device.
+    Device,
+    /// It is there, but could not be held: it is just being moved, or its area being changed, or
+    /// nobody but its owner may read it.
+    Unreadable,
+}
+
+/// What is at an address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// A page that can probably be held.
+    Present,
+    /// So many pages that cannot be held, for the same reason.
+    Absent(Absence, usize),
+}
+
 /// How many pages after the first one [`View::piece`] checks for being neighbours.
 const PIECE_PAGES: usize = 16;
 
@@ -86,14 +117,6 @@ impl HeldPages {
         })
     }
 
-    /// Returns about how many bytes of memory a list with room for `capacity` pages has.
-    pub(crate) fn memory(capacity: usize, access: Access) -> usize {
-        capacity.saturating_mul(match access {
-            Access::Copy => PAGE_SIZE,
-            Access::Linear | Access::Vmap => size_of::<usize>(),
-        })
-    }
-
     /// Lets `take` append pages: it gets the room and its size, and returns how many it has filled.
     ///
     /// # Safety
@@ -111,6 +134,46 @@ impl HeldPages {
         // INVARIANT: With each page came a reference to it.
         unsafe { self.pages.inc_len(taken) };
         taken
+    }
+
+    /// Returns how many pages are held.
+    pub(crate) fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Releases the first page from number `from` on that is known to be poisoned, and all after
+    /// it. Returns whether there was one. Makes the copies, if pages are read in copies: those meet
+    /// a memory error that the kernel does not know of yet, and survive it.
+    ///
+    /// Any other load from such a page would be a machine check, which ends the kernel.
+    pub(crate) fn release_from_poisoned(&mut self, from: usize) -> bool {
+        let copies = &mut self.copies;
+        let mut pages = self.pages.iter().enumerate().skip(from);
+        let poisoned = pages.find(|(number, page)| {
+            let page = page.as_ptr();
+            // SAFETY: By the type invariant.
+            if unsafe { bindings::is_page_hwpoison(page) } {
+                return true;
+            }
+            let start = number.saturating_mul(PAGE_SIZE);
+            let copy = copies.get_mut(start..start.saturating_add(PAGE_SIZE));
+            // SAFETY: By the type invariant, and `copy` has the size of a page.
+            copy.is_some_and(|copy| unsafe {
+                let from = bindings::page_address(page);
+                bindings::copy_mc(copy.as_mut_ptr().cast(), from, PAGE_SIZE) != 0
+            })
+        });
+        let Some((first, _)) = poisoned else {
+            return false;
+        };
+        while self.pages.len() > first {
+            if let Some(page) = self.pages.pop() {
+                let mut page = page.as_ptr();
+                // SAFETY: By the type invariant, this page's reference is given up here.
+                unsafe { bindings::put_pages(&raw mut page, 1) };
+            }
+        }
+        true
     }
 
     /// Releases all pages.
@@ -139,14 +202,6 @@ impl HeldPages {
             Access::Linear => Ok(View::Linear(&self.pages)),
             Access::Vmap => Ok(View::Mapped(Mapping::of(&self.pages)?)),
             Access::Copy => {
-                for (page, copy) in self
-                    .pages
-                    .iter()
-                    .zip(self.copies.chunks_exact_mut(PAGE_SIZE))
-                {
-                    // SAFETY: By the type invariant, and `copy` has the size of a page.
-                    unsafe { bindings::copy_page(copy.as_mut_ptr().cast(), page.as_ptr()) };
-                }
                 let len = self.pages.len().saturating_mul(PAGE_SIZE);
                 Ok(View::Copied(self.copies.get(..len).ok_or(EINVAL)?))
             }
@@ -175,6 +230,51 @@ pub(crate) enum View<'a> {
     Mapped(Mapping<'a>),
     /// Copied.
     Copied(&'a [u8]),
+}
+
+impl View<'_> {
+    /// Copies bytes from `at` on into `into`, as many as there are. Returns how many; fewer if there
+    /// is a memory error, which this survives.
+    pub(crate) fn copy_safely(&self, at: usize, into: &mut [u8]) -> usize {
+        let mut done = 0_usize;
+        while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = at.saturating_add(done);
+            let Some((from, len)) = self.contiguous(at) else {
+                break;
+            };
+            let len = len.min(rest.len());
+            // SAFETY: By the type invariant there are `len` bytes at `from`, and `rest` has room.
+            let left = unsafe { bindings::copy_mc(rest.as_mut_ptr().cast(), from, len) };
+            done = done.saturating_add(len.saturating_sub(left));
+            if left > 0 {
+                break;
+            }
+        }
+        done
+    }
+
+    /// Returns where the byte at `at` is, and how many there are from there on in its page.
+    fn contiguous(&self, at: usize) -> Option<(*const c_void, usize)> {
+        let left = self.len().checked_sub(at).filter(|left| *left > 0)?;
+        let offset = at % PAGE_SIZE;
+        let len = left.min(PAGE_SIZE - offset);
+        let start = match self {
+            Self::Linear(pages) => {
+                let page = pages.get(at / PAGE_SIZE)?;
+                // SAFETY: A held page; `offset` is within it.
+                unsafe {
+                    bindings::page_address(page.as_ptr())
+                        .cast::<u8>()
+                        .add(offset)
+                }
+                .cast_const()
+            }
+            // SAFETY: By its invariant, `at` is within the mapping.
+            Self::Mapped(mapping) => unsafe { mapping.base.as_ptr().cast::<u8>().add(at) },
+            Self::Copied(bytes) => bytes.get(at..)?.as_ptr(),
+        };
+        Some((start.cast(), len))
+    }
 }
 
 impl Memory for View<'_> {

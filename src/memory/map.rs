@@ -11,9 +11,19 @@ use kernel::{
 use super::PAGE;
 use crate::{
     kvm::{
+        Backing,
         Memslot,
         Memslots,
         Vm, //
+    },
+    linux::{
+        address_space::UserMemory,
+        file_pages::FilePages,
+        pages::{
+            Absence,
+            HeldPages,
+            Sight, //
+        }, //
     },
     range::{
         self,
@@ -35,7 +45,10 @@ pub(crate) enum Plan {
     /// there.
     SharedWithNormal,
     /// Nothing: it is private to the guest.
-    Private,
+    Private {
+        /// It was to be read.
+        is_asked: bool,
+    },
 }
 
 impl Plan {
@@ -43,6 +56,90 @@ impl Plan {
     pub(super) fn is_readable(self) -> bool {
         matches!(self, Self::Read | Self::SharedWithNormal)
     }
+}
+
+/// Where the pages of a slot are.
+pub(crate) enum Source<'a> {
+    /// In the VMM's memory.
+    Mapped {
+        /// The VMM's memory.
+        memory: &'a UserMemory<'a>,
+        /// The address of the slot's first page.
+        hva: u64,
+    },
+    /// In a guest_memfd.
+    InFile {
+        /// The pages of the file.
+        file: FilePages<'a>,
+        /// The place in it of the slot's first page.
+        first: u64,
+    },
+    /// The guest_memfd was closed: the guest has nothing there.
+    Nowhere,
+}
+
+impl Source<'_> {
+    /// Tells what is at a page of the slot, and for how many of `pages` pages that is so.
+    pub(crate) fn look(&self, page: u64, pages: u64, give_up: &dyn Fn() -> bool) -> Sight {
+        let count = usize::try_from(pages).unwrap_or(usize::MAX);
+        match self {
+            Self::Mapped { memory, hva } => match address(*hva, page) {
+                Some(address) => memory.look(address, count, give_up),
+                None => Sight::Absent(Absence::Unmapped, count),
+            },
+            Self::InFile { file, first } => file.look(first.saturating_add(page), count),
+            Self::Nowhere => Sight::Absent(Absence::Unmapped, count),
+        }
+    }
+
+    /// Holds up to `pages` pages of the slot from `page` on, and returns how many.
+    ///
+    /// # Errors
+    ///
+    /// Why the first page could not be held, and for how many pages that is so.
+    pub(crate) fn hold(
+        &self,
+        page: u64,
+        pages: usize,
+        held: &mut HeldPages,
+        give_up: &dyn Fn() -> bool,
+    ) -> Result<usize, (Absence, usize)> {
+        match self {
+            Self::Mapped { memory, hva } => {
+                let address = address(*hva, page).ok_or((Absence::Unmapped, 1))?;
+                memory.hold_present(address, pages, held, give_up)
+            }
+            Self::InFile { file, first } => {
+                let before = held.len();
+                file.hold(first.saturating_add(page), pages, held);
+                let poisoned = held.release_from_poisoned(before);
+                match held.len().saturating_sub(before) {
+                    0 if poisoned => Err((Absence::Poisoned, 1)),
+                    // It was made for the guest, which has not seen it yet.
+                    0 => Err((Absence::Untouched, 1)),
+                    count => Ok(count),
+                }
+            }
+            Self::Nowhere => Err((Absence::Unmapped, 1)),
+        }
+    }
+
+    /// Brings in, while the guest runs, those of `pages` pages from `page` on that are swapped out
+    /// or in a file, until `stop` says so.
+    pub(crate) fn bring_in(&self, page: u64, pages: u64, stop: &dyn Fn() -> bool) {
+        if let Self::Mapped { memory, hva } = self {
+            let count = usize::try_from(pages).unwrap_or(usize::MAX);
+            if let Some(address) = address(*hva, page) {
+                memory.bring_in(address, count, stop);
+            }
+        }
+    }
+}
+
+/// Returns the address of a page in the VMM, as the kernel has it.
+fn address(hva: u64, page: u64) -> Option<usize> {
+    let offset = page.checked_mul(PAGE)?;
+    usize::try_from(hva.checked_add(offset)?).ok()
 }
 
 /// The memory of a guest: its memslots.
@@ -74,15 +171,50 @@ impl Map {
         self.slots.have_changed(&self.vm)
     }
 
+    /// Returns the slots that have changed since they were read, by their indices, and whether there
+    /// are others now. Flags of a slot do not matter.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn changes(&self, now: &mut Memslots) -> Result<(KVVec<usize>, bool)> {
+        now.read_again(&self.vm)?;
+        let mut changed = KVVec::new();
+        let mut same = 0_usize;
+        for (index, slot) in self.slots().iter().enumerate() {
+            let key = |slot: &Memslot| (slot.address_space, slot.gpa);
+            let at = now
+                .as_slice()
+                .partition_point(|other| key(other) < key(slot));
+            if now.as_slice().get(at).is_some_and(|now| now.is_still(slot)) {
+                same = same.saturating_add(1);
+            } else {
+                changed.push(index, GFP_KERNEL)?;
+            }
+        }
+        Ok((changed, now.as_slice().len() > same))
+    }
+
+    /// Returns where the pages of `slot` are. `memory` is that of the VMM.
+    pub(crate) fn source<'a>(&'a self, slot: &Memslot, memory: &'a UserMemory<'a>) -> Source<'a> {
+        match slot.backing(slot.gpa) {
+            Backing::Mapped(hva) => Source::Mapped { memory, hva },
+            Backing::InFile(id, first) => match self.slots.file(id) {
+                Some(file) => Source::InFile {
+                    file: file.pages(),
+                    first,
+                },
+                None => Source::Nowhere,
+            },
+        }
+    }
+
     /// Returns what to do with the page at `gpa` of `slot`, and for how many pages from there on
     /// this holds.
     pub(crate) fn plan(&self, ranges: &[Range], slot: &Memslot, gpa: u64) -> (Plan, u64) {
         let (private, last) = self.private(slot, gpa);
         let pages_to = |last: u64| (last.wrapping_sub(gpa) >> PAGE_SHIFT).saturating_add(1);
         let all = pages_to(last);
-        if private {
-            return (Plan::Private, all);
-        }
         let (in_range, pages) = match range::clip(ranges, gpa, last).next() {
             None => (false, all),
             Some(Range { first, .. }) if first & !(PAGE - 1) > gpa => {
@@ -90,6 +222,9 @@ impl Map {
             }
             Some(Range { last, .. }) => (true, pages_to(last)),
         };
+        if private {
+            return (Plan::Private { is_asked: in_range }, pages);
+        }
         if !in_range {
             return (Plan::Count, pages);
         }
@@ -122,16 +257,15 @@ impl Map {
         Ok(())
     }
 
-    /// Returns what to do with the page at `gpa` of an address space, and its host-virtual address,
-    /// if there is one.
+    /// Returns what to do with the page at `gpa` of an address space, and its slot, if there is one.
     pub(super) fn page_at(
         &self,
         ranges: &[Range],
         address_space: c_int,
         gpa: u64,
-    ) -> Option<(Plan, u64)> {
+    ) -> Option<(Plan, &Memslot)> {
         let slot = self.slot_at(address_space, gpa)?;
-        Some((self.plan(ranges, slot, gpa).0, slot.hva_of(gpa)))
+        Some((self.plan(ranges, slot, gpa).0, slot))
     }
 
     /// Returns the index of the slot that contains `gpa`.
@@ -178,7 +312,7 @@ impl Map {
         }
         if let Some(normal) = self.slot_at(0, gpa) {
             let last = slot.last_gpa().min(normal.last_gpa());
-            return (normal.hva_of(gpa) == slot.hva_of(gpa), last);
+            return (normal.backing(gpa) == slot.backing(gpa), last);
         }
         let next = self.slots().get(self.slots_up_to(0, gpa));
         let next = next.filter(|next| next.address_space == 0);

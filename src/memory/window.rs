@@ -21,7 +21,11 @@ use crate::{
     kvm::Memslot,
     linux::{
         address_space::UserMemory,
-        pages::HeldPages, //
+        pages::{
+            Absence,
+            HeldPages,
+            Sight, //
+        }, //
     },
     range, //
 };
@@ -42,6 +46,15 @@ pub(crate) enum Neighbours {
     },
 }
 
+/// A page next to the body of a window, held with it.
+#[derive(Clone, Copy)]
+pub(crate) struct Beside {
+    /// Its guest-physical address.
+    pub(crate) gpa: u64,
+    /// What is to be done with it in its own place.
+    pub(crate) plan: Plan,
+}
+
 /// Pages that are held. Offsets are in bytes from the beginning of the first page held.
 #[derive(Clone)]
 pub(crate) struct Window {
@@ -51,14 +64,28 @@ pub(crate) struct Window {
     pub(crate) page: u64,
     /// The offsets of the body; the rest are its neighbours.
     pub(crate) body: Range<usize>,
-    /// The page before the body is not read in its own place.
-    pub(crate) follows_shared: bool,
+    /// The page before the body, if it is held.
+    pub(crate) before: Option<Beside>,
+    /// The page after the body, if it is held.
+    pub(crate) after: Option<Beside>,
 }
 
 impl Window {
     /// Returns the number of pages of the body.
     pub(crate) fn pages(&self) -> u64 {
         u64::try_from(self.body.len() / PAGE_SIZE).unwrap_or(0)
+    }
+
+    /// Returns the number in its slot of the page at an offset of the body.
+    pub(crate) fn page_at(&self, offset: usize) -> u64 {
+        let pages = offset.saturating_sub(self.body.start) / PAGE_SIZE;
+        self.page.saturating_add(u64::try_from(pages).unwrap_or(0))
+    }
+
+    /// Returns whether matches may begin in the page before the body that are found only here.
+    pub(crate) fn follows_shared(&self) -> bool {
+        self.before
+            .is_some_and(|before| before.plan == Plan::SharedWithNormal)
     }
 
     /// Returns the guest-physical address at an offset.
@@ -77,14 +104,14 @@ pub(crate) struct Windows<'a> {
     pub(crate) memory: &'a UserMemory<'a>,
     /// Which neighbours are held.
     pub(crate) neighbours: Neighbours,
-    /// Asked before each window whether to stop.
+    /// Asked before each window, and before each wait, whether to stop.
     pub(crate) stop: &'a dyn Fn() -> bool,
 }
 
 /// A step through a stretch of pages.
 pub(crate) enum Step<'a> {
-    /// So many pages are absent.
-    Absent(u64),
+    /// So many pages are absent, for this reason.
+    Absent(Absence, u64),
     /// A window, with the pages held.
     Window(&'a Window, &'a mut HeldPages),
 }
@@ -104,131 +131,155 @@ impl Windows<'_> {
         held: &mut HeldPages,
         mut visit: impl FnMut(Step<'_>) -> Result<(), Interrupted>,
     ) -> Result<(), Interrupted> {
+        let source = self.map.source(slot, self.memory);
         let mut page = first;
         // Whether the page before is part of the stretch, and present.
         let mut goes_on = false;
         while page < end {
             if (self.stop)() {
-                return Err(Interrupted::Stopped { page });
+                return Err(Interrupted::Stopped);
             }
-            let absent = self
-                .memory
-                .absent(address(slot.hva_at(page))?, page_count(end - page)?);
-            if absent > 0 {
-                let absent = u64::try_from(absent)?;
-                visit(Step::Absent(absent))?;
-                page = page.saturating_add(absent);
-                goes_on = false;
-                continue;
-            }
-            let window = self.hold(slot, page, end, goes_on, page == first, held)?;
-            let pages = window.pages();
-            let result = match pages {
-                0 => visit(Step::Absent(1)),
-                _ => visit(Step::Window(&window, held)),
+            let absent = match source.look(page, end - page, self.stop) {
+                Sight::Absent(absence, count) => Some((absence, count)),
+                Sight::Present => {
+                    let place = Place {
+                        slot,
+                        page,
+                        end,
+                        goes_on,
+                        is_first: page == first,
+                    };
+                    let held_window = self.hold(&place, held)?;
+                    let result = match &held_window {
+                        Ok(window) => visit(Step::Window(window, held)),
+                        Err(_) => Ok(()),
+                    };
+                    held.release();
+                    result?;
+                    match held_window {
+                        Ok(window) => {
+                            page = page.saturating_add(window.pages());
+                            goes_on = true;
+                            None
+                        }
+                        Err(absent) => Some(absent),
+                    }
+                }
             };
-            held.release();
-            result?;
-            page = page.saturating_add(pages.max(1));
-            goes_on = pages > 0;
+            if let Some((absence, count)) = absent {
+                if absence == Absence::Unreadable && (self.stop)() {
+                    // There was no time to wait for it.
+                    return Err(Interrupted::Stopped);
+                }
+                let count = u64::try_from(count)?.clamp(1, end - page);
+                visit(Step::Absent(absence, count))?;
+                page = page.saturating_add(count);
+                goes_on = false;
+            }
         }
         Ok(())
     }
 
-    /// Holds present pages from `page` on, with their neighbours.
+    /// Holds present pages from a place on, with their neighbours. The inner error says why the
+    /// first of them cannot be held, and for how many pages that is so.
     fn hold(
         &self,
-        slot: &Memslot,
-        page: u64,
-        end: u64,
-        goes_on: bool,
-        is_first: bool,
+        place: &Place<'_>,
         held: &mut HeldPages,
-    ) -> Result<Window> {
+    ) -> Result<Result<Window, (Absence, usize)>> {
+        let Place { slot, page, .. } = *place;
         let gpa = slot.gpa_at(page);
         let mut window = Window {
             gpa,
             page,
             body: 0..0,
-            follows_shared: false,
+            before: None,
+            after: None,
         };
-        if let Some((plan, hva)) = self.page_before(slot, page, goes_on, is_first) {
-            if self.memory.hold_present(address(hva)?, 1, held) == 1 {
-                window.gpa = gpa.wrapping_sub(PAGE);
+        if let Some(before) = self.page_before(place) {
+            if self.hold_beside(slot, before, held) {
+                window.gpa = before.gpa;
                 window.body = PAGE_SIZE..PAGE_SIZE;
-                window.follows_shared = plan == Plan::SharedWithNormal;
+                window.before = Some(before);
             }
         }
 
         // The same with and without neighbours, for which room is left.
-        let most = page_count(end - page)?.min(WINDOW_PAGES - 2);
+        let most = usize::try_from(place.end - page)?.min(WINDOW_PAGES - 2);
+        let source = self.map.source(slot, self.memory);
         let mut count = 0;
         while count < most {
-            let hva = address(slot.hva_at(page))?.saturating_add(count * PAGE_SIZE);
-            match self.memory.hold_present(hva, most - count, held) {
-                0 => break,
-                more => count += more,
+            let next = page.saturating_add(u64::try_from(count)?);
+            match source.hold(next, most - count, held, self.stop) {
+                Ok(more) => count += more,
+                Err(absent) if count == 0 => return Ok(Err(absent)),
+                Err(_) => break,
             }
         }
         window.body.end = window.body.start.saturating_add(count * PAGE_SIZE);
 
         let next = page.saturating_add(window.pages());
-        if let Some(hva) = self.page_after(slot, next, end).filter(|_| count > 0) {
-            // It is read if it is present.
-            self.memory.hold_present(address(hva)?, 1, held);
-        }
-        Ok(window)
+        window.after = self
+            .page_after(slot, next, place.end)
+            .filter(|after| self.hold_beside(slot, *after, held));
+        Ok(Ok(window))
     }
 
-    /// Returns the page before `page` if it is held with it: its plan, and its host-virtual
-    /// address. `goes_on`: it is part of the stretch, and present; `is_first`: it is not part of
-    /// the stretch.
-    fn page_before(
-        &self,
-        slot: &Memslot,
-        page: u64,
-        goes_on: bool,
-        is_first: bool,
-    ) -> Option<(Plan, u64)> {
+    /// Holds a page that is next to one of `slot`. Returns whether it is present.
+    fn hold_beside(&self, slot: &Memslot, beside: Beside, held: &mut HeldPages) -> bool {
+        let found = self
+            .map
+            .page_at(self.ranges, slot.address_space, beside.gpa);
+        found.is_some_and(|(_, slot)| {
+            let source = self.map.source(slot, self.memory);
+            let page = beside.gpa.wrapping_sub(slot.gpa) / PAGE;
+            source.hold(page, 1, held, self.stop).is_ok()
+        })
+    }
+
+    /// Returns the page before a place, if it is held with it.
+    fn page_before(&self, place: &Place<'_>) -> Option<Beside> {
         let Neighbours::ForMatches { with_context } = self.neighbours else {
             return None;
         };
-        if goes_on {
-            return with_context.then(|| (Plan::Read, slot.hva_at(page).wrapping_sub(PAGE)));
+        let gpa = place.slot.gpa_at(place.page).checked_sub(PAGE)?;
+        if place.goes_on {
+            let plan = Plan::Read;
+            return with_context.then_some(Beside { gpa, plan });
         }
-        let gpa = slot.gpa_at(page).checked_sub(PAGE).filter(|_| is_first)?;
-        let before = self.neighbour(slot, gpa);
-        before.filter(|(plan, _)| *plan == Plan::SharedWithNormal || with_context)
+        let before = self.neighbour(place.slot, gpa).filter(|_| place.is_first);
+        before.filter(|before| before.plan == Plan::SharedWithNormal || with_context)
     }
 
-    /// Returns the host-virtual address of page `next`, which is after the body, if it is held with
-    /// it. The stretch ends at `end`.
-    fn page_after(&self, slot: &Memslot, next: u64, end: u64) -> Option<u64> {
+    /// Returns the page `next`, which is after the body, if it is held with it. The stretch ends at
+    /// `end`.
+    fn page_after(&self, slot: &Memslot, next: u64, end: u64) -> Option<Beside> {
         if self.neighbours == Neighbours::None {
             return None;
         }
+        let gpa = slot.gpa_at(next.checked_sub(1)?).checked_add(PAGE)?;
         if next < end {
-            return Some(slot.hva_at(next));
+            let plan = Plan::Read;
+            return Some(Beside { gpa, plan });
         }
-        let last = slot.gpa_at(next).wrapping_sub(PAGE);
-        let after = self.neighbour(slot, last.checked_add(PAGE)?);
-        after.map(|(_, hva)| hva)
+        self.neighbour(slot, gpa)
     }
 
-    /// Returns what to do with the page at `gpa`, which is next to one of `slot`, and its
-    /// host-virtual address, if a match may reach into it.
-    fn neighbour(&self, slot: &Memslot, gpa: u64) -> Option<(Plan, u64)> {
-        let found = self.map.page_at(self.ranges, slot.address_space, gpa);
-        found.filter(|(plan, _)| plan.is_readable())
+    /// Returns the page at `gpa`, which is next to one of `slot`, if a match may reach into it.
+    fn neighbour(&self, slot: &Memslot, gpa: u64) -> Option<Beside> {
+        let (plan, _) = self.map.page_at(self.ranges, slot.address_space, gpa)?;
+        plan.is_readable().then_some(Beside { gpa, plan })
     }
 }
 
-/// Returns an address in the VMM as the kernel has it.
-fn address(hva: u64) -> Result<usize> {
-    Ok(usize::try_from(hva)?)
-}
-
-/// Returns a number of pages as the kernel has it.
-fn page_count(count: u64) -> Result<usize> {
-    Ok(usize::try_from(count)?)
+/// Where a window begins.
+struct Place<'a> {
+    slot: &'a Memslot,
+    page: u64,
+    /// Where the stretch ends.
+    end: u64,
+    /// The page before is part of the stretch, and present.
+    goes_on: bool,
+    /// The page before is not part of the stretch.
+    is_first: bool,
 }

@@ -5,8 +5,9 @@
 //!
 //! Each page gives two sums, those of NH, the fast part of UMAC (RFC 4418, section 5.2), with keys
 //! that are shifted against each other: two different pages have the same sums with a probability
-//! of 2^-64. Multiplied by odd secret numbers, one after the other, the sums of all pages make one
-//! number, in which their order counts.
+//! of 2^-64. The sums and the place of the page are mixed with two more secret numbers into the
+//! page's digest. The digest of several pages is the sum of theirs, so that they may be read in any
+//! order, and in any portions.
 
 mod avx2;
 mod avx512;
@@ -64,8 +65,17 @@ impl Default for Key {
     }
 }
 
-/// Returns the digest of all whole pages in `memory`.
-pub fn digest<M: Memory + ?Sized, H: Host>(engine: Engine, key: &Key, memory: &M, host: &H) -> u64 {
+/// Returns the digest of all whole pages in `memory`, the first of which is at `place`, the next one
+/// at the place after it.
+///
+/// It is the sum of the digests of each page. That of no page is 0.
+pub fn digest<M: Memory + ?Sized, H: Host>(
+    engine: Engine,
+    key: &Key,
+    memory: &M,
+    place: u64,
+    host: &H,
+) -> u64 {
     let mut digest = 0_u64;
     let pages = memory.len() / PAGE;
     let mut page = 0;
@@ -76,7 +86,7 @@ pub fn digest<M: Memory + ?Sized, H: Host>(engine: Engine, key: &Key, memory: &M
                 let at = page.saturating_mul(PAGE);
                 let piece = memory.piece(at);
                 let sums = if piece.len() < PAGE {
-                    in_pieces(key, memory, at)
+                    in_pieces(key, memory, at, PAGE_WORDS)
                 } else {
                     match engine.kind() {
                         EngineKind::Portable => portable(key, piece),
@@ -88,7 +98,8 @@ pub fn digest<M: Memory + ?Sized, H: Host>(engine: Engine, key: &Key, memory: &M
                         EngineKind::Avx512 => unsafe { avx512::sums(key, piece) },
                     }
                 };
-                key.add(digest, sums)
+                let place = place.wrapping_add(u64::try_from(page).unwrap_or(0));
+                digest.wrapping_add(key.mix(sums, place))
             })
         });
         // A digest is quick: it is finished.
@@ -98,18 +109,31 @@ pub fn digest<M: Memory + ?Sized, H: Host>(engine: Engine, key: &Key, memory: &M
     digest
 }
 
+/// Returns the digest of a part of `memory`: of `words` words of eight bytes from `at` on, at most
+/// those of a page. `place` is to be that of no page.
+pub fn digest_part<M: Memory + ?Sized>(
+    key: &Key,
+    memory: &M,
+    at: usize,
+    words: usize,
+    place: u64,
+) -> u64 {
+    key.mix(in_pieces(key, memory, at, words.min(PAGE_WORDS)), place)
+}
+
 impl Key {
-    /// Adds the sums of the next page to a digest.
-    fn add(&self, digest: u64, sums: [u64; 2]) -> u64 {
-        self.odd
-            .iter()
-            .zip(sums)
-            .fold(digest, |digest, (odd, sum)| {
-                digest
-                    .wrapping_add(sum)
-                    .wrapping_mul(odd | 1)
-                    .rotate_left(29)
-            })
+    /// Makes the digest of a page out of its sums and its place.
+    fn mix(&self, sums: [u64; 2], place: u64) -> u64 {
+        let [first, second] = self.odd;
+        let [low, high] = sums;
+        let mixed = low
+            .wrapping_add(place.wrapping_mul(first | 1))
+            .wrapping_mul(second | 1)
+            .rotate_left(29)
+            .wrapping_add(high);
+        // Not linear, so that pages which change places do not leave the sum as it is.
+        let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(first | 1);
+        (mixed ^ (mixed >> 29)).wrapping_mul(second | 1)
     }
 
     /// Adds a word to the sums, the one with this number in its page.
@@ -138,11 +162,11 @@ fn portable(key: &Key, piece: Piece<'_>) -> [u64; 2] {
     sums
 }
 
-/// Returns the sums of a page that is in several pieces.
+/// Returns the sums of the first `words` words of a page that may be in several pieces.
 #[cold]
-fn in_pieces<M: Memory + ?Sized>(key: &Key, memory: &M, at: usize) -> [u64; 2] {
+fn in_pieces<M: Memory + ?Sized>(key: &Key, memory: &M, at: usize, words: usize) -> [u64; 2] {
     let mut sums = [0; 2];
-    for number in 0..PAGE_WORDS {
+    for number in 0..words {
         let mut word = [0; WORD];
         memory.copy(at.saturating_add(number.saturating_mul(WORD)), &mut word);
         key.add_word(&mut sums, number, u64::from_le_bytes(word));

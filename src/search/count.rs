@@ -2,6 +2,8 @@
 
 //! Counting the pages of memory that was not searched, while the guest runs.
 
+use kernel::prelude::*;
+
 use super::queue::{
     Chunk,
     Cursor, //
@@ -13,6 +15,7 @@ use crate::{
     },
     memory::{
         Interrupted,
+        PageCounts,
         Plan,
         Step,
         Windows, //
@@ -22,16 +25,21 @@ use crate::{
 /// The pages of one slot that were not searched.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Counted {
-    /// How many are present.
-    pub(super) present: u64,
-    /// How many are absent.
-    pub(super) absent: u64,
-    /// How many are private to the guest.
-    pub(super) private: u64,
+    /// The pages, by what they are.
+    pub(super) pages: PageCounts,
+    /// How many of them were to be searched, have content, and cannot be read.
+    pub(super) missing: u64,
 }
 
-/// Counts what was not searched, slot by slot. Of memory that was to be read, that is what comes
-/// from `cursor` on, and the rest of `returned`: chunks that nobody has searched to their end.
+/// What was not searched.
+pub(super) struct Left {
+    /// What comes from here on.
+    pub(super) cursor: Cursor,
+    /// The rest of these chunks, which nobody has searched to their end.
+    pub(super) returned: KVec<Chunk>,
+}
+
+/// Counts what was not searched, slot by slot: of memory that was to be read, what is `left`.
 /// Calls `add` with the index of each slot and what was counted in it.
 ///
 /// # Errors
@@ -40,52 +48,59 @@ pub(super) struct Counted {
 /// added.
 pub(super) fn count_all(
     windows: &Windows<'_>,
-    cursor: Cursor,
-    returned: &[Chunk],
+    left: &Left,
     held: &mut HeldPages,
-    mut add: impl FnMut(usize, Counted),
+    mut add: impl FnMut(usize, &Counted),
 ) -> Result<(), Interrupted> {
     let (map, ranges) = (windows.map, windows.ranges);
     for (index, slot) in map.slots().iter().enumerate() {
-        let (mut present, mut absent, mut private) = (0, 0, 0);
-        let mut visit = |first, end| {
+        let mut counted = Counted::default();
+        let mut visit = |first, end, is_asked: bool| {
             windows.visit(slot, first, end, held, |step| {
                 match step {
-                    Step::Absent(count) => absent += count,
-                    Step::Window(window, _) => present += window.pages(),
+                    Step::Absent(absence, count) => {
+                        counted.pages.add_absent(absence, count);
+                        if is_asked && absence.has_content() {
+                            counted.missing = counted.missing.saturating_add(count);
+                        }
+                    }
+                    Step::Window(window, _) => {
+                        counted.pages.present =
+                            counted.pages.present.saturating_add(window.pages());
+                    }
                 }
                 task::cond_resched();
                 Ok(())
             })
         };
-        let searched_to = match cursor {
+        let searched_to = match left.cursor {
             Cursor::All { slot: next, page } if index == next => page,
             Cursor::All { slot: next, .. } if index > next => 0,
             _ => slot.pages,
         };
+        let mut private = Counted::default();
         let mut count = |plan, first: u64, end: u64| match plan {
             Plan::Read => {
-                let chunks = returned.iter();
-                for chunk in chunks.filter(|chunk| chunk.slot == index && !chunk.again) {
-                    visit(first.max(chunk.first), end.min(chunk.end))?;
+                for chunk in &left.returned {
+                    if chunk.extent.slot == index && !chunk.extent.again {
+                        visit(first.max(chunk.first), end.min(chunk.extent.end), true)?;
+                    }
                 }
-                visit(first.max(searched_to), end)
+                visit(first.max(searched_to), end, true)
             }
-            Plan::Private => {
-                private += end - first;
+            Plan::Private { is_asked } => {
+                let pages = end.saturating_sub(first);
+                private.pages.private = private.pages.private.saturating_add(pages);
+                if is_asked {
+                    private.missing = private.missing.saturating_add(pages);
+                }
                 Ok(())
             }
-            Plan::Count | Plan::SharedWithNormal => visit(first, end),
+            Plan::Count | Plan::SharedWithNormal => visit(first, end, false),
         };
         let result = map.for_each_stretch(ranges, slot, 0, slot.pages, &mut count);
-        add(
-            index,
-            Counted {
-                present,
-                absent,
-                private,
-            },
-        );
+        add(index, &counted);
+        add(index, &private);
         result?;
     }
     Ok(())

@@ -6,6 +6,9 @@
 //! are equal, the chunk was the same all that time, except for bytes that were changed and changed
 //! back. Such chunks, and those that were searched in the last pause, are covered in one instant:
 //! that of the last pause. `docs/performance.md` compares this with other ways.
+//!
+//! A digest is about all that was read to search the chunk ([`super::digest`]). A chunk that was
+//! searched in several pauses counts as changed if what lies at the seam was not the same in both.
 
 use kernel::{
     bitmap::BitmapVec,
@@ -19,11 +22,25 @@ use crate::kvm::Memslot;
 /// beside searching it.
 pub(super) const CHUNK_SHIFT: u32 = 6;
 
-/// How many bytes one chunk costs: digest, hits, and two bits.
-const CHUNK_COST: usize = 13;
+/// How many bytes one chunk costs: digest, hits, lacking pages, and two bits.
+const CHUNK_COST: usize = 17;
 
 /// Room for chunks of slots that are made between two looks at the memslots.
 const SPARE_CHUNKS: usize = 256;
+
+/// How a chunk was searched.
+pub(super) struct Searched {
+    /// The digest of what was read.
+    pub(super) digest: u64,
+    /// How many matches were found.
+    pub(super) hits: u32,
+    /// How many pages have content, and were not readable.
+    pub(super) lacking: u64,
+    /// All of it in this pause.
+    pub(super) at_once: bool,
+    /// In several pauses, between which it has changed where they meet.
+    pub(super) torn: bool,
+}
 
 /// What is known of all chunks.
 pub(super) struct Coverage {
@@ -35,6 +52,8 @@ pub(super) struct Coverage {
     digests: KVVec<u64>,
     /// How many matches were found in it then.
     hits: KVVec<u32>,
+    /// How many of its pages have content, and were not readable then.
+    lacking: KVVec<u32>,
     /// Whether it has changed since.
     changed: BitmapVec,
     /// Whether all of it was searched in the last pause.
@@ -58,6 +77,7 @@ impl Coverage {
             first: KVVec::with_capacity(slots.len().saturating_add(SPARE_CHUNKS), GFP_KERNEL)?,
             digests: KVVec::from_elem(0, count, GFP_KERNEL)?,
             hits: KVVec::from_elem(0, count, GFP_KERNEL)?,
+            lacking: KVVec::from_elem(0, count, GFP_KERNEL)?,
             changed: BitmapVec::new(count, GFP_KERNEL)?,
             fresh: BitmapVec::new(count, GFP_KERNEL)?,
         };
@@ -108,18 +128,46 @@ impl Coverage {
         (slot, within << self.chunk_shift)
     }
 
-    /// Notes that a chunk has been searched; `at_once`: all of it in this pause.
-    pub(super) fn set_searched(&mut self, number: usize, digest: u64, hits: u32, at_once: bool) {
+    /// Notes that a chunk has been searched.
+    pub(super) fn set_searched(&mut self, number: usize, searched: &Searched) {
         if let (Some(known), Some(count)) =
             (self.digests.get_mut(number), self.hits.get_mut(number))
         {
-            *known = digest;
-            *count = hits;
-            if at_once {
+            *known = searched.digest;
+            *count = searched.hits;
+            if searched.at_once {
                 self.fresh.set_bit(number);
             }
-            self.changed.clear_bit(number);
+            if searched.torn {
+                self.changed.set_bit(number);
+            } else {
+                self.changed.clear_bit(number);
+            }
         }
+        self.add_lacking(number, searched.lacking);
+    }
+
+    /// Notes that pages `first` up to `end` of a slot have content, and are not readable.
+    pub(super) fn add_lacking_pages(&mut self, slot: usize, mut first: u64, end: u64) {
+        while first < end {
+            let next = (first >> self.chunk_shift).saturating_add(1) << self.chunk_shift;
+            let next = next.min(end);
+            self.add_lacking(self.number(slot, first), next - first);
+            first = next;
+        }
+    }
+
+    fn add_lacking(&mut self, number: usize, pages: u64) {
+        if let Some(count) = self.lacking.get_mut(number) {
+            let pages = u32::try_from(pages).unwrap_or(u32::MAX);
+            *count = count.saturating_add(pages);
+        }
+    }
+
+    /// Forgets how many pages of a chunk were not readable, and returns that.
+    pub(super) fn take_lacking(&mut self, number: usize) -> u64 {
+        let lacking = self.lacking.get_mut(number).map(core::mem::take);
+        u64::from(lacking.unwrap_or(0))
     }
 
     /// Returns how many matches were found in a chunk.

@@ -9,19 +9,41 @@ use kernel::{
 
 use super::{
     count::Counted,
-    coverage::Coverage,
+    coverage::{
+        Coverage,
+        Searched, //
+    },
     hits::Hits,
-    queue::Chunk, //
+    queue::{
+        Chunk,
+        Extent,
+        PassedBy, //
+    }, //
 };
 use crate::{
     kvm::Memslot,
-    memory::PAGE, //
+    memory::{
+        Map,
+        PageCounts,
+        Plan,
+        PAGE, //
+    },
+    range::{
+        self,
+        Range, //
+    },
+    scan::MAX_LEN, //
 };
 
 /// What was found in the memory of one VM.
 pub(crate) struct Findings {
-    /// For each memslot how many of its pages are present.
-    pub(crate) present: KVVec<u64>,
+    /// For each memslot its pages, by what they are.
+    pub(crate) pages: KVVec<PageCounts>,
+    /// For each memslot whether the VMM has changed it meanwhile: it was searched in part, or as
+    /// something else.
+    pub(crate) lost: KVVec<bool>,
+    /// There are memslots that were not there when the inspection began.
+    pub(crate) has_new_slots: bool,
     /// The lowest hits.
     pub(crate) hits: Hits,
     /// How many hits there are in all.
@@ -30,10 +52,8 @@ pub(crate) struct Findings {
     pub(crate) scanned_bytes: u64,
     /// How much was searched again, in bytes.
     pub(crate) rescanned_bytes: u64,
-    /// How many pages of memslots are absent.
-    pub(crate) absent_pages: u64,
-    /// How many pages of guest_memfd are private to the guest, and were not looked at.
-    pub(crate) private_pages: u64,
+    /// How many pages that were to be searched have content, and were not readable.
+    pub(crate) missing_pages: u64,
     /// Where the search stopped, if before its end.
     pub(crate) stopped_at: Option<StoppedAt>,
     /// What is covered in one instant, if there may have been several pauses.
@@ -91,7 +111,8 @@ impl Findings {
     /// `ENOMEM`.
     pub(super) fn new(hits: Hits, slots: usize, coverage: Option<Coverage>) -> Result<Self> {
         Ok(Self {
-            present: KVVec::from_elem(0, slots, GFP_KERNEL)?,
+            pages: KVVec::from_elem(PageCounts::default(), slots, GFP_KERNEL)?,
+            lost: KVVec::from_elem(false, slots, GFP_KERNEL)?,
             coverage,
             ..Self::with_hits(hits)
         })
@@ -104,13 +125,14 @@ impl Findings {
 
     fn with_hits(hits: Hits) -> Self {
         Self {
-            present: KVVec::new(),
+            pages: KVVec::new(),
+            lost: KVVec::new(),
+            has_new_slots: false,
             hits,
             hit_count: 0,
             scanned_bytes: 0,
             rescanned_bytes: 0,
-            absent_pages: 0,
-            private_pages: 0,
+            missing_pages: 0,
             stopped_at: None,
             coverage: None,
             stats: SearchStats {
@@ -120,42 +142,128 @@ impl Findings {
         }
     }
 
-    /// Adds present pages of a slot.
-    fn add_present(&mut self, slot: usize, pages: u64) {
-        if let Some(present) = self.present.get_mut(slot) {
-            *present = present.saturating_add(pages);
+    /// Returns whether the VMM has changed this slot.
+    pub(super) fn is_lost(&self, slot: usize) -> bool {
+        self.lost.get(slot) == Some(&true)
+    }
+
+    fn add_pages(&mut self, slot: usize, pages: &PageCounts) {
+        if let Some(counts) = self.pages.get_mut(slot) {
+            counts.add(pages);
         }
     }
 
     /// Adds what was counted in a slot.
-    pub(super) fn add_counted(&mut self, slot: usize, counted: Counted) {
-        self.absent_pages = self.absent_pages.saturating_add(counted.absent);
-        self.private_pages = self.private_pages.saturating_add(counted.private);
-        self.add_present(slot, counted.present);
+    pub(super) fn add_counted(&mut self, slot: usize, counted: &Counted) {
+        self.missing_pages = self.missing_pages.saturating_add(counted.missing);
+        self.add_pages(slot, &counted.pages);
+    }
+
+    /// Adds absent pages that belong to no chunk that is searched.
+    pub(super) fn add_passed_by(&mut self, passed: &PassedBy) {
+        let mut pages = PageCounts::default();
+        pages.add_absent(passed.absence, passed.pages);
+        self.add_pages(passed.slot, &pages);
+        if passed.absence.has_content() {
+            self.missing_pages = self.missing_pages.saturating_add(passed.pages);
+            if let Some(coverage) = &mut self.coverage {
+                let end = passed.first.saturating_add(passed.pages);
+                coverage.add_lacking_pages(passed.slot, passed.first, end);
+            }
+        }
     }
 
     /// Adds what was found in a chunk, searched to its end or not.
     pub(super) fn add(&mut self, chunk: &Chunk) {
-        let bytes = chunk.present.saturating_mul(PAGE);
-        if chunk.again {
+        let bytes = chunk.counts.present.saturating_mul(PAGE);
+        if chunk.extent.again {
             self.rescanned_bytes = self.rescanned_bytes.saturating_add(bytes);
         } else {
             self.scanned_bytes = self.scanned_bytes.saturating_add(bytes);
-            self.absent_pages = self.absent_pages.saturating_add(chunk.absent);
-            self.add_present(chunk.slot, chunk.present);
+            self.add_pages(chunk.extent.slot, &chunk.counts);
         }
+        let lacking = chunk.counts.lacking();
+        self.missing_pages = self.missing_pages.saturating_add(lacking);
         self.hit_count = self.hit_count.saturating_add(u64::from(chunk.hits));
     }
 
+    /// Notes that a chunk was searched to its end; `at_once`: in this pause.
+    pub(super) fn set_searched(&mut self, chunk: &Chunk, at_once: bool) {
+        if let Some(coverage) = &mut self.coverage {
+            let number = coverage.number(chunk.extent.slot, chunk.extent.home);
+            coverage.set_searched(
+                number,
+                &Searched {
+                    digest: chunk.digest.value(),
+                    hits: chunk.hits,
+                    lacking: chunk.counts.lacking(),
+                    at_once,
+                    torn: chunk.torn,
+                },
+            );
+        }
+    }
+
     /// Forgets what was found before in a chunk that is searched again.
-    pub(super) fn forget(&mut self, chunk: &Chunk, slot: &Memslot) {
-        let Some(coverage) = &self.coverage else {
+    pub(super) fn forget(&mut self, extent: &Extent, map: &Map, ranges: &[Range]) {
+        if let Some(coverage) = &mut self.coverage {
+            let number = coverage.number(extent.slot, extent.home);
+            let hits = u64::from(coverage.hits(number));
+            self.hit_count = self.hit_count.saturating_sub(hits);
+            let lacking = coverage.take_lacking(number);
+            self.missing_pages = self.missing_pages.saturating_sub(lacking);
+        }
+        self.forget_hits(extent, map, ranges);
+    }
+
+    /// Forgets the hits that were kept of a chunk.
+    pub(super) fn forget_hits(&mut self, extent: &Extent, map: &Map, ranges: &[Range]) {
+        let Some(slot) = map.slots().get(extent.slot) else {
             return;
         };
-        let hits = u64::from(coverage.hits(coverage.number(chunk.slot, chunk.first)));
-        self.hit_count = self.hit_count.saturating_sub(hits);
-        let last = slot.gpa_at(chunk.end).wrapping_sub(1);
-        self.hits.forget(chunk.slot, slot.gpa_at(chunk.first), last);
+        let first = slot.gpa_at(extent.home);
+        let last = slot.gpa_at(extent.end).wrapping_sub(1);
+        self.hits.forget(extent.slot, first, last);
+        // Those that begin in the page before, if that is read elsewhere: in address space 0.
+        let Some(before) = first.checked_sub(PAGE) else {
+            return;
+        };
+        if let Some(index) = map.slot_index(slot.address_space, before) {
+            let is_shared = map
+                .slots()
+                .get(index)
+                .is_some_and(|other| map.plan(ranges, other, before).0 == Plan::SharedWithNormal);
+            if is_shared {
+                let most = u64::try_from(MAX_LEN).unwrap_or(0);
+                self.hits
+                    .forget(index, first.saturating_sub(most), first.wrapping_sub(1));
+            }
+        }
+    }
+
+    /// Returns whether some memory in `ranges` was not searched, since the VMM has changed memslots.
+    pub(crate) fn has_lost(&self, map: &Map, ranges: &[Range]) -> bool {
+        let is_asked = |slot: &Memslot| {
+            range::clip(ranges, slot.gpa, slot.last_gpa())
+                .next()
+                .is_some()
+        };
+        let mut slots = map.slots().iter().zip(&self.lost);
+        let is_lost = slots.any(|(slot, lost)| *lost && is_asked(slot));
+        is_lost || (self.has_new_slots && !ranges.is_empty())
+    }
+
+    /// Returns how many pages there are of each kind.
+    pub(crate) fn all_pages(&self) -> PageCounts {
+        let mut all = PageCounts::default();
+        self.pages.iter().for_each(|pages| all.add(pages));
+        all
+    }
+
+    /// Returns the size of a chunk in bytes, if there may have been several pauses.
+    pub(crate) fn chunk_bytes(&self) -> Option<u64> {
+        let coverage = self.coverage.as_ref()?;
+        PAGE.checked_shl(coverage.chunk_shift())
     }
 
     /// Returns whether some memory is not covered in one instant.

@@ -89,13 +89,6 @@ impl Hits {
         })
     }
 
-    /// Returns how many bytes of memory it has.
-    pub(super) fn memory(&self) -> usize {
-        let kept = self.most.saturating_mul(size_of::<(Hit, Shown)>());
-        let free = self.free.capacity().saturating_mul(size_of::<usize>());
-        kept.saturating_add(self.bytes.len()).saturating_add(free)
-    }
-
     /// Returns a list without room for any hit.
     pub(super) fn empty() -> Self {
         Self {

@@ -32,6 +32,22 @@ unsafe impl Zeroable for digest::Key {}
 /// The current thread, which can sleep.
 pub(crate) struct CurrentThread;
 
+/// The current thread, which searches until it is to give up.
+pub(super) struct SearchingThread<'a> {
+    /// Asked after each few steps.
+    pub(super) give_up: &'a dyn Fn() -> bool,
+}
+
+impl Host for SearchingThread<'_> {
+    fn vector<R>(&self, work: impl FnOnce() -> R) -> R {
+        CurrentThread.vector(work)
+    }
+
+    fn breathe(&self) -> bool {
+        CurrentThread.breathe() && !(self.give_up)()
+    }
+}
+
 impl Host for CurrentThread {
     fn vector<R>(&self, work: impl FnOnce() -> R) -> R {
         // SAFETY: A thread is in task context, and `work` of `scan/` neither sleeps nor calls its
@@ -39,8 +55,9 @@ impl Host for CurrentThread {
         unsafe { fpu::with_vector_registers(work) }
     }
 
-    fn breathe(&self) {
+    fn breathe(&self) -> bool {
         task::cond_resched();
+        true
     }
 }
 

@@ -2,15 +2,24 @@
 
 //! How much memory is searched between two looks at the clock, so that a pause ends in time.
 
-use kernel::time::{
-    Delta,
-    Instant,
-    Monotonic, //
+use kernel::{
+    page::PAGE_SIZE,
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    }, //
 };
 
-/// The most pages that are searched at once in a limited pause. Where every byte is a match they
-/// take about a millisecond, and what is scanned twice at their borders costs little.
-const MOST_PAGES: u64 = 8;
+use crate::memory::WINDOW_PAGES;
+
+/// The most bytes that are searched at once in a limited pause: a window. The search looks at the
+/// clock by itself where it finds much; what it has found at once until then is given up.
+const MOST: usize = WINDOW_PAGES * PAGE_SIZE;
+
+/// The fewest bytes that are searched at once. Where each is a match of 256 patterns they take about
+/// a millisecond.
+const UNIT: usize = 16;
 
 /// Which part of a pause they may take, once they are known to take long.
 const PARTS_OF_PAUSE: i64 = 16;
@@ -22,13 +31,20 @@ pub(super) struct Pause {
     pub(super) most: Delta,
 }
 
+impl Pause {
+    /// Returns whether it should have ended.
+    pub(super) fn is_past(&self) -> bool {
+        self.since.elapsed() > self.most
+    }
+}
+
 /// How fast the search gets on, and how much time it has.
 #[derive(Clone, Copy)]
 pub(super) struct Pace {
     /// The pause, if it is limited.
     pause: Option<Pause>,
-    /// The estimated time to search a page.
-    page_time: Delta,
+    /// The estimated time to search [`UNIT`] bytes.
+    unit_time: Delta,
 }
 
 impl Pace {
@@ -36,48 +52,66 @@ impl Pace {
     pub(super) fn new() -> Self {
         Self {
             pause: None,
-            page_time: Delta::ZERO,
+            unit_time: Delta::ZERO,
         }
     }
 
     /// Begins a pause.
     pub(super) fn begin(&mut self, pause: Option<Pause>) {
         self.pause = pause;
-        // A page that took long once must not stop the search for ever.
-        self.page_time = half(self.page_time);
+        // What took long once must not stop the search for ever.
+        self.unit_time = part(self.unit_time, 2);
     }
 
-    /// Returns how many pages may be searched before the time is looked at.
-    pub(super) fn pages(&self) -> u64 {
+    /// Returns the pause, if it is limited.
+    pub(super) fn pause(&self) -> Option<Pause> {
+        self.pause
+    }
+
+    /// Returns how many bytes may be searched before the time is looked at.
+    pub(super) fn bytes(&self) -> usize {
         let Some(pause) = self.pause else {
-            return u64::MAX;
+            return usize::MAX;
         };
         let time = pause.most.as_nanos() / PARTS_OF_PAUSE;
-        let pages = time.checked_div(self.page_time.as_nanos());
-        let pages = pages.and_then(|pages| u64::try_from(pages).ok());
-        pages.map_or(MOST_PAGES, |pages| pages.clamp(1, MOST_PAGES))
+        let units = time.checked_div(self.unit_time.as_nanos());
+        let units = units.and_then(|units| usize::try_from(units).ok());
+        units.map_or(MOST, |units| units.saturating_mul(UNIT).clamp(UNIT, MOST))
     }
 
-    /// Notes that so many pages took so long.
-    pub(super) fn searched(&mut self, pages: u64, took: Delta) {
-        let pages = i64::try_from(pages).unwrap_or(i64::MAX).max(1);
-        let time = Delta::from_nanos(took.as_nanos() / pages);
-        // The next pages are likely to be similar, but a thread may have had to wait.
-        self.page_time = time.max(half(self.page_time));
+    /// Notes that so many bytes took so long.
+    pub(super) fn searched(&mut self, bytes: usize, took: Delta) {
+        // The next bytes are likely to be similar, but a thread may have had to wait.
+        let time = part(took, units(bytes));
+        self.unit_time = time.max(part(self.unit_time, 2));
     }
 
-    /// Returns whether the pause is limited, and would not end in time if so many pages were
-    /// searched once more.
+    /// Notes that so many bytes were not searched in this time.
+    pub(super) fn gave_up(&mut self, bytes: usize, took: Delta) {
+        // Nobody knows how much longer it would have taken: the next step is much smaller.
+        const SMALLER: i64 = 8;
+        let time = Delta::from_nanos(took.as_nanos().saturating_mul(SMALLER));
+        self.unit_time = part(time, units(bytes)).max(self.unit_time);
+    }
+
+    /// Returns whether the pause is limited, and would not end in time if there were one more step.
     pub(super) fn is_over(&self) -> bool {
         self.pause.is_some_and(|pause| {
-            let pages = i64::try_from(self.pages()).unwrap_or(i64::MAX);
-            let part = self.page_time.as_nanos().saturating_mul(pages);
-            pause.since.elapsed() + Delta::from_nanos(part) > pause.most
+            let step = self
+                .unit_time
+                .as_nanos()
+                .saturating_mul(units(self.bytes()));
+            pause.since.elapsed() + Delta::from_nanos(step) > pause.most
         })
     }
 }
 
-/// Returns half of a time.
-fn half(time: Delta) -> Delta {
-    Delta::from_nanos(time.as_nanos() / 2)
+/// Returns how many units so many bytes are, at least one.
+fn units(bytes: usize) -> i64 {
+    i64::try_from(bytes / UNIT).unwrap_or(i64::MAX).max(1)
+}
+
+/// Returns one of so many equal parts of a time.
+fn part(time: Delta, parts: i64) -> Delta {
+    Delta::from_nanos(time.as_nanos().checked_div(parts).unwrap_or(0))
 }

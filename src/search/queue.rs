@@ -6,16 +6,24 @@ use kernel::prelude::*;
 
 use super::{
     coverage::Coverage,
-    digest::ChunkDigest, //
+    digest::{
+        ChunkDigest,
+        Mark, //
+    },
+    findings::Findings, //
 };
 use crate::{
-    kvm::Memslot,
     linux::{
         address_space::UserMemory,
+        pages::{
+            Absence,
+            Sight, //
+        },
         task, //
     },
     memory::{
         Map,
+        PageCounts,
         Plan, //
     },
     range::Range, //
@@ -23,41 +31,60 @@ use crate::{
 
 /// Some pages of a slot, which one thread searches.
 pub(super) struct Chunk {
-    /// The index of the slot.
-    pub(super) slot: usize,
+    /// What is searched.
+    pub(super) extent: Extent,
     /// The first page that is left to be searched.
     pub(super) first: u64,
-    /// The last page, plus one.
-    pub(super) end: u64,
-    /// It was searched before, in another state.
-    pub(super) again: bool,
+    /// How many bytes of that page are searched already.
+    pub(super) offset: usize,
     /// The number of the pause in which this search of it began.
     pub(super) begun_in: u32,
     /// The digest of what was searched so far.
     pub(super) digest: ChunkDigest,
     /// The page up to which the digest goes.
     pub(super) digested: u64,
+    /// What must still be there when the search goes on.
+    pub(super) mark: Option<Mark>,
+    /// It was not: the chunk is to be searched once more.
+    pub(super) torn: bool,
+    /// Some of it was searched since it was handed out.
+    pub(super) has_got_on: bool,
     /// How many matches were found so far.
     pub(super) hits: u32,
-    /// How many pages were searched so far.
-    pub(super) present: u64,
-    /// How many pages were absent so far.
-    pub(super) absent: u64,
+    /// The pages that were looked at so far.
+    pub(super) counts: PageCounts,
+}
+
+/// The place of a chunk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// The index of the slot.
+    pub(super) slot: usize,
+    /// The first page of the chunk; what lies before `first` is absent.
+    pub(super) home: u64,
+    /// The first page that is searched.
+    pub(super) first: u64,
+    /// The last page, plus one.
+    pub(super) end: u64,
+    /// It was searched before, in another state.
+    pub(super) again: bool,
 }
 
 impl Chunk {
-    fn new(slot: usize, first: u64, end: u64, again: bool, begun_in: u32) -> Self {
+    /// Returns the chunk of this extent, of which nothing is searched.
+    pub(super) fn new(extent: Extent, begun_in: u32) -> Self {
         Self {
-            slot,
-            first,
-            end,
-            again,
+            extent,
+            first: extent.first,
+            offset: 0,
             begun_in,
             digest: ChunkDigest::default(),
-            digested: first,
+            digested: extent.first,
+            mark: None,
+            torn: false,
+            has_got_on: false,
             hits: 0,
-            present: 0,
-            absent: 0,
+            counts: PageCounts::default(),
         }
     }
 }
@@ -88,10 +115,30 @@ pub(super) struct Queue {
     chunk_pages: u64,
     /// The number of this pause, from 1.
     pause: u32,
-    /// How many chunks were handed out in this pause.
-    handed_out: u64,
-    /// How many absent pages lay between the chunks.
-    absent: u64,
+}
+
+/// Absent pages that the queue passed by.
+pub(super) struct PassedBy {
+    /// The index of the slot.
+    pub(super) slot: usize,
+    /// The first of them.
+    pub(super) first: u64,
+    /// How many there are.
+    pub(super) pages: u64,
+    /// Why they are absent.
+    pub(super) absence: Absence,
+}
+
+/// What the queue looks at to find what is left.
+pub(super) struct Ahead<'a> {
+    /// The guest's memory.
+    pub(super) map: &'a Map,
+    /// What to read of it.
+    pub(super) ranges: &'a [Range],
+    /// The VMM's memory.
+    pub(super) memory: &'a UserMemory<'a>,
+    /// Asked before each step and each wait whether to give up.
+    pub(super) give_up: &'a dyn Fn() -> bool,
 }
 
 impl Queue {
@@ -106,15 +153,12 @@ impl Queue {
             returned: KVec::with_capacity(threads, GFP_KERNEL)?,
             chunk_pages,
             pause: 0,
-            handed_out: 0,
-            absent: 0,
         })
     }
 
     /// Begins a pause.
     pub(super) fn begin_pause(&mut self) {
         self.pause = self.pause.saturating_add(1);
-        self.handed_out = 0;
     }
 
     /// Hands out the next chunk from now on only if it has changed.
@@ -132,19 +176,9 @@ impl Queue {
         self.chunk_pages
     }
 
-    /// Returns how many absent pages lay between the chunks that were handed out.
-    pub(super) fn absent(&self) -> u64 {
-        self.absent
-    }
-
     /// Returns what is handed out next.
     pub(super) fn cursor(&self) -> Cursor {
         self.cursor
-    }
-
-    /// Returns whether a chunk was handed out in this pause.
-    pub(super) fn has_handed_out(&self) -> bool {
-        self.handed_out > 0
     }
 
     /// Returns whether chunks were handed back.
@@ -170,7 +204,8 @@ impl Queue {
             return None;
         };
         let ahead = map.slots().get(slot).map(|_| (slot, page));
-        let returned = self.returned.iter().map(|chunk| (chunk.slot, chunk.first));
+        let returned = self.returned.iter();
+        let returned = returned.map(|chunk| (chunk.extent.slot, chunk.first));
         Iterator::chain(returned, ahead).min()
     }
 
@@ -185,66 +220,68 @@ impl Queue {
         }
     }
 
-    /// Hands out the next chunk. [`None`]: nothing is left, or `give_up` said so.
-    ///
-    /// `ranges` say what to read of `map`, whose pages are in `memory`.
-    pub(super) fn next(
-        &mut self,
-        map: &Map,
-        ranges: &[Range],
-        memory: &UserMemory<'_>,
-        coverage: Option<&Coverage>,
-        give_up: &dyn Fn() -> bool,
-    ) -> Option<Chunk> {
-        let chunk = match (self.returned.pop(), self.cursor) {
+    /// Hands out the next chunk. [`None`]: nothing is left, or it was told to give up. Notes in
+    /// `findings` what absent pages come before it, when all memory is handed out.
+    pub(super) fn next(&mut self, ahead: &Ahead<'_>, findings: &mut Findings) -> Option<Chunk> {
+        match (self.returned.pop(), self.cursor) {
             (Some(chunk), _) => Some(chunk),
-            (None, Cursor::All { slot, page }) => {
-                self.next_of_all(map, ranges, memory, slot, page, give_up)
-            }
-            (None, Cursor::Changed { chunk }) => self.next_changed(map, coverage?, chunk),
-        };
-        self.handed_out += u64::from(chunk.is_some());
-        chunk
+            (None, Cursor::All { slot, page }) => self.next_of_all(ahead, findings, slot, page),
+            (None, Cursor::Changed { chunk }) => self.next_changed(ahead, findings, chunk),
+        }
     }
 
-    /// Returns the next chunk from page `page` of slot `slot` on with something to be read. Counts
-    /// absent pages, and passes them by.
+    /// Returns the next chunk from page `page` of slot `slot` on with something to be read.
     fn next_of_all(
         &mut self,
-        map: &Map,
-        ranges: &[Range],
-        memory: &UserMemory<'_>,
+        ahead: &Ahead<'_>,
+        findings: &mut Findings,
         mut slot: usize,
         mut page: u64,
-        give_up: &dyn Fn() -> bool,
     ) -> Option<Chunk> {
         let mut chunk = None;
-        while let Some(memslot) = map.slots().get(slot) {
-            if page >= memslot.pages {
+        while let Some(memslot) = ahead.map.slots().get(slot) {
+            if page >= memslot.pages || findings.is_lost(slot) {
                 slot += 1;
                 page = 0;
                 continue;
             }
-            let (plan, pages) = map.plan(ranges, memslot, memslot.gpa_at(page));
+            if (ahead.give_up)() {
+                break;
+            }
+            // Very much memory may be absent.
+            task::cond_resched();
+            let gpa = memslot.gpa_at(page);
+            let (plan, pages) = ahead.map.plan(ahead.ranges, memslot, gpa);
             let pages = pages.min(memslot.pages - page);
             if plan != Plan::Read {
                 page += pages;
                 continue;
             }
-            let absent = absent(memory, memslot, page, pages);
-            if absent > 0 {
-                self.absent = self.absent.saturating_add(absent);
-                page += absent;
-                if give_up() {
+            let source = ahead.map.source(memslot, ahead.memory);
+            if let Sight::Absent(absence, count) = source.look(page, pages, ahead.give_up) {
+                if absence == Absence::Unreadable && (ahead.give_up)() {
                     break;
                 }
-                // Very much memory may be absent.
-                task::cond_resched();
+                let count = u64::try_from(count).unwrap_or(pages).clamp(1, pages);
+                findings.add_passed_by(&PassedBy {
+                    slot,
+                    first: page,
+                    pages: count,
+                    absence,
+                });
+                page += count;
                 continue;
             }
-            let end = (page | (self.chunk_pages - 1)).saturating_add(1);
-            let end = end.min(memslot.pages);
-            chunk = Some(Chunk::new(slot, page, end, false, self.pause));
+            let home = page & !(self.chunk_pages - 1);
+            let end = home.saturating_add(self.chunk_pages).min(memslot.pages);
+            let extent = Extent {
+                slot,
+                home,
+                first: page,
+                end,
+                again: false,
+            };
+            chunk = Some(Chunk::new(extent, self.pause));
             page = end;
             break;
         }
@@ -253,20 +290,30 @@ impl Queue {
     }
 
     /// Returns the next chunk from number `from` on that has changed.
-    fn next_changed(&mut self, map: &Map, coverage: &Coverage, from: usize) -> Option<Chunk> {
-        let number = coverage.next_changed(from)?;
-        let (slot, first) = coverage.place(number);
-        let memslot = map.slots().get(slot)?;
-        let end = first.saturating_add(self.chunk_pages).min(memslot.pages);
-        self.cursor = Cursor::Changed { chunk: number + 1 };
-        Some(Chunk::new(slot, first, end, true, self.pause))
+    fn next_changed(
+        &mut self,
+        ahead: &Ahead<'_>,
+        findings: &Findings,
+        mut from: usize,
+    ) -> Option<Chunk> {
+        let coverage = findings.coverage.as_ref()?;
+        loop {
+            let number = coverage.next_changed(from)?;
+            from = number.saturating_add(1);
+            self.cursor = Cursor::Changed { chunk: from };
+            let (slot, first) = coverage.place(number);
+            if findings.is_lost(slot) {
+                continue;
+            }
+            let memslot = ahead.map.slots().get(slot)?;
+            let extent = Extent {
+                slot,
+                home: first,
+                first,
+                end: first.saturating_add(self.chunk_pages).min(memslot.pages),
+                again: true,
+            };
+            return Some(Chunk::new(extent, self.pause));
+        }
     }
-}
-
-/// Returns how many of `pages` pages from page `page` of a slot on are known to be absent.
-fn absent(memory: &UserMemory<'_>, slot: &Memslot, page: u64, pages: u64) -> u64 {
-    let (Ok(hva), Ok(pages)) = (usize::try_from(slot.hva_at(page)), usize::try_from(pages)) else {
-        return 0;
-    };
-    u64::try_from(memory.absent(hva, pages)).unwrap_or(0)
 }

@@ -10,18 +10,27 @@ use super::{
         PauseOutcome,
         StoppedAt, //
     },
+    hits::{
+        Hit,
+        Kept, //
+    },
     pace::{
         Pace,
         Pause, //
     },
     queue::{
+        Ahead,
         Chunk,
+        Extent,
         Queue, //
     },
     worker::Worker, //
 };
 use crate::{
-    linux::address_space::UserMemory,
+    linux::{
+        address_space::UserMemory,
+        pages::Absence, //
+    },
     memory::Map,
     range::Range, //
 };
@@ -34,37 +43,54 @@ pub(super) struct State {
     pub(super) own: Option<Worker>,
     /// What helping threads need, while they do not help.
     pub(super) workers: KVec<Worker>,
-    /// How many threads help.
+    /// The chunks that are being searched; as many as threads at most.
+    out: KVec<Extent>,
+    /// How many threads help in this round.
     pub(super) busy: usize,
     /// A pause is on. A thread that comes to help later must not do so.
-    pub(super) in_pause: bool,
+    in_pause: bool,
+    /// Counts the pauses, and the times that somebody was late: who began in another round brings
+    /// nothing.
+    round: u32,
+    /// A helping thread was late once: those get too little of a CPU to help.
+    is_alone: bool,
     /// How many threads have searched in this pause.
     threads: u32,
+    /// Something was searched in this pause.
+    has_got_on: bool,
     /// How fast the search gets on, and how much time it has.
     pub(super) pace: Pace,
     /// What was found.
     pub(super) findings: Findings,
-    /// The VMM has changed the memslots by the end of a pause.
-    pub(super) slots_have_changed: bool,
+    /// The VMM has changed the memslots, or only their flags.
+    pub(super) slots_may_have_changed: bool,
     /// Why the search cannot go on, if so.
     pub(super) result: Result,
 }
 
 impl State {
     /// Creates the state of a search that begins.
-    pub(super) fn new(queue: Queue, mut workers: KVec<Worker>, findings: Findings) -> Self {
-        Self {
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(super) fn new(queue: Queue, mut workers: KVec<Worker>, findings: Findings) -> Result<Self> {
+        Ok(Self {
+            out: KVec::with_capacity(workers.len(), GFP_KERNEL)?,
             queue,
             own: workers.pop(),
             workers,
             busy: 0,
             in_pause: false,
+            round: 0,
+            is_alone: false,
             threads: 0,
+            has_got_on: false,
             pace: Pace::new(),
             findings,
-            slots_have_changed: false,
+            slots_may_have_changed: false,
             result: Ok(()),
-        }
+        })
     }
 
     /// Begins a pause, which is limited by `pause`.
@@ -72,20 +98,44 @@ impl State {
         self.queue.begin_pause();
         self.pace.begin(pause);
         self.threads = 0;
+        self.has_got_on = false;
         self.in_pause = true;
         if let Some(coverage) = &mut self.findings.coverage {
             coverage.begin_pause();
         }
     }
 
-    /// Notes the end of a pause. Returns how it ended.
+    /// Returns the number of this round.
+    pub(super) fn round(&self) -> u32 {
+        self.round
+    }
+
+    /// Returns whether a thread may help.
+    pub(super) fn wants_help(&self) -> bool {
+        self.in_pause && !self.is_alone
+    }
+
+    /// Takes back what helping threads are searching yet, and begins another round without them:
+    /// the guest may go on before they are done, so whatever they find does not count.
+    pub(super) fn take_from_late(&mut self, map: &Map, ranges: &[Range]) {
+        self.is_alone = true;
+        self.busy = 0;
+        self.round = self.round.wrapping_add(1);
+        while let Some(extent) = self.out.pop() {
+            self.findings.forget_hits(&extent, map, ranges);
+            let chunk = Chunk::new(extent, self.queue.pause());
+            self.queue.hand_back(chunk);
+        }
+    }
+
+    /// Notes the end of a pause. Nobody is searching. Returns how it ended.
     ///
     /// # Errors
     ///
     /// What keeps the search from going on.
     pub(super) fn end_pause(&mut self, map: &Map) -> Result<PauseOutcome> {
         self.in_pause = false;
-        self.slots_have_changed |= map.has_changed();
+        self.slots_may_have_changed |= map.has_changed();
         self.result?;
         self.findings.stats.threads = self.findings.stats.threads.max(self.threads);
         let first_left = self.queue.first_left(map);
@@ -96,7 +146,7 @@ impl State {
         Ok(
             if self.queue.is_empty(map, self.findings.coverage.as_ref()) {
                 PauseOutcome::Complete
-            } else if self.queue.has_handed_out() {
+            } else if self.has_got_on {
                 PauseOutcome::TimeUp
             } else {
                 PauseOutcome::InVain
@@ -117,32 +167,53 @@ impl State {
         }
         // The queue hands these out first, and they are forgotten already.
         let is_returned = self.queue.has_returned();
-        let pace = self.pace;
-        let coverage = self.findings.coverage.as_ref();
-        let chunk = self
-            .queue
-            .next(map, ranges, memory, coverage, &|| stop() || pace.is_over())?;
-        if chunk.again && !is_returned {
-            let slot = map.slots().get(chunk.slot)?;
-            self.findings.forget(&chunk, slot);
+        let pause = self.pace.pause();
+        let give_up = || stop() || pause.is_some_and(|pause| pause.is_past());
+        let ahead = Ahead {
+            map,
+            ranges,
+            memory,
+            give_up: &give_up,
+        };
+        let chunk = self.queue.next(&ahead, &mut self.findings);
+        let chunk = chunk?;
+        if chunk.extent.again && !is_returned {
+            self.findings.forget(&chunk.extent, map, ranges);
         }
+        // There is room for one of each thread.
+        let _ = self.out.push_within_capacity(chunk.extent);
         Some(chunk)
+    }
+
+    /// Takes over what was found in a chunk, searched to its end or not, that was handed out in this
+    /// round.
+    pub(super) fn finish(&mut self, mut chunk: Chunk, is_done: bool) {
+        if let Some(at) = self.out.iter().position(|out| *out == chunk.extent) {
+            let _ = self.out.remove(at);
+        }
+        self.has_got_on |= core::mem::take(&mut chunk.has_got_on);
+        if is_done {
+            self.findings.add(&chunk);
+            let at_once = chunk.begun_in == self.queue.pause();
+            self.findings.set_searched(&chunk, at_once);
+        } else {
+            self.queue.hand_back(chunk);
+        }
+    }
+
+    /// Keeps a hit of somebody who began in `round`, with the bytes to show of it, if it is one of
+    /// the lowest.
+    pub(super) fn keep(&mut self, round: u32, hit: Hit, shown: &[u8]) -> Kept {
+        if round == self.round {
+            self.findings.hits.add(hit, shown)
+        } else {
+            Kept::Yes
+        }
     }
 
     /// Counts the current thread as one that searches in this pause.
     pub(super) fn count_thread(&mut self) {
         self.threads = self.threads.saturating_add(1);
-    }
-
-    /// Notes what was found in a chunk that was searched to its end.
-    pub(super) fn finish_chunk(&mut self, chunk: &Chunk) {
-        self.findings.add(chunk);
-        if let Some(coverage) = &mut self.findings.coverage {
-            let first = chunk.end.saturating_sub(1) & !(self.queue.chunk_pages() - 1);
-            let number = coverage.number(chunk.slot, first);
-            let in_one_pause = chunk.begun_in == self.queue.pause();
-            coverage.set_searched(number, chunk.digest.value(), chunk.hits, in_one_pause);
-        }
     }
 
     /// Gives up the chunks that were handed back, and notes what was found in them.
@@ -153,9 +224,15 @@ impl State {
     }
 
     /// Takes out the findings. The search has ended.
-    pub(super) fn take_findings(&mut self) -> Findings {
+    pub(super) fn take_findings(&mut self, map: &Map) -> Findings {
         let mut findings = core::mem::replace(&mut self.findings, Findings::empty());
-        findings.absent_pages = findings.absent_pages.saturating_add(self.queue.absent());
+        // Pages of a slot that has changed, or that there was no time to look at.
+        for (counts, slot) in findings.pages.iter_mut().zip(map.slots()) {
+            let known = counts.all();
+            counts.add_absent(Absence::Unreadable, slot.pages.saturating_sub(known));
+        }
+        let kept = u64::try_from(findings.hits.len()).unwrap_or(0);
+        findings.hit_count = findings.hit_count.max(kept);
         findings
     }
 }

@@ -2,7 +2,11 @@
 
 //! Looking, while the guest runs, whether memory still is what was searched.
 
-use super::digest::ChunkDigest;
+use super::digest::{
+    ChunkDigest,
+    Digested,
+    Home, //
+};
 use crate::{
     linux::{
         pages::HeldPages,
@@ -18,8 +22,9 @@ use crate::{
     scan::digest::Key, //
 };
 
-/// Digests all memory that was searched, chunk by chunk of at most `chunk_pages`. Calls `compare`
-/// with the index of the slot, the chunk's first page in it, and the digest.
+/// Digests all memory that was searched, chunk by chunk of at most `chunk_pages`, with what was read
+/// beside it. Calls `compare` with the index of the slot, the chunk's first page in it, and the
+/// digest.
 ///
 /// # Errors
 ///
@@ -37,6 +42,7 @@ pub(super) fn digest_all(
         let mut first = 0;
         while first < slot.pages {
             let end = first.saturating_add(chunk_pages).min(slot.pages);
+            let home = Home::new(slot, first, end);
             let mut digest = ChunkDigest::default();
             map.for_each_stretch(ranges, slot, first, end, |plan, first, end| {
                 if plan != Plan::Read {
@@ -44,7 +50,16 @@ pub(super) fn digest_all(
                 }
                 windows.visit(slot, first, end, held, |step| {
                     if let Step::Window(window, pages) = step {
-                        digest.add(query, key, &pages.view()?, window);
+                        let digested = Digested {
+                            query,
+                            key,
+                            view: &pages.view()?,
+                            window,
+                        };
+                        let pages = window.page..window.page.saturating_add(window.pages());
+                        digest.add_before(&digested, home);
+                        digest.add_pages(&digested, pages);
+                        digest.add_after(&digested, home);
                     }
                     Ok(())
                 })

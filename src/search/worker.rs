@@ -3,6 +3,7 @@
 //! One thread's part of a search: chunk by chunk, window by window.
 
 use kernel::{
+    page::PAGE_SIZE,
     prelude::*,
     time::{
         Instant,
@@ -11,16 +12,23 @@ use kernel::{
 };
 
 use super::{
+    digest::{
+        ChunkDigest,
+        Digested,
+        Home,
+        Mark, //
+    },
     hits::{
         Hit,
         HitPlace,
         Kept, //
     },
-    host::CurrentThread,
+    host::SearchingThread,
     pace::Pace,
     queue::Chunk, //
 };
 use crate::{
+    kvm::Memslot,
     linux::{
         address_space::UserMemory,
         pages::{
@@ -71,7 +79,7 @@ pub(super) struct Job<'a> {
     pub(super) key: Option<&'a Key>,
     /// The VMM's memory.
     pub(super) memory: &'a UserMemory<'a>,
-    /// Asked before each window whether to stop.
+    /// Asked before each window, and after each few steps, whether to stop.
     pub(super) stop: &'a dyn Fn() -> bool,
     /// Keeps a hit, with the bytes to show of it, if it is one of the lowest.
     pub(super) keep: &'a dyn Fn(Hit, &[u8]) -> Kept,
@@ -90,16 +98,11 @@ impl Worker {
         })
     }
 
-    /// Returns about how many bytes of memory one has.
-    pub(super) fn memory(query: &Query) -> usize {
-        HeldPages::memory(WINDOW_PAGES, query.access).saturating_add(size_of::<Scratch>())
-    }
-
     /// Searches what is left of a chunk, or as much of it as there is time for.
     ///
     /// # Errors
     ///
-    /// [`Interrupted::Stopped`] with the first page that is left: time is up, or `stop` said so.
+    /// [`Interrupted::Stopped`]: time is up, or `stop` said so. The chunk knows what is left.
     /// `ENOMEM`.
     pub(super) fn search_chunk(
         &mut self,
@@ -107,99 +110,216 @@ impl Worker {
         chunk: &mut Chunk,
         pace: &mut Pace,
     ) -> Result<(), Interrupted> {
-        let slot = job.map.slots().get(chunk.slot).ok_or(EINVAL)?;
+        let slot = job.map.slots().get(chunk.extent.slot).ok_or(EINVAL)?;
         let ranges = job.query.searched_ranges();
+        let pause = pace.pause();
+        let stop = || (job.stop)() || pause.is_some_and(|pause| pause.is_past());
         let windows = Windows {
             map: job.map,
             ranges,
             memory: job.memory,
-            neighbours: Neighbours::ForMatches {
-                with_context: job.query.context > 0,
-            },
-            stop: job.stop,
+            neighbours: job.neighbours(),
+            stop: &stop,
         };
         let Self { pages, scratch } = self;
-        let (first, end) = (chunk.first, chunk.end);
+        job.compare_mark(chunk, slot, pages)?;
+        let (first, end) = (chunk.first, chunk.extent.end);
         job.map
             .for_each_stretch(ranges, slot, first, end, |plan, first, end| {
                 if plan != Plan::Read {
+                    chunk.go_to(end);
                     return Ok(());
                 }
                 windows.visit(slot, first, end, pages, |step| match step {
-                    Step::Absent(count) => {
-                        chunk.absent += count;
+                    Step::Absent(absence, count) => {
+                        chunk.counts.add_absent(absence, count);
+                        chunk.go_to(chunk.first.saturating_add(count));
                         Ok(())
                     }
                     Step::Window(window, pages) => {
                         let view = pages.view()?;
-                        job.add_to_digest(chunk, &view, window);
-                        job.search_window(chunk, &view, window, scratch, pace)
+                        let searched = Searched {
+                            job,
+                            view: &view,
+                            window,
+                            home: Home::new(slot, chunk.extent.home, chunk.extent.end),
+                            stop: &stop,
+                        };
+                        searched.search(chunk, scratch, pace)
                     }
                 })
             })
     }
 }
 
+impl Chunk {
+    /// Goes on at the beginning of a page.
+    fn go_to(&mut self, page: u64) {
+        self.first = page;
+        self.offset = 0;
+    }
+}
+
 impl Job<'_> {
-    /// Adds a window to the digest of its chunk, before it is searched: what changes after this
-    /// will be noticed.
-    fn add_to_digest(&self, chunk: &mut Chunk, view: &View<'_>, window: &Window) {
-        let Some(key) = self.key else {
-            return;
-        };
-        // The rest of a window that was searched in part was added then.
-        if window.page >= chunk.digested {
-            chunk.digest.add(self.query, key, view, window);
-            chunk.digested = window.page.saturating_add(window.pages());
+    /// Returns which pages next to a window are read with it.
+    fn neighbours(&self) -> Neighbours {
+        Neighbours::ForMatches {
+            with_context: self.query.context > 0,
         }
     }
 
-    /// Searches a window part by part, and looks at the time in between.
-    fn search_window(
+    /// Compares what is now where the search of a chunk goes on with what was there when it
+    /// stopped. If that is not the same, a match across the seam may be missed: the chunk is torn.
+    fn compare_mark(
         &self,
         chunk: &mut Chunk,
-        view: &View<'_>,
-        window: &Window,
+        slot: &Memslot,
+        pages: &mut HeldPages,
+    ) -> Result<(), Interrupted> {
+        let (Some(mark), Some(key)) = (chunk.mark.take(), self.key) else {
+            return Ok(());
+        };
+        let source = self.map.source(slot, self.memory);
+        let is_there = source.hold(mark.page, 1, pages, self.stop).is_ok();
+        let now = if is_there {
+            let window = Window {
+                gpa: slot.gpa_at(mark.page),
+                page: mark.page,
+                body: 0..PAGE_SIZE,
+                before: None,
+                after: None,
+            };
+            let view = pages.view()?;
+            let digested = Digested {
+                query: self.query,
+                key,
+                view: &view,
+                window: &window,
+            };
+            Mark::new(&digested, mark.page, mark.whole, Some(0))
+        } else {
+            Mark::absent(mark.page, mark.whole)
+        };
+        pages.release();
+        chunk.torn |= !mark.is(&now);
+        Ok(())
+    }
+}
+
+/// A window that is searched.
+struct Searched<'a> {
+    job: &'a Job<'a>,
+    view: &'a View<'a>,
+    window: &'a Window,
+    /// The pages of the chunk.
+    home: Home,
+    /// Asked after each few steps whether to stop: time is up, or the job is to end.
+    stop: &'a dyn Fn() -> bool,
+}
+
+impl Searched<'_> {
+    /// Searches what is left of the window step by step, and looks at the time in between. Each step
+    /// is digested just before it is searched: what changes after this will be noticed.
+    fn search(
+        &self,
+        chunk: &mut Chunk,
         scratch: &mut Scratch,
         pace: &mut Pace,
     ) -> Result<(), Interrupted> {
-        let scanner = self.query.scanner();
-        let mut begin = window.body.start;
-        if window.follows_shared {
-            let more = scanner.longest().saturating_sub(1);
-            begin = begin.saturating_sub(more);
-        }
+        let Self { job, window, .. } = *self;
+        let scanner = job.query.scanner();
+        let host = SearchingThread { give_up: self.stop };
+        let body = &window.body;
+        let mut at = body.start.saturating_add(chunk.offset);
         // Hits from here on are not kept any more.
         let mut bound = None;
-        let (mut page, end) = (window.page, window.page.saturating_add(window.pages()));
-        while page < end {
+        while at < body.end {
             let begun = Instant::<Monotonic>::now();
-            let part = (end - page).min(pace.pages());
-            page += part;
-            let last = window.body.end - usize::try_from((end - page) * PAGE)?;
-            scanner.search(view, begin..last, scratch, &CurrentThread, |found| {
-                self.found(chunk, view, window, found, &mut bound);
+            let next = at.saturating_add(pace.bytes()).min(body.end);
+            let digested = self.digest_step(chunk, at, next);
+            let mut from = at;
+            if at == body.start && window.follows_shared() {
+                from = from.saturating_sub(scanner.longest().saturating_sub(1));
+            }
+            let hits = chunk.hits;
+            let is_done = scanner.search(self.view, from..next, scratch, &host, |found| {
+                self.found(chunk, found, &mut bound);
             });
-            begin = last;
-            chunk.present += part;
-            pace.searched(part, begun.elapsed());
-            if page < chunk.end && pace.is_over() {
-                return Err(Interrupted::Stopped { page });
+            if !is_done {
+                chunk.hits = hits;
+                pace.gave_up(next - at, begun.elapsed());
+                self.set_mark(chunk);
+                return Err(Interrupted::Stopped);
+            }
+            if let Some((digest, page)) = digested {
+                chunk.digest = digest;
+                chunk.digested = page;
+            }
+            pace.searched(next - at, begun.elapsed());
+            at = next;
+            chunk.has_got_on = true;
+            let page = window.page_at(at);
+            chunk.counts.present = chunk
+                .counts
+                .present
+                .saturating_add(page.saturating_sub(chunk.first));
+            chunk.go_to(page);
+            chunk.offset = (at - body.start) % PAGE_SIZE;
+            if (at < body.end || page < chunk.extent.end) && pace.is_over() {
+                self.set_mark(chunk);
+                return Err(Interrupted::Stopped);
             }
         }
+        self.set_mark(chunk);
         Ok(())
     }
 
+    /// Returns the digest of the chunk with that of what is searched from the offset `at` to `next`,
+    /// and the page up to which it goes then.
+    fn digest_step(&self, chunk: &Chunk, at: usize, next: usize) -> Option<(ChunkDigest, u64)> {
+        let Self { window, home, .. } = *self;
+        let digested = self.digested()?;
+        let mut digest = chunk.digest;
+        if at == window.body.start {
+            digest.add_before(&digested, home);
+        }
+        let end = window.page_at(next.saturating_add(PAGE_SIZE - 1));
+        let first = window.page_at(at).max(chunk.digested);
+        digest.add_pages(&digested, first..end);
+        if next == window.body.end {
+            digest.add_after(&digested, home);
+        }
+        Some((digest, end))
+    }
+
+    fn digested(&self) -> Option<Digested<'_>> {
+        Some(Digested {
+            query: self.job.query,
+            key: self.job.key?,
+            view: self.view,
+            window: self.window,
+        })
+    }
+
+    /// Notes what must still be there when the search goes on in another pause.
+    fn set_mark(&self, chunk: &mut Chunk) {
+        let page = chunk.first;
+        let Some(digested) = self.digested().filter(|_| page < chunk.extent.end) else {
+            return;
+        };
+        let at = usize::try_from(page.saturating_sub(self.window.page).saturating_mul(PAGE));
+        let at = at.map_or(usize::MAX, |at| at.saturating_add(self.window.body.start));
+        let is_held = at.saturating_add(PAGE_SIZE) <= self.view.len();
+        let at = is_held.then_some(at);
+        chunk.mark = Some(Mark::new(&digested, page, chunk.offset > 0, at));
+    }
+
     /// Counts a match as a hit, and keeps it if it is one of the lowest.
-    fn found(
-        &self,
-        chunk: &mut Chunk,
-        view: &View<'_>,
-        window: &Window,
-        found: Match,
-        bound: &mut Option<HitPlace>,
-    ) {
-        let query = self.query;
+    fn found(&self, chunk: &mut Chunk, found: Match, bound: &mut Option<HitPlace>) {
+        let Self {
+            job, view, window, ..
+        } = *self;
+        let query = job.query;
         let length = query.patterns.get(found.pattern).map_or(0, Pattern::len);
         let end = found.offset.saturating_add(length);
         let gpa = window.gpa_at(found.offset);
@@ -211,13 +331,13 @@ impl Job<'_> {
         }
         chunk.hits = chunk.hits.saturating_add(1);
         let slot = if found.offset >= window.body.start {
-            chunk.slot
+            chunk.extent.slot
         } else {
-            let address_space = self.map.slots().get(chunk.slot);
+            let address_space = job.map.slots().get(chunk.extent.slot);
             let address_space = address_space.map_or(0, |slot| slot.address_space);
-            self.map
+            job.map
                 .slot_index(address_space, gpa)
-                .unwrap_or(chunk.slot)
+                .unwrap_or(chunk.extent.slot)
         };
         if bound.is_some_and(|bound| HitPlace { slot, gpa } > bound) {
             return;
@@ -228,8 +348,8 @@ impl Job<'_> {
             let last = end.saturating_add(query.context).min(view.len());
             let shown = around.get_mut(..last.saturating_sub(first));
             let shown = shown.unwrap_or_default();
-            view.copy(first, shown);
-            shown
+            let copied = view.copy_safely(first, shown);
+            shown.get_mut(..copied).unwrap_or_default()
         } else {
             &mut []
         };
@@ -238,7 +358,7 @@ impl Job<'_> {
             gpa,
             pattern: found.pattern,
         };
-        if let Kept::OnlyBelow(highest) = (self.keep)(hit, shown) {
+        if let Kept::OnlyBelow(highest) = (job.keep)(hit, shown) {
             *bound = Some(highest);
         }
     }

@@ -3,6 +3,7 @@
 //! Inspections that must go as a case expects.
 
 use std::{
+    collections::BTreeMap,
     ffi::CString,
     fmt::{self, Display},
     fs::{self, File},
@@ -11,7 +12,7 @@ use std::{
 
 pub(crate) use kvm_inspect_tool::{hex::pattern as hex, Refusal};
 use kvm_inspect_tool::{
-    report::{Conclusion, Output, Report, Source, State},
+    report::{Conclusion, Done, Output, Pages, Report, Source, State},
     LoadError,
 };
 use rustix::{
@@ -19,7 +20,7 @@ use rustix::{
     system::{delete_module, finit_module},
 };
 
-use crate::process::{own_pid, wait_until};
+use crate::process::{own_pid, wait_until, PAGE};
 
 /// Where the harness puts the module.
 const MODULE: &str = "/modules/kvm_inspect.ko";
@@ -277,8 +278,39 @@ fn assert_consistent(report: &Report) {
         Conclusion::Ok => assert!(uncovered.is_empty() && left.is_none(), "{report:#?}"),
         Conclusion::Changed => assert!(!uncovered.is_empty() && left.is_none(), "{report:#?}"),
         Conclusion::TimeUp => assert!(left.is_some(), "{report:#?}"),
+        Conclusion::Incomplete => assert!(done.missing_pages > 0, "{report:#?}"),
         Conclusion::MemslotsChanged | Conclusion::VmmKilled => (),
     }
+    if done.result == Conclusion::Ok {
+        assert_eq!(done.missing_pages, 0, "{report:#?}");
+    }
+    assert_pages_add_up(report);
+}
+
+/// Checks that the figures of each slot add up to its pages, and those of all slots to the totals.
+fn assert_pages_add_up(report: &Report) {
+    let mut kinds = BTreeMap::new();
+    for slot in &report.slots {
+        let Pages { all, present, .. } = slot.pages;
+        let others: u64 = slot.pages.kinds.values().sum();
+        assert_eq!(present + others, all, "{slot:#?}");
+        let size = slot.gpa.end() - slot.gpa.start() + 1;
+        assert_eq!(all * PAGE, size, "{slot:#?}");
+        for (kind, count) in &slot.pages.kinds {
+            *kinds.entry(kind.clone()).or_insert(0) += count;
+        }
+    }
+    assert_eq!(report.memory.all, report.pages());
+    assert_eq!(report.memory.present, report.present());
+    assert_eq!(report.memory.kinds, kinds);
+    let Done {
+        absent_pages,
+        private_pages,
+        ..
+    } = report.done;
+    assert_eq!(private_pages, report.memory.of("private"));
+    let all = report.present() + absent_pages + private_pages;
+    assert_eq!(all, report.pages());
 }
 
 /// Opens the module's file.

@@ -664,7 +664,8 @@ fn gives_up() {
             for most in [1, 2, 100] {
                 let host = Counting::new(most);
                 let mut found = 0;
-                let done = scanner.search(&memory[..], 0..4096, &mut scratch, &host, |_| found += 1);
+                let done =
+                    scanner.search(&memory[..], 0..4096, &mut scratch, &host, |_| found += 1);
                 assert!(!done);
                 // Few places, each with as many matches as there are patterns.
                 assert!(found <= most * 16 * 256, "{found} after {most} breaths");
@@ -702,7 +703,7 @@ fn breathes_often() {
 }
 
 mod digests {
-    use kvm_inspect_pure::scan::digest::{digest, Key};
+    use kvm_inspect_pure::scan::digest::{digest, digest_part, Key};
 
     use super::{any, cases, vec, Cut, Engine, Index, Thread};
     use proptest::prelude::*;
@@ -724,7 +725,7 @@ mod digests {
             bytes: memory,
             borders: &borders,
         };
-        digest(engine, &key(7), &cut, &Thread)
+        digest(engine, &key(7), &cut, 0, &Thread)
     }
 
     fn of_all(memory: &[u8]) -> u64 {
@@ -758,7 +759,7 @@ mod digests {
             let borders = super::borders(&cuts, memory.len());
             let cut = Cut { bytes: &memory, borders: &borders };
             for engine in kvm_inspect_pure::engines() {
-                let digest = digest(engine, &key(7), &cut, &Thread);
+                let digest = digest(engine, &key(7), &cut, 0, &Thread);
                 prop_assert_eq!(digest, of_all(&memory));
             }
         }
@@ -772,10 +773,39 @@ mod digests {
         assert_ne!(ab, of_all(&[&a[..], &a].concat()));
     }
 
+    /// Tests that the digest of pages is the sum of those of any portions of them.
+    #[test]
+    fn portions_add_up() {
+        let memory: Vec<u8> = (0..5 * 4096_usize).map(|at| (at * 7 / 3) as u8).collect();
+        for engine in kvm_inspect_pure::engines() {
+            let all = digest(engine, &key(7), &memory[..], 11, &Thread);
+            for cut in 0..=5 {
+                let (first, rest) = memory.split_at(cut * 4096);
+                let first = digest(engine, &key(7), first, 11, &Thread);
+                let rest = digest(engine, &key(7), rest, 11 + cut as u64, &Thread);
+                assert_eq!(first.wrapping_add(rest), all);
+            }
+        }
+        assert_eq!(digest(Engine::PORTABLE, &key(7), &[][..], 3, &Thread), 0);
+    }
+
+    /// Tests that the digest of a part sees its bytes and its place, and nothing else.
+    #[test]
+    fn parts() {
+        let mut memory = vec![5; 4096];
+        let of = |memory: &[u8], place| digest_part(&key(7), memory, 0, 40, place);
+        let before = of(&memory, 1);
+        memory[320] = 6;
+        assert_eq!(of(&memory, 1), before);
+        assert_ne!(of(&memory, 2), before);
+        memory[319] = 6;
+        assert_ne!(of(&memory, 1), before);
+    }
+
     #[test]
     fn is_secret() {
         let memory = vec![3; 4096];
-        let with = |seed| digest(Engine::PORTABLE, &key(seed), &memory[..], &Thread);
+        let with = |seed| digest(Engine::PORTABLE, &key(seed), &memory[..], 0, &Thread);
         assert_ne!(with(1), with(2));
     }
 }

@@ -42,8 +42,12 @@ pub struct Report {
     pub hits: Vec<Hit>,
     /// Where the search ended, if it ended early.
     pub left: Option<Place>,
+    /// The memslots that the VMM has changed.
+    pub lost: Vec<Uncovered>,
     /// The memory that changed faster than it could be searched.
     pub uncovered: Vec<Uncovered>,
+    /// The pages of all slots.
+    pub memory: Pages,
     /// The last line.
     pub done: Done,
     /// The keys (`done new_key=1`) and whole lines that this version does not know.
@@ -122,12 +126,38 @@ pub struct Slot {
     pub gpa: RangeInclusive<u64>,
     /// Its addresses in the VMM.
     pub hva: RangeInclusive<u64>,
-    /// How many pages it has.
-    pub pages: u64,
-    /// How many of them are present.
-    pub present: u64,
     /// `none`, or its flags, separated by commas.
     pub flags: String,
+    /// Its pages.
+    pub pages: Pages,
+}
+
+/// Pages, by what they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pages {
+    /// How many there are.
+    pub all: u64,
+    /// How many of them are present.
+    pub present: u64,
+    /// How many there are of each other kind, by its name: `untouched`, `swapped`, …
+    pub kinds: BTreeMap<String, u64>,
+}
+
+impl Pages {
+    /// Returns how many pages of a kind there are.
+    #[must_use]
+    pub fn of(&self, kind: &str) -> u64 {
+        self.kinds.get(kind).copied().unwrap_or(0)
+    }
+
+    /// Reads what is left of a line.
+    fn parse(line: &mut Line<'_>) -> Result<Self, ParseError> {
+        Ok(Self {
+            all: line.number("pages")?,
+            present: line.number("present")?,
+            kinds: line.numbers()?,
+        })
+    }
 }
 
 /// One place where a pattern was found. Hits are ordered as in a report.
@@ -182,6 +212,8 @@ pub enum Conclusion {
     TimeUp,
     /// Memory changed too fast: see [`Report::uncovered`].
     Changed,
+    /// Memory that has content could not be searched: see [`Report::memory`].
+    Incomplete,
 }
 
 /// The last line of a report.
@@ -217,6 +249,10 @@ pub struct Done {
     pub rescanned_bytes: u64,
     /// How many bytes are uncovered.
     pub uncovered_bytes: u64,
+    /// How many pages were to be searched, have content, and could not be.
+    pub missing_pages: u64,
+    /// The size of what is searched again if a byte of it changes; 0 with one pause.
+    pub chunk_bytes: u64,
 }
 
 impl Output {
@@ -279,7 +315,13 @@ impl Report {
             slots: Vec::new(),
             hits: Vec::new(),
             left: None,
+            lost: Vec::new(),
             uncovered: Vec::new(),
+            memory: Pages {
+                all: 0,
+                present: 0,
+                kinds: BTreeMap::new(),
+            },
             done: Done::parse(&mut done)?,
             unknown: Vec::new(),
         };
@@ -324,6 +366,10 @@ impl Report {
             "slot" => self.slots.push(Slot::parse(&mut line)?),
             "hit" => self.hits.push(Hit::parse(&mut line)?),
             "left" => self.left = Some(Place::parse(&mut line)?),
+            "lost" => self.lost.push(Uncovered::parse(&mut line)?),
+            "memory" => {
+                self.memory = Pages::parse(&mut line)?;
+            }
             "uncovered" => self.uncovered.push(Uncovered::parse(&mut line)?),
             "vm" => return Err(ParseError::LineMissing("done")),
             _ => {
@@ -364,13 +410,13 @@ impl Report {
     /// Returns how many pages of all slots are present.
     #[must_use]
     pub fn present(&self) -> u64 {
-        self.slots.iter().map(|slot| slot.present).sum()
+        self.slots.iter().map(|slot| slot.pages.present).sum()
     }
 
     /// Returns how many pages all slots have.
     #[must_use]
     pub fn pages(&self) -> u64 {
-        self.slots.iter().map(|slot| slot.pages).sum()
+        self.slots.iter().map(|slot| slot.pages.all).sum()
     }
 }
 
@@ -412,9 +458,8 @@ impl Slot {
             id: line.parsed("id")?,
             gpa: line.range("gpa")?,
             hva: line.range("hva")?,
-            pages: line.number("pages")?,
-            present: line.number("present")?,
             flags: line.text("flags")?,
+            pages: Pages::parse(line)?,
         })
     }
 }
@@ -470,6 +515,8 @@ impl Done {
             paused_us: line.number("paused_us")?,
             rescanned_bytes: line.number("rescanned_bytes")?,
             uncovered_bytes: line.number("uncovered_bytes")?,
+            missing_pages: line.number("missing_pages")?,
+            chunk_bytes: line.number("chunk_bytes")?,
         })
     }
 }
@@ -509,6 +556,7 @@ impl FromStr for Conclusion {
             "vmm_killed" => Ok(Self::VmmKilled),
             "time_up" => Ok(Self::TimeUp),
             "changed" => Ok(Self::Changed),
+            "incomplete" => Ok(Self::Incomplete),
             _ => Err(UnknownWord),
         }
     }

@@ -264,7 +264,7 @@ fn kind_of_memory(backing: Backing) {
         .iter()
         .find(|slot| *slot.gpa.start() == gpa)
         .expect("the slot");
-    assert_eq!(slot.present, expected, "pages present");
+    assert_eq!(slot.pages.present, expected, "pages present");
     vm.finish();
 }
 
@@ -374,7 +374,7 @@ fn untouched() {
     assert_eq!(report.hits, hits);
     assert_eq!(report.done.hits, places.len() as u64);
     let present = places.len() as u64;
-    assert_eq!(report.slots[1].present, present);
+    assert_eq!(report.slots[1].pages.present, present);
     assert_eq!(report.done.absent_pages, GIANT / PAGE - present);
     Vm::assert_scanned(&report, LOW_MEMORY + present * PAGE);
     vmm.tell("end");

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The pages of a file that are in memory, whether or not somebody has mapped them.
+//!
+//! C headers: [`include/linux/pagemap.h`](srctree/include/linux/pagemap.h),
+//! [`include/linux/xarray.h`](srctree/include/linux/xarray.h)
+
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+
+use kernel::mm::virt::VmaRef;
+
+use crate::{
+    bindings,
+    linux::pages::{
+        Absence,
+        HeldPages,
+        Sight, //
+    }, //
+};
+
+/// An open file, which stays open while this lives.
+///
+/// # Invariants
+///
+/// This owns a reference to the file, which has a mapping of its pages.
+pub(crate) struct OpenFile(NonNull<bindings::file>);
+
+// SAFETY: A file may be used and released from any task.
+unsafe impl Send for OpenFile {}
+
+// SAFETY: A shared reference allows to look for pages, which is safe from any task.
+unsafe impl Sync for OpenFile {}
+
+impl OpenFile {
+    /// Takes over a reference to a file.
+    ///
+    /// # Safety
+    ///
+    /// `file` is null, or the caller owns a reference to it and gives it up.
+    pub(crate) unsafe fn owned(file: *mut bindings::file) -> Option<Self> {
+        // INVARIANT: By this function's contract.
+        NonNull::new(file).map(Self)
+    }
+
+    /// Returns its pages.
+    pub(crate) fn pages(&self) -> FilePages<'_> {
+        // SAFETY: By the type invariant; the field does not change while the file is open.
+        let mapping = unsafe { (*self.0.as_ptr()).f_mapping };
+        // INVARIANT: The open file keeps its mapping.
+        FilePages {
+            mapping,
+            _file: PhantomData,
+        }
+    }
+
+    /// Returns a number that tells files apart while they are open.
+    pub(crate) fn id(&self) -> usize {
+        self.0.as_ptr().addr()
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariant. (A kernel thread leaves the rest to a work item.)
+        unsafe { bindings::fput(self.0.as_ptr()) };
+    }
+}
+
+/// The pages of a file. A page has the number of its place in the file.
+///
+/// # Invariants
+///
+/// `mapping` is that of a file that stays open for the lifetime.
+pub(crate) struct FilePages<'a> {
+    mapping: *mut bindings::address_space,
+    _file: PhantomData<&'a ()>,
+}
+
+impl<'a> FilePages<'a> {
+    /// Returns the pages of the file that `area` maps, if it does. If it maps some that must not
+    /// be looked at, or that are nowhere but in the mapping, that is [`None`], too.
+    pub(super) fn of_area(area: &'a VmaRef) -> Option<Self> {
+        // SAFETY: `area` is valid and locked, and keeps its file.
+        let mapping = unsafe { bindings::area_mapping(area.as_ptr()) };
+        // SAFETY: The mapping of an open file.
+        let is_readable = !mapping.is_null() && unsafe { bindings::is_in_linear_map(mapping) };
+        // INVARIANT: The area keeps the file open.
+        is_readable.then_some(Self {
+            mapping,
+            _file: PhantomData,
+        })
+    }
+
+    /// Tells what is at page `first`, and for how many of `pages` pages, at least one, that is so.
+    pub(crate) fn look(&self, first: u64, pages: usize) -> Sight {
+        let Ok(first) = usize::try_from(first) else {
+            return Sight::Absent(Absence::Unmapped, pages);
+        };
+        // SAFETY: By the type invariant.
+        let size = unsafe { bindings::mapping_pages(self.mapping) };
+        let Some(in_file) = size.checked_sub(first).filter(|in_file| *in_file > 0) else {
+            return Sight::Absent(Absence::Unmapped, pages);
+        };
+        let pages = pages.min(in_file);
+        // SAFETY: By the type invariant.
+        let memory_only = unsafe { bindings::is_memory_only(self.mapping) };
+        let (nothing, value) = if memory_only {
+            (Absence::Untouched, Absence::Swapped)
+        } else {
+            (Absence::InFile, Absence::InFile)
+        };
+        let mut next = first;
+        let last = first.saturating_add(pages.saturating_sub(1));
+        // SAFETY: By the type invariant. The entry is only looked at, not what it points to.
+        let entry = unsafe {
+            bindings::xa_find(
+                &raw mut (*self.mapping).i_pages,
+                &raw mut next,
+                last,
+                bindings::KVM_INSPECT_XA_PRESENT,
+            )
+        };
+        if entry.is_null() {
+            Sight::Absent(nothing, pages)
+        } else if next > first {
+            Sight::Absent(nothing, next.saturating_sub(first))
+        // SAFETY: Any pointer is allowed.
+        } else if unsafe { bindings::xa_is_value(entry) } {
+            Sight::Absent(value, 1)
+        } else {
+            Sight::Present
+        }
+    }
+
+    /// Holds those of `pages` pages from `first` on that are cached, up to the first that is not.
+    /// Appends them to `held` as far as that has capacity, and returns how many.
+    pub(crate) fn hold(&self, first: u64, pages: usize, held: &mut HeldPages) -> usize {
+        let take = |room: *mut *mut bindings::page, most: usize| {
+            let mut count = 0;
+            while count < pages.min(most) {
+                let Some(index) = usize::try_from(first)
+                    .ok()
+                    .and_then(|first| first.checked_add(count))
+                else {
+                    break;
+                };
+                // SAFETY: By the type invariant.
+                let page = unsafe { bindings::cached_page(self.mapping, index) };
+                if page.is_null() {
+                    break;
+                }
+                // SAFETY: `room` is for at least `most` pointers.
+                unsafe { room.add(count).write(page) };
+                count += 1;
+            }
+            count
+        };
+        // SAFETY: Each page comes with a reference.
+        unsafe { held.append(take) }
+    }
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How many pages there are of each kind.
+
+use crate::linux::pages::Absence;
+
+/// Pages of guest memory, by what they are.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct PageCounts {
+    /// In memory, and readable.
+    pub(crate) present: u64,
+    /// Private to the guest, in guest_memfd.
+    pub(crate) private: u64,
+    /// Not readable, for the reason at this index of [`REASONS`].
+    absent: [u64; REASONS.len()],
+}
+
+/// The reasons for which pages are not readable, with their names in the report.
+const REASONS: [(Absence, &str); 8] = [
+    (Absence::Untouched, "untouched"),
+    (Absence::Unmapped, "unmapped"),
+    (Absence::Swapped, "swapped"),
+    (Absence::InFile, "in_file"),
+    (Absence::Userfault, "userfault"),
+    (Absence::Poisoned, "poisoned"),
+    (Absence::Device, "device"),
+    (Absence::Unreadable, "unreadable"),
+];
+
+impl Absence {
+    /// Returns whether such a page has content that the guest may read.
+    pub(crate) fn has_content(self) -> bool {
+        !matches!(self, Self::Untouched | Self::Unmapped)
+    }
+}
+
+impl PageCounts {
+    /// Adds pages that are not readable.
+    pub(crate) fn add_absent(&mut self, absence: Absence, pages: u64) {
+        let index = REASONS.iter().position(|(reason, _)| *reason == absence);
+        if let Some(count) = index.and_then(|index| self.absent.get_mut(index)) {
+            *count = count.saturating_add(pages);
+        }
+    }
+
+    /// Adds pages that were counted elsewhere.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.present = self.present.saturating_add(other.present);
+        self.private = self.private.saturating_add(other.private);
+        for (count, more) in self.absent.iter_mut().zip(other.absent) {
+            *count = count.saturating_add(more);
+        }
+    }
+
+    /// Returns the number of pages of each kind but those that are present, with its name in the
+    /// report.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let absent = REASONS.iter().zip(&self.absent);
+        let absent = absent.map(|((_, name), count)| (*name, *count));
+        absent.chain([("private", self.private)])
+    }
+
+    /// Returns how many pages there are of all kinds.
+    pub(crate) fn all(&self) -> u64 {
+        let readable = self.present.saturating_add(self.private);
+        readable.saturating_add(self.absent())
+    }
+
+    /// Returns how many pages are neither readable nor private.
+    pub(crate) fn absent(&self) -> u64 {
+        self.absent.iter().copied().fold(0, u64::saturating_add)
+    }
+
+    /// Returns how many pages have content and are not readable; private ones are left out.
+    pub(crate) fn lacking(&self) -> u64 {
+        let kinds = REASONS.iter().zip(&self.absent);
+        let lacking = kinds.filter(|((reason, _), _)| reason.has_content());
+        lacking
+            .map(|(_, count)| *count)
+            .fold(0, u64::saturating_add)
+    }
+}
