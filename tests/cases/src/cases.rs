@@ -25,6 +25,7 @@ mod bench;
 mod faults;
 mod find;
 mod invisible;
+mod kinds;
 mod life;
 mod limits;
 mod meanwhile;
@@ -143,12 +144,14 @@ impl Case {
 /// Returns all cases.
 pub(crate) fn all() -> impl Iterator<Item = Case> {
     [
+        kinds::CASES,
         memory::CASES,
         slots::CASES,
         patterns::CASES,
         limits::CASES,
         search::CASES,
         search::pauses::CASES,
+        search::seams::CASES,
         vcpus::CASES,
         invisible::CASES,
         registers::CASES,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Swap space, on a disk in memory.
+//! Swap space, on a disk in memory. Beside it there is `/dev/ram1`, another one.
 
 use std::{
     fs::{File, OpenOptions},
@@ -19,7 +19,7 @@ pub(crate) fn turn_on() {
         return;
     }
     let kib = u64::from(PAGES) * PAGE / 1024;
-    load_module("/modules/brd.ko", &format!("rd_nr=1 rd_size={kib}")).expect("a disk in memory");
+    load_module("/modules/brd.ko", &format!("rd_nr=2 rd_size={kib}")).expect("a disk in memory");
     let disk = OpenOptions::new().write(true).open("/dev/ram0");
     let disk = disk.expect("the disk is there");
     // `union swap_header` of the kernel's `include/linux/swap.h`: version and last page.

@@ -68,7 +68,11 @@ const FAULTS: &[&str] = &[
 ];
 
 /// Words that look like a fault and are none.
-const HARMLESS: &[&str] = &["kmemleak: Kernel memory leak detector initialized"];
+const HARMLESS: &[&str] = &[
+    "kmemleak: Kernel memory leak detector initialized",
+    // A case says that its own memory is bad.
+    "Sending SIGBUS to exe:",
+];
 
 /// The kernel's words when the first module comes that is not its own: ours, or one of a case.
 const FIRST_MODULE: &str = "loading out-of-tree module";

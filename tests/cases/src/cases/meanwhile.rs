@@ -113,7 +113,12 @@ impl Guest {
                 }
             },
             |report| {
-                assert_eq!(report.done.result, Conclusion::Ok);
+                // Pages may be swapped out, or just be moving.
+                let result = report.done.result;
+                assert!(
+                    matches!(result, Conclusion::Ok | Conclusion::Incomplete),
+                    "{result:?}"
+                );
                 assert!(report.hits.iter().all(|hit| expected.contains(hit)));
                 found += u32::from(report.hits == expected);
                 reports += 1;
@@ -130,7 +135,7 @@ impl Guest {
         }
         // The kernel may still be making huge pages, which are absent for that moment.
         wait_until("both secrets are found", || {
-            inspection.report().hits == expected
+            inspection.partial_report().hits == expected
         });
         self.vm.wait_until_it_goes_on();
         self.vm.finish();

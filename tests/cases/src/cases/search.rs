@@ -4,6 +4,7 @@
 
 mod ksm;
 pub(super) mod pauses;
+pub(super) mod seams;
 
 use std::{fs, ops::Range, sync::Arc, thread, time::Duration};
 

@@ -4,8 +4,9 @@
 
 use std::{
     ffi::c_void,
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
+    os::fd::{AsFd, BorrowedFd},
     ptr::{self, NonNull},
     sync::Arc,
 };
@@ -13,6 +14,7 @@ use std::{
 use rustix::{
     fd::OwnedFd,
     fs::{ftruncate, memfd_create, MemfdFlags},
+    io::Errno,
     mm::{madvise, mmap, mmap_anonymous, munmap, Advice, MapFlags, ProtFlags},
 };
 
@@ -55,6 +57,45 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps `len` bytes, none of them touched.
     pub(crate) fn new(len: u64, backing: Backing) -> Arc<Self> {
+        let file = backing.file(len.next_multiple_of(HUGE_PAGE));
+        let this = Self::with(
+            len,
+            file.as_ref().map(|file| (file.as_fd(), 0)),
+            MapFlags::SHARED,
+        );
+        let advice = match backing {
+            Backing::Anonymous => Some(Advice::LinuxNoHugepage),
+            Backing::TransparentHuge => Some(Advice::LinuxHugepage),
+            Backing::Memfd | Backing::HugeTlb => None,
+        };
+        if let Some(advice) = advice {
+            this.advise(0, len, advice);
+        }
+        this
+    }
+
+    /// Maps the first `len` bytes of a file, shared.
+    pub(crate) fn shared(file: &File, len: u64) -> Arc<Self> {
+        Self::shared_at(file, len, 0)
+    }
+
+    /// Maps `len` bytes of a file from an offset on, shared.
+    pub(crate) fn shared_at(file: &File, len: u64, offset: u64) -> Arc<Self> {
+        Self::with(len, Some((file.as_fd(), offset)), MapFlags::SHARED)
+    }
+
+    /// Maps the first `len` bytes of a file, none of them touched. What is written stays here.
+    pub(crate) fn private(file: &File, len: u64) -> Arc<Self> {
+        Self::with(len, Some((file.as_fd(), 0)), MapFlags::PRIVATE)
+    }
+
+    /// Creates a memfd of `len` bytes.
+    pub(crate) fn new_memfd(len: u64) -> File {
+        Backing::Memfd.file(len).expect("this kind has one").into()
+    }
+
+    /// Maps `len` bytes, of a file from an offset on if there is one.
+    fn with(len: u64, file: Option<(BorrowedFd<'_>, u64)>, kind: MapFlags) -> Arc<Self> {
         assert!(len > 0 && len % PAGE == 0, "whole pages");
         let rounded = len.next_multiple_of(HUGE_PAGE);
         // With the size of a huge page unmapped on each side, or more.
@@ -75,35 +116,25 @@ impl Mapping {
 
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let size = to_usize(len);
-        let mapped = match backing.file(rounded) {
+        let mapped = match file {
             // SAFETY: This replaces a part of the new mapping.
             None => unsafe {
                 let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
                 mmap_anonymous(start, size, protection, flags)
             },
             // SAFETY: As above.
-            Some(file) => unsafe {
+            Some((file, offset)) => unsafe {
                 mmap(
                     start,
                     size,
                     protection,
-                    MapFlags::SHARED | MapFlags::FIXED,
+                    kind | MapFlags::FIXED,
                     file,
-                    0,
+                    offset,
                 )
             },
         };
         let start = mapped.expect("the memory can be mapped");
-        let advice = match backing {
-            Backing::Anonymous => Some(Advice::LinuxNoHugepage),
-            Backing::TransparentHuge => Some(Advice::LinuxHugepage),
-            Backing::Memfd | Backing::HugeTlb => None,
-        };
-        if let Some(advice) = advice {
-            // SAFETY: The range is the mapping made above, and the advice does not change its
-            // contents.
-            unsafe { madvise(start, size, advice) }.expect("the kernel has huge pages");
-        }
         Arc::new(Self {
             start: NonNull::new(start.cast()).expect("the mapping has an address"),
             len,
@@ -199,7 +230,24 @@ impl Mapping {
 
     /// Asks the kernel to swap everything out.
     pub(crate) fn page_out(&self) {
-        self.advise(0, self.len, Advice::LinuxPageOut);
+        self.page_out_range(0, self.len);
+    }
+
+    /// Asks the kernel to swap a range out.
+    pub(crate) fn page_out_range(&self, offset: u64, len: u64) {
+        self.advise(offset, len, Advice::LinuxPageOut);
+    }
+
+    /// Tells the kernel that the page at `offset` has a memory error.
+    pub(crate) fn poison(&self, offset: u64) {
+        let start = self.at(offset, PAGE);
+        // SAFETY: The page is in the mapping. Nobody relies on its contents.
+        let result = unsafe { madvise(start.cast(), to_usize(PAGE), Advice::LinuxHwPoison) };
+        // The kernel may not be able to take it away.
+        assert!(
+            matches!(result, Ok(()) | Err(Errno::HWPOISON)),
+            "poisoning: {result:?}"
+        );
     }
 
     /// Asks the kernel to move the pages of a range to a NUMA node. Returns how many are there

@@ -82,6 +82,11 @@ impl Userfault {
         this
     }
 
+    /// Returns the page.
+    pub(crate) fn memory(&self) -> &Arc<Mapping> {
+        &self.page
+    }
+
     /// Returns the address of the page.
     pub(crate) fn address(&self) -> u64 {
         self.page.address()

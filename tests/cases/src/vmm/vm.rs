@@ -157,6 +157,11 @@ impl Vm {
         self.fd.as_ref().expect("it is open").as_raw_fd()
     }
 
+    /// Returns the VM's own file.
+    pub(crate) fn file(&self) -> &VmFd {
+        self.fd.as_ref().expect("it is open")
+    }
+
     /// Closes the VM's own file. The vCPUs' files keep the VM.
     pub(crate) fn close_fd(&mut self) {
         self.fd = None;

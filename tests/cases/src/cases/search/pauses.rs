@@ -28,7 +28,7 @@ pub(in crate::cases) const CASES: &[Case] = cases![
 ];
 
 /// Creates an inspection in several pauses.
-fn in_pauses(patterns: &[String], most_ms: u64) -> Inspection {
+pub(super) fn in_pauses(patterns: &[String], most_ms: u64) -> Inspection {
     Inspection::of_self()
         .patterns(patterns)
         .set("max_pause_ms", most_ms)
@@ -37,24 +37,24 @@ fn in_pauses(patterns: &[String], most_ms: u64) -> Inspection {
 
 /// Two pieces of memory, and between them as much as takes many pauses to search. That is one piece
 /// again and again.
-struct Ends {
-    first: Arc<Mapping>,
+pub(super) struct Ends {
+    pub(super) first: Arc<Mapping>,
     between: Arc<Mapping>,
     /// How often `between` was added.
     times: u64,
-    last: Arc<Mapping>,
+    pub(super) last: Arc<Mapping>,
     /// The longest pause, in milliseconds.
-    most_ms: u64,
+    pub(super) most_ms: u64,
 }
 
 impl Ends {
-    const FIRST: u64 = MIB;
+    pub(super) const FIRST: u64 = MIB;
     const LAST: u64 = 256 * GIB;
     /// The size of each of the three.
-    const LEN: u64 = 4 * MIB;
+    pub(super) const LEN: u64 = 4 * MIB;
 
     /// Adds it to a VM. None of these patterns is in it.
-    fn add_to(vm: &mut Vm, patterns: &[String]) -> Self {
+    pub(super) fn add_to(vm: &mut Vm, patterns: &[String]) -> Self {
         let [first, between, last] = [(); 3].map(|()| {
             let memory = Mapping::new(Self::LEN, Backing::Anonymous);
             memory.fill_all(0x5a);
@@ -108,7 +108,7 @@ fn still() {
 }
 
 /// Returns whether the report has a hit at a place, or says that the place is uncovered.
-fn is_told(report: &Report, place: u64) -> bool {
+pub(super) fn is_told(report: &Report, place: u64) -> bool {
     let mut uncovered = report.uncovered.iter();
     report.hits_of(0).contains(&place) || uncovered.any(|uncovered| uncovered.gpa.contains(&place))
 }
