@@ -160,7 +160,7 @@ fn print_done(outcome: &Outcome, uncovered: u64) {
         "done result={} vcpus={} slots={} hits={} printed={} scanned_bytes={} absent_pages={} \
          freeze_us={} pause_us={} private_pages={} scan_us={} threads={} engine={} access={} \
          pauses={} paused_us={} rescanned_bytes={} uncovered_bytes={} missing_pages={} \
-         chunk_bytes={}\n",
+         chunk_bytes={} late_threads={}\n",
         outcome.conclusion.name(),
         outcome.vcpus.len(),
         outcome.map.slots().len(),
@@ -180,7 +180,8 @@ fn print_done(outcome: &Outcome, uncovered: u64) {
         findings.rescanned_bytes,
         uncovered,
         findings.missing_pages,
-        findings.chunk_bytes().unwrap_or(0)
+        findings.chunk_bytes().unwrap_or(0),
+        findings.stats.late
     );
 }
 

@@ -77,6 +77,8 @@ pub(crate) struct StoppedAt {
 pub(crate) struct SearchStats {
     /// The most threads that searched in one pause.
     pub(crate) threads: u32,
+    /// How many helping threads got too little of a CPU, so that nobody waited for them.
+    pub(crate) late: u32,
     /// How long they searched, in the pauses.
     pub(crate) time: Delta,
 }
@@ -137,6 +139,7 @@ impl Findings {
             coverage: None,
             stats: SearchStats {
                 threads: 0,
+                late: 0,
                 time: Delta::ZERO,
             },
         }

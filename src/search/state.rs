@@ -119,6 +119,9 @@ impl State {
     /// the guest may go on before they are done, so whatever they find does not count.
     pub(super) fn take_from_late(&mut self, map: &Map, ranges: &[Range]) {
         self.is_alone = true;
+        let late = u32::try_from(self.busy).unwrap_or(u32::MAX);
+        let stats = &mut self.findings.stats;
+        stats.late = stats.late.saturating_add(late);
         self.busy = 0;
         self.round = self.round.wrapping_add(1);
         while let Some(extent) = self.out.pop() {

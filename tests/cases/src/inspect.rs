@@ -103,6 +103,13 @@ impl Inspection {
     /// Inspects one VM again and again, at least `count` times, and unloads the module. Returns the
     /// report with the shortest pause, which other work on the machine has prolonged least.
     pub(crate) fn shortest(&self, count: usize) -> Report {
+        let report = self.shortest_partial(count);
+        assert_eq!(report.done.result, Conclusion::Ok);
+        report
+    }
+
+    /// As [`Self::shortest`]. Any outcome will do.
+    pub(crate) fn shortest_partial(&self, count: usize) -> Report {
         let mut loaded = self.clone().set("interval_ms", 1).load();
         let mut reports = loaded.reports();
         while reports.len() < count {

@@ -253,6 +253,8 @@ pub struct Done {
     pub missing_pages: u64,
     /// The size of what is searched again if a byte of it changes; 0 with one pause.
     pub chunk_bytes: u64,
+    /// How many threads that helped to search got too little of a CPU.
+    pub late_threads: u64,
 }
 
 impl Output {
@@ -517,6 +519,7 @@ impl Done {
             uncovered_bytes: line.number("uncovered_bytes")?,
             missing_pages: line.number("missing_pages")?,
             chunk_bytes: line.number("chunk_bytes")?,
+            late_threads: line.number("late_threads")?,
         })
     }
 }

@@ -18,7 +18,7 @@ use kvm_inspect_tool::report::{Conclusion, Pages, Report};
 
 use super::{secret, Case};
 use crate::{
-    inspect::{hex, Inspection},
+    inspect::{hex, load_module, unload_module, Inspection},
     process::{own_pid, present_pages, wait_until, PAGE},
     swap,
     vmm::{Backing, Mapping, Slot, Userfault, Vm, Work},
@@ -32,6 +32,7 @@ pub(super) const CASES: &[Case] = cases![
     poisoned.with_stock(),
     poisoned_huge.with_stock(),
     device.with_stock(),
+    device_huge.with_stock(),
     elsewhere.with_stock(),
 ];
 
@@ -328,6 +329,37 @@ fn device() {
     assert_kinds(&report, gpa, 0, &[("device", 16)]);
     assert_eq!(report.done.missing_pages, 16);
     vm.finish();
+}
+
+/// The same where it is mapped in entries of 1 GiB: each is passed by in one step, so the pause is
+/// not longer for that.
+fn device_huge() {
+    const GIB: u64 = 1 << 30;
+    load_module("/modules/huge_device.ko", "").expect("the test's own module");
+    let file = OpenOptions::new().read(true).open("/dev/huge_device");
+    let file = file.expect("the module makes it");
+    let mut vm = Vm::running(Work::Halt);
+    let gpa = 4 * GIB;
+    let inspection = Inspection::of_self().patterns(&["text:x"]);
+    let without = inspection.shortest(3);
+    let memory = Mapping::device(&file, 2 * GIB);
+    // The middle of three is whole, and aligned as the entries are.
+    let offset = memory.address().next_multiple_of(GIB) - memory.address();
+    memory.read(offset, 1);
+    vm.add(Slot {
+        offset,
+        len: GIB,
+        ..Slot::of(9, gpa, &memory)
+    });
+    let with = inspection.clone().set("interval_ms", 1);
+    let with = with.shortest_partial(3);
+    assert_kinds(&with, gpa, 0, &[("device", GIB / PAGE)]);
+    let (with, without) = (with.done.scan_us, without.done.scan_us.max(100));
+    assert!(with < 20 * without, "{with} us with it, {without} without");
+    drop(vm);
+    drop(memory);
+    drop(file);
+    unload_module("huge_device");
 }
 
 /// Memory that the VMM brings when somebody touches it (`userfaultfd`) has content, elsewhere.

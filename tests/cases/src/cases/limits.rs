@@ -2,6 +2,12 @@
 
 //! Parameters that limit an inspection, or repeat it.
 
+use std::{
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    thread,
+    time::{Duration, Instant},
+};
+
 use kvm_inspect_tool::{
     hex::digits,
     report::{Conclusion, Report, State},
@@ -12,9 +18,9 @@ use super::{
     secret, Case,
 };
 use crate::{
-    inspect::{hex, Inspection},
-    process::{wait_until, PAGE},
-    vmm::{Backing, Mapping, Mode, Vm, Work, LOW_MEMORY},
+    inspect::{hex, module_thread, Inspection},
+    process::{own_pid, wait_until, PAGE},
+    vmm::{Backing, Mapping, Mode, Slot, Vm, Work, LOW_MEMORY},
 };
 
 pub(super) const CASES: &[Case] = cases![
@@ -25,6 +31,9 @@ pub(super) const CASES: &[Case] = cases![
     interval,
     max_pause.with_stock(),
     max_pause_dense.with_stock(),
+    max_pause_all_match.with_stock(),
+    max_pause_late_helper.with_stock(),
+    coverage.with_stock(),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -323,5 +332,125 @@ fn max_pause_dense() {
         );
         vm.assert_slots(&report);
     }
+    vm.finish();
+}
+
+/// A pause ends within a page, too: each byte is a match of 256 patterns, which takes very long.
+fn max_pause_all_match() {
+    const MOST_MS: u64 = 200;
+
+    let mut vm = Vm::running(Work::Halt);
+    vm.add_memory(MIB, 256 << 10, Backing::Anonymous)
+        .fill_all(MATCH[0]);
+    let patterns: Vec<String> = (1..=256).map(|len| hex(&vec![MATCH[0]; len])).collect();
+    let inspection = Inspection::of_self()
+        .patterns(&patterns)
+        .set("max_pause_ms", MOST_MS);
+    let mut tries = (0..TRIES).map(|_| inspection.partial_report());
+    // The emulator may need some more to schedule a thread that is due.
+    let report = tries.find(|report| report.done.pause_us < 3 * MOST_MS * 1000);
+    let report = report.expect("a pause that ends in time");
+    assert!(report.done.hits > 0, "it gets on: {:?}", report.done);
+    vm.finish();
+}
+
+/// A pause ends in time though a thread that helps gets no CPU any more. What that had begun is
+/// searched by others.
+fn max_pause_late_helper() {
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::Halt);
+    vm.start();
+    let memory = Mapping::new(16 * MIB, Backing::Anonymous);
+    let hits = fill_with_matches(&memory, 1, 40);
+    let inspection = Inspection::of_self().patterns(&[hex(&MATCH)]);
+    let alone = inspection.clone().set("threads", 1);
+    let Long { whole, times } = lengthen(&mut vm, MIB, &memory, &alone, long_us);
+    let most_us = whole.done.scan_us / 4;
+    let thread = vm.vcpu(0).tid();
+    pin(0, own_pid());
+    pin(1, thread);
+    let stop = AtomicBool::new(false);
+    let found = thread::scope(|scope| {
+        scope.spawn(|| {
+            // It takes the CPU of the vCPU's thread whenever that is parked, or helps.
+            pin(1, 0);
+            run_before_all_others();
+            while !stop.load(SeqCst) {
+                thread::sleep(Duration::from_millis(1));
+                if module_thread().is_some() {
+                    let begun = Instant::now();
+                    while begun.elapsed() < Duration::from_micros(4 * most_us) {
+                        std::hint::spin_loop();
+                    }
+                }
+            }
+        });
+        let in_pauses = inspection
+            .clone()
+            .set("threads", 2)
+            .set("max_pause_ms", most_us / 1000);
+        let mut tries = (0..10 * TRIES).map(|_| match in_pauses.try_load() {
+            Ok(loaded) => loaded.unload().pop(),
+            // It was late before it was parked.
+            Err(_) => None,
+        });
+        let found = tries.find_map(|report| {
+            let done = report?.done;
+            println!("{} us of {most_us}, {} late", done.pause_us, done.late_threads);
+            (done.late_threads > 0 && done.pause_us < 2 * most_us).then_some(done)
+        });
+        stop.store(true, SeqCst);
+        found
+    });
+    let done = found.expect("a pause with a late thread that ends in time");
+    assert!(done.hits <= times * hits, "nothing is counted twice: {done:?}");
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// Lets a thread run on this CPU only; 0 is the current one.
+fn pin(cpu: usize, thread: i32) {
+    // SAFETY: All zeros are an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: The number is one of the set.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: The set has this size.
+    let result = unsafe { libc::sched_setaffinity(thread, size_of_val(&set), &raw const set) };
+    assert_eq!(result, 0, "CPU {cpu}: {}", std::io::Error::last_os_error());
+}
+
+/// Makes the current thread one that runs before all ordinary ones.
+fn run_before_all_others() {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: The structure is valid.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// However much memory hits take, it is known to the chunk what is covered, and the report says how
+/// large chunks are.
+fn coverage() {
+    let mut vm = Vm::running(Work::Count);
+    vm.add_memory(MIB, 16 * MIB, Backing::Anonymous).touch_all();
+    let long = secret(64, 256);
+    let report = Inspection::of_self()
+        .patterns(&[hex(&long)])
+        .set("max_hits", 16384)
+        .set("context", 64)
+        .set("max_pause_ms", 3_600_000)
+        .report();
+    assert_eq!(report.done.chunk_bytes, 256 << 10);
+    // Many tebibytes, none of it touched.
+    for (id, gpa) in (20..).zip((0..8).map(|index| (1 + index) << 38)) {
+        let memory = Mapping::new(1 << 38, Backing::Anonymous);
+        vm.add(Slot::of(id, gpa, &memory));
+    }
+    let report = Inspection::of_self()
+        .patterns(&[hex(&long)])
+        .set("max_pause_ms", 3_600_000)
+        .report();
+    assert!(report.done.chunk_bytes > 256 << 10, "{:?}", report.done);
+    let report = Inspection::of_self().patterns(&[hex(&long)]).report();
+    assert_eq!(report.done.chunk_bytes, 0, "one pause needs no chunks");
     vm.finish();
 }

@@ -17,6 +17,8 @@ use crate::{
 
 pub(super) const CASES: &[Case] = cases![
     slots_change,
+    slot_flags.with_stock(),
+    one_slot.with_stock(),
     memory_ballooned,
     memory_unmapped,
     memory_punched,
@@ -255,6 +257,74 @@ fn slots_change() {
     assert!(with_others > 0, "no hit in a slot that comes and goes");
     vm.wait_until_it_goes_on();
     vm.assert_slots(&Inspection::of_self().report());
+    vm.finish();
+}
+
+/// Flags of a slot that change all the time disturb nothing: it is the same memory.
+fn slot_flags() {
+    let secret = secret(122, 16);
+    let mut vm = Vm::running(Work::Halt);
+    let mapping = Mapping::new(CHANGING_LEN, Backing::Anonymous);
+    mapping.fill_all(0x5a);
+    let gpa = changing_place(0, false);
+    vm.add(Slot::of(FIRST_CHANGING, gpa, &mapping));
+    vm.write(gpa + 16, &secret);
+    let expected = vm.hits(0, &[gpa + 16]);
+    inspect_while(
+        Inspection::of_self().patterns(&[hex(&secret)]),
+        60,
+        || {
+            for _ in 0..8 {
+                let slot = vm.slot(FIRST_CHANGING).expect("it stays").clone();
+                let flags = slot.flags ^ KVM_MEM_LOG_DIRTY_PAGES;
+                vm.change(Slot { flags, ..slot });
+            }
+        },
+        |report| {
+            assert_eq!(report.done.result, Conclusion::Ok);
+            assert_eq!(report.hits, expected);
+        },
+    );
+    vm.finish();
+}
+
+/// A slot that comes and goes costs that slot: the others are searched, and the report says which
+/// one is lacking.
+fn one_slot() {
+    let secret = secret(123, 16);
+    let mut vm = Vm::running(Work::Halt);
+    let memory = vm.add_memory(64 * MIB, MIB, Backing::Anonymous);
+    memory.fill_all(0x5a);
+    let places = [64 * MIB + 16, 65 * MIB - 16];
+    for place in places {
+        vm.write(place, &secret);
+    }
+    let expected = vm.hits(0, &places);
+    let mapping = Mapping::new(CHANGING_LEN, Backing::Anonymous);
+    mapping.touch_all();
+    let slot = Slot::of(FIRST_CHANGING, changing_place(0, false), &mapping);
+    let (mut ok, mut changed) = (0, 0);
+    inspect_while(
+        Inspection::of_self().patterns(&[hex(&secret)]),
+        100,
+        || {
+            for _ in 0..8 {
+                vm.add(slot.clone());
+                vm.remove(FIRST_CHANGING);
+            }
+        },
+        |report| {
+            assert_eq!(report.hits, expected);
+            match report.done.result {
+                Conclusion::Ok => ok += 1,
+                Conclusion::MemslotsChanged => changed += 1,
+                other => panic!("unexpected result {other:?}"),
+            }
+            let lost = report.lost.iter();
+            assert!(lost.map(|lost| lost.slot).all(|slot| slot == FIRST_CHANGING));
+        },
+    );
+    println!("{ok} undisturbed, {changed} with a changed slot");
     vm.finish();
 }
 

@@ -84,6 +84,28 @@ impl Mapping {
         Self::with(len, Some((file.as_fd(), offset)), MapFlags::SHARED)
     }
 
+    /// Maps the first `len` bytes of a device, to be read.
+    pub(crate) fn device(file: &File, len: u64) -> Arc<Self> {
+        // SAFETY: A new mapping, at an address that the kernel chooses.
+        let start = unsafe {
+            mmap(
+                ptr::null_mut(),
+                to_usize(len),
+                ProtFlags::READ,
+                MapFlags::SHARED,
+                file,
+                0,
+            )
+        };
+        let start = NonNull::new(start.expect("it can be mapped"));
+        let start = start.expect("the mapping has an address");
+        Arc::new(Self {
+            start: start.cast(),
+            len,
+            reserved: (start, to_usize(len)),
+        })
+    }
+
     /// Maps the first `len` bytes of a file, none of them touched. What is written stays here.
     pub(crate) fn private(file: &File, len: u64) -> Arc<Self> {
         Self::with(len, Some((file.as_fd(), 0)), MapFlags::PRIVATE)
