@@ -85,7 +85,7 @@ module! {
         },
         bring_in: i64 {
             default: 0,
-            description: "1: bring in what is swapped out or in a file before the pause, and search it",
+            description: "1: bring in what is swapped out or in a file, before the pause",
         },
     },
 }

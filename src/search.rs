@@ -15,6 +15,7 @@
 //! Lock order: [`Search::state`], under which page tables are read and `kvm->srcu` is entered, and
 //! nothing else is taken.
 
+mod chunk;
 mod count;
 mod coverage;
 mod digest;
@@ -383,8 +384,8 @@ impl Search {
         })
     }
 
-    /// Looks, while the guest runs, which memslots the VMM has changed, if it may have. What lies in
-    /// them is not searched any more. `now` is room for those of now.
+    /// Looks, while the guest runs, which memslots the VMM has changed, if it may have. What lies
+    /// in them is not searched any more. `now` is room for those of now.
     ///
     /// # Errors
     ///

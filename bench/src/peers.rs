@@ -127,7 +127,9 @@ impl Host for Thread {
         work()
     }
 
-    fn breathe(&self) {}
+    fn breathe(&self) -> bool {
+        true
+    }
 }
 
 fn ours(patterns: &[Needle], engine: Engine) -> Peer {
@@ -147,7 +149,7 @@ fn ours(patterns: &[Needle], engine: Engine) -> Peer {
             let mut count = 0;
             for first in (0..memory.len()).step_by(CHUNK) {
                 let begin = first..memory.len().min(first + CHUNK);
-                scanner.search(memory, begin, &mut scratch, &Thread, |_| count += 1);
+                let _ = scanner.search(memory, begin, &mut scratch, &Thread, |_| count += 1);
             }
             count
         }),

@@ -106,7 +106,7 @@ pub(crate) const FLAG_NAMES: [(u32, &str); 4] = [
 ];
 
 /// KVM serves the guest from guest_memfd alone, whatever is at `hva`.
-const GMEM_ONLY: u32 = bindings::KVM_MEMSLOT_GMEM_ONLY as u32;
+const GMEM_ONLY: u32 = bindings::KVM_MEMSLOT_GMEM_ONLY;
 
 /// All memslots of a VM as they were at one moment, in ascending order of address space and
 /// guest-physical address.

@@ -289,8 +289,8 @@ impl<'a> UserMemory<'a> {
 
     /// Takes pages under `mmap_lock`: NUMA balancing has made their entries inaccessible, to see
     /// their next use (on a host with several nodes cold memory consists of them); they have a
-    /// protection key that is another thread's; or they were just being moved. Their entries stay as
-    /// they are. Returns how many it took.
+    /// protection key that is another thread's; or they were just being moved. Their entries stay
+    /// as they are. Returns how many it took.
     ///
     /// # Safety
     ///

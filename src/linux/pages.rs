@@ -233,8 +233,8 @@ pub(crate) enum View<'a> {
 }
 
 impl View<'_> {
-    /// Copies bytes from `at` on into `into`, as many as there are. Returns how many; fewer if there
-    /// is a memory error, which this survives.
+    /// Copies bytes from `at` on into `into`, as many as there are. Returns how many; fewer if
+    /// there is a memory error, which this survives.
     pub(crate) fn copy_safely(&self, at: usize, into: &mut [u8]) -> usize {
         let mut done = 0_usize;
         while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {

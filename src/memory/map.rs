@@ -171,8 +171,8 @@ impl Map {
         self.slots.have_changed(&self.vm)
     }
 
-    /// Returns the slots that have changed since they were read, by their indices, and whether there
-    /// are others now. Flags of a slot do not matter.
+    /// Returns the slots that have changed since they were read, by their indices, and whether
+    /// there are others now. Flags of a slot do not matter.
     ///
     /// # Errors
     ///
@@ -257,7 +257,8 @@ impl Map {
         Ok(())
     }
 
-    /// Returns what to do with the page at `gpa` of an address space, and its slot, if there is one.
+    /// Returns what to do with the page at `gpa` of an address space, and its slot, if there is
+    /// one.
     pub(super) fn page_at(
         &self,
         ranges: &[Range],

@@ -65,8 +65,8 @@ impl Default for Key {
     }
 }
 
-/// Returns the digest of all whole pages in `memory`, the first of which is at `place`, the next one
-/// at the place after it.
+/// Returns the digest of all whole pages in `memory`, the first of which is at `place`, the next
+/// one at the place after it.
 ///
 /// It is the sum of the digests of each page. That of no page is 0.
 pub fn digest<M: Memory + ?Sized, H: Host>(

@@ -4,9 +4,12 @@
 
 use kernel::prelude::*;
 
-use super::queue::{
-    Chunk,
-    Cursor, //
+use super::{
+    chunk::{
+        Chunk,
+        Counted, //
+    },
+    queue::Cursor, //
 };
 use crate::{
     linux::{
@@ -15,21 +18,11 @@ use crate::{
     },
     memory::{
         Interrupted,
-        PageCounts,
         Plan,
         Step,
         Windows, //
     }, //
 };
-
-/// The pages of one slot that were not searched.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Counted {
-    /// The pages, by what they are.
-    pub(super) pages: PageCounts,
-    /// How many of them were to be searched, have content, and cannot be read.
-    pub(super) missing: u64,
-}
 
 /// What was not searched.
 pub(super) struct Left {

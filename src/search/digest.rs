@@ -3,7 +3,8 @@
 //! Digests of chunks, which tell whether memory still is what was searched.
 //!
 //! A chunk's digest goes over all that was read to search it: its own pages, and of the pages next
-//! to it the bytes in which a match of the chunk may begin or end, or that are shown as its context.
+//! to it the bytes in which a match of the chunk may begin or end, or that are shown as its
+//! context.
 
 use core::ops::Range;
 

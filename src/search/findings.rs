@@ -8,17 +8,17 @@ use kernel::{
 };
 
 use super::{
-    count::Counted,
+    chunk::{
+        Chunk,
+        Counted,
+        Extent,
+        PassedBy, //
+    },
     coverage::{
         Coverage,
         Searched, //
     },
-    hits::Hits,
-    queue::{
-        Chunk,
-        Extent,
-        PassedBy, //
-    }, //
+    hits::Hits, //
 };
 use crate::{
     kvm::Memslot,
@@ -244,7 +244,8 @@ impl Findings {
         }
     }
 
-    /// Returns whether some memory in `ranges` was not searched, since the VMM has changed memslots.
+    /// Returns whether some memory in `ranges` was not searched, since the VMM has changed
+    /// memslots.
     pub(crate) fn has_lost(&self, map: &Map, ranges: &[Range]) -> bool {
         let is_asked = |slot: &Memslot| {
             range::clip(ranges, slot.gpa, slot.last_gpa())

@@ -17,8 +17,8 @@ use crate::memory::WINDOW_PAGES;
 /// clock by itself where it finds much; what it has found at once until then is given up.
 const MOST: usize = WINDOW_PAGES * PAGE_SIZE;
 
-/// The fewest bytes that are searched at once. Where each is a match of 256 patterns they take about
-/// a millisecond.
+/// The fewest bytes that are searched at once. Where each is a match of 256 patterns they take
+/// about a millisecond.
 const UNIT: usize = 16;
 
 /// Which part of a pause they may take, once they are known to take long.

@@ -5,6 +5,10 @@
 use kernel::prelude::*;
 
 use super::{
+    chunk::{
+        Chunk,
+        Extent, //
+    },
     findings::{
         Findings,
         PauseOutcome,
@@ -20,8 +24,6 @@ use super::{
     },
     queue::{
         Ahead,
-        Chunk,
-        Extent,
         Queue, //
     },
     worker::Worker, //
@@ -188,8 +190,8 @@ impl State {
         Some(chunk)
     }
 
-    /// Takes over what was found in a chunk, searched to its end or not, that was handed out in this
-    /// round.
+    /// Takes over what was found in a chunk, searched to its end or not, that was handed out in
+    /// this round.
     pub(super) fn finish(&mut self, mut chunk: Chunk, is_done: bool) {
         if let Some(at) = self.out.iter().position(|out| *out == chunk.extent) {
             let _ = self.out.remove(at);

@@ -22,9 +22,9 @@ use crate::{
     scan::digest::Key, //
 };
 
-/// Digests all memory that was searched, chunk by chunk of at most `chunk_pages`, with what was read
-/// beside it. Calls `compare` with the index of the slot, the chunk's first page in it, and the
-/// digest.
+/// Digests all memory that was searched, chunk by chunk of at most `chunk_pages`, with what was
+/// read beside it. Calls `compare` with the index of the slot, the chunk's first page in it, and
+/// the digest.
 ///
 /// # Errors
 ///

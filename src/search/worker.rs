@@ -12,6 +12,7 @@ use kernel::{
 };
 
 use super::{
+    chunk::Chunk,
     digest::{
         ChunkDigest,
         Digested,
@@ -24,8 +25,7 @@ use super::{
         Kept, //
     },
     host::SearchingThread,
-    pace::Pace,
-    queue::Chunk, //
+    pace::Pace, //
 };
 use crate::{
     kvm::Memslot,
@@ -218,8 +218,8 @@ struct Searched<'a> {
 }
 
 impl Searched<'_> {
-    /// Searches what is left of the window step by step, and looks at the time in between. Each step
-    /// is digested just before it is searched: what changes after this will be noticed.
+    /// Searches what is left of the window step by step, and looks at the time in between. Each
+    /// step is digested just before it is searched: what changes after this will be noticed.
     fn search(
         &self,
         chunk: &mut Chunk,
@@ -274,8 +274,8 @@ impl Searched<'_> {
         Ok(())
     }
 
-    /// Returns the digest of the chunk with that of what is searched from the offset `at` to `next`,
-    /// and the page up to which it goes then.
+    /// Returns the digest of the chunk with that of what is searched from the offset `at` to
+    /// `next`, and the page up to which it goes then.
     fn digest_step(&self, chunk: &Chunk, at: usize, next: usize) -> Option<(ChunkDigest, u64)> {
         let Self { window, home, .. } = *self;
         let digested = self.digested()?;

@@ -14,7 +14,7 @@ mod vm;
 
 pub(crate) use self::{
     manner::Manner,
-    mapping::{Backing, Mapping, HUGE_PAGE},
+    mapping::{to_usize, Backing, Mapping, HUGE_PAGE},
     mode::{Mode, GDT_LIMIT, IDT_LIMIT},
     userfault::Userfault,
     vcpu::{port_number, Vcpu, Work, CLOCK_FLAGS, CLOCK_GUEST_STOPPED, MMIO_BYTE},

@@ -776,7 +776,9 @@ mod digests {
     /// Tests that the digest of pages is the sum of those of any portions of them.
     #[test]
     fn portions_add_up() {
-        let memory: Vec<u8> = (0..5 * 4096_usize).map(|at| (at * 7 / 3) as u8).collect();
+        let memory: Vec<u8> = (0..5 * 4096_u32)
+            .map(|at| (at * 7 / 3).to_le_bytes()[0])
+            .collect();
         for engine in kvm_inspect_pure::engines() {
             let all = digest(engine, &key(7), &memory[..], 11, &Thread);
             for cut in 0..=5 {

@@ -21,7 +21,7 @@ use crate::{
     inspect::{hex, load_module, unload_module, Inspection},
     process::{own_pid, present_pages, wait_until, PAGE},
     swap,
-    vmm::{Backing, Mapping, Slot, Userfault, Vm, Work},
+    vmm::{to_usize, Backing, Mapping, Slot, Userfault, Vm, Work},
 };
 
 pub(super) const CASES: &[Case] = cases![
@@ -178,7 +178,7 @@ fn disk() {
     vm.finish();
 }
 
-/// Where a guest_memfd alone is the guest's memory, it is searched there, whatever the VMM has
+/// Where a `guest_memfd` alone is the guest's memory, it is searched there, whatever the VMM has
 /// mapped at the slot's address.
 fn guest_memfd() {
     const MMAP_AND_INIT_SHARED: u64 = 3;
@@ -278,7 +278,7 @@ fn ignore_bus_errors() {
     unsafe { libc::signal(libc::SIGBUS, nothing as extern "C" fn(i32) as usize) };
 }
 
-/// Memory that io_uring has pinned.
+/// Memory that `io_uring` has pinned.
 struct Pinned {
     _ring: File,
 }
@@ -295,8 +295,8 @@ impl Pinned {
         // SAFETY: It was just made.
         let ring = unsafe { File::from_raw_fd(ring) };
         let buffer = libc::iovec {
-            iov_base: ptr::without_provenance_mut(memory.address() as usize),
-            iov_len: memory.len() as usize,
+            iov_base: ptr::without_provenance_mut(to_usize(memory.address())),
+            iov_len: to_usize(memory.len()),
         };
         // SAFETY: One buffer, of which nobody reads or writes anything.
         let result = unsafe {
@@ -379,7 +379,7 @@ fn elsewhere() {
 }
 
 impl Vm {
-    /// Creates a guest_memfd.
+    /// Creates a `guest_memfd`.
     fn create_guest_memfd(&self, size: u64, flags: u64) -> File {
         let memfd = kvm_create_guest_memfd {
             size,
@@ -394,7 +394,7 @@ impl Vm {
         unsafe { File::from_raw_fd(fd) }
     }
 
-    /// Adds a slot whose memory is in a guest_memfd; `decoy` is at its address in the VMM.
+    /// Adds a slot whose memory is in a `guest_memfd`; `decoy` is at its address in the VMM.
     fn add_guest_memfd(&mut self, gpa: u64, decoy: &Arc<Mapping>, file: &File) {
         let region = kvm_userspace_memory_region2 {
             slot: 20,

@@ -396,14 +396,20 @@ fn max_pause_late_helper() {
         });
         let found = tries.find_map(|report| {
             let done = report?.done;
-            println!("{} us of {most_us}, {} late", done.pause_us, done.late_threads);
+            println!(
+                "{} us of {most_us}, {} late",
+                done.pause_us, done.late_threads
+            );
             (done.late_threads > 0 && done.pause_us < 2 * most_us).then_some(done)
         });
         stop.store(true, SeqCst);
         found
     });
     let done = found.expect("a pause with a late thread that ends in time");
-    assert!(done.hits <= times * hits, "nothing is counted twice: {done:?}");
+    assert!(
+        done.hits <= times * hits,
+        "nothing is counted twice: {done:?}"
+    );
     // A freeze that is broken off, as those for which it was late before it was parked, may be seen.
     vm.wait_until_it_goes_on();
 }

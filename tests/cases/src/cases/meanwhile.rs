@@ -321,7 +321,9 @@ fn one_slot() {
                 other => panic!("unexpected result {other:?}"),
             }
             let lost = report.lost.iter();
-            assert!(lost.map(|lost| lost.slot).all(|slot| slot == FIRST_CHANGING));
+            assert!(lost
+                .map(|lost| lost.slot)
+                .all(|slot| slot == FIRST_CHANGING));
         },
     );
     println!("{ok} undisturbed, {changed} with a changed slot");

@@ -23,7 +23,7 @@ use crate::{
     cases::{secret, times, Case, Random},
     inspect::{hex, is_live, module_thread, Inspection},
     process::{wait_until, PAGE},
-    vmm::{Backing, Mode, Vm, Work},
+    vmm::{Backing, Vm, Work},
 };
 
 pub(in crate::cases) const CASES: &[Case] = cases![
