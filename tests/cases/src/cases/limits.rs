@@ -410,7 +410,8 @@ fn max_pause_late_helper() {
         done.hits <= times * hits,
         "nothing is counted twice: {done:?}"
     );
-    // A freeze that is broken off, as those for which it was late before it was parked, may be seen.
+    // A freeze that is broken off, as those for which it was late before it was parked, may be
+    // seen.
     vm.wait_until_it_goes_on();
 }
 

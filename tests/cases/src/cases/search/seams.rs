@@ -37,7 +37,8 @@ const ACROSS: [u64; 4] = [1, 5, 9, 13];
 const BEFORE: [u64; 4] = [3, 7, 11, 15];
 
 /// The rest of a match, and what is shown after one, is written to the next chunk when both chunks
-/// have been searched, and stays. What the guest has then is found: only the next chunk has changed.
+/// have been searched, and stays. What the guest has then is found: only the next chunk has
+/// changed.
 fn border() {
     let mut vm = Vm::running(Work::Halt);
     let (secret, mark) = (secret(310, 24), secret(311, 24));
