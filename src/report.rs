@@ -6,6 +6,19 @@
 
 mod vcpu;
 
+/// Prints one line of a report: its keyword, its number, and the rest.
+macro_rules! line {
+    ($lines:expr, $keyword:literal, $($text:tt)*) => {
+        ::kernel::prelude::pr_info!(
+            "{} n={} {}\n",
+            $keyword,
+            $lines.next(),
+            ::kernel::prelude::fmt!($($text)*)
+        )
+    };
+}
+use line;
+
 use kernel::{
     fmt,
     page::PAGE_SHIFT,
@@ -25,6 +38,17 @@ use crate::{
 /// The most lines about memory that is not covered in one instant.
 const MAX_UNCOVERED_LINES: u32 = 64;
 
+/// Numbers the lines of one report from 1, so that a reader sees whether one was lost.
+struct Lines(u64);
+
+impl Lines {
+    /// Returns the number of the next line.
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.saturating_add(1);
+        self.0
+    }
+}
+
 /// Prints `outcome`; ends early, without the last line, if `stop` says so.
 pub(crate) fn print(outcome: &Outcome, stop: impl Fn() -> bool) {
     let stop = || {
@@ -32,31 +56,36 @@ pub(crate) fn print(outcome: &Outcome, stop: impl Fn() -> bool) {
         task::cond_resched();
         stop()
     };
-    pr_info!(
-        "vm pid={} fd={} vcpus={} slots={}\n",
+    let lines = &mut Lines(0);
+    line!(
+        lines,
+        "vm",
+        "pid={} fd={} vcpus={} slots={}",
         outcome.pid,
         OrNone(outcome.vm_fd),
         outcome.vcpus.len(),
         outcome.map.slots().len()
     );
     for vcpu in &outcome.vcpus {
-        vcpu::print(vcpu);
+        vcpu::print(vcpu, lines);
     }
-    if print_slots(outcome, stop) && print_hits(outcome, stop) {
-        print_stopped_at(outcome);
-        let uncovered = print_uncovered(outcome);
-        print_done(outcome, uncovered);
+    if print_slots(outcome, lines, stop) && print_hits(outcome, lines, stop) {
+        print_stopped_at(outcome, lines);
+        let uncovered = print_uncovered(outcome, lines);
+        print_done(outcome, lines, uncovered);
     }
 }
 
 /// Returns whether all was printed.
-fn print_slots(outcome: &Outcome, stop: impl Fn() -> bool) -> bool {
+fn print_slots(outcome: &Outcome, lines: &mut Lines, stop: impl Fn() -> bool) -> bool {
     for (slot, present) in outcome.map.slots().iter().zip(&outcome.findings.present) {
         if stop() {
             return false;
         }
-        pr_info!(
-            "slot as={} id={} gpa={:#x}-{:#x} hva={:#x}-{:#x} pages={} present={} flags={}\n",
+        line!(
+            lines,
+            "slot",
+            "as={} id={} gpa={:#x}-{:#x} hva={:#x}-{:#x} pages={} present={} flags={}",
             slot.address_space,
             slot.id,
             slot.gpa,
@@ -72,21 +101,23 @@ fn print_slots(outcome: &Outcome, stop: impl Fn() -> bool) -> bool {
 }
 
 /// Returns whether all was printed.
-fn print_hits(outcome: &Outcome, stop: impl Fn() -> bool) -> bool {
+fn print_hits(outcome: &Outcome, lines: &mut Lines, stop: impl Fn() -> bool) -> bool {
     for (hit, bytes) in outcome.findings.hits.iter() {
         if stop() {
             return false;
         }
         if let Some(slot) = outcome.map.slots().get(hit.slot) {
-            print_hit(hit, slot, bytes);
+            print_hit(hit, slot, bytes, lines);
         }
     }
     true
 }
 
-fn print_hit(hit: &Hit, slot: &Memslot, bytes: &[u8]) {
-    pr_info!(
-        "hit pattern={} as={} slot={} gpa={:#x} hva={:#x}{}\n",
+fn print_hit(hit: &Hit, slot: &Memslot, bytes: &[u8], lines: &mut Lines) {
+    line!(
+        lines,
+        "hit",
+        "pattern={} as={} slot={} gpa={:#x} hva={:#x}{}",
         hit.pattern,
         slot.address_space,
         slot.id,
@@ -96,12 +127,14 @@ fn print_hit(hit: &Hit, slot: &Memslot, bytes: &[u8]) {
     );
 }
 
-fn print_stopped_at(outcome: &Outcome) {
+fn print_stopped_at(outcome: &Outcome, lines: &mut Lines) {
     let stopped_at = outcome.findings.stopped_at;
     let slot = stopped_at.and_then(|place| outcome.map.slots().get(place.slot));
     if let (Some(place), Some(slot)) = (stopped_at, slot) {
-        pr_info!(
-            "left as={} slot={} gpa={:#x}\n",
+        line!(
+            lines,
+            "left",
+            "as={} slot={} gpa={:#x}",
             slot.address_space,
             slot.id,
             place.gpa
@@ -110,18 +143,20 @@ fn print_stopped_at(outcome: &Outcome) {
 }
 
 /// Returns how many bytes are not covered in one instant.
-fn print_uncovered(outcome: &Outcome) -> u64 {
-    let (mut lines, mut bytes) = (0, 0_u64);
+fn print_uncovered(outcome: &Outcome, lines: &mut Lines) -> u64 {
+    let (mut printed, mut bytes) = (0, 0_u64);
     let slots = outcome.map.slots();
     outcome.findings.for_each_uncovered(slots, |run| {
         bytes = bytes.saturating_add(run.end.saturating_sub(run.first) << PAGE_SHIFT);
         let slot = slots.get(run.slot);
-        let Some(slot) = slot.filter(|_| lines < MAX_UNCOVERED_LINES) else {
+        let Some(slot) = slot.filter(|_| printed < MAX_UNCOVERED_LINES) else {
             return;
         };
-        lines += 1;
-        pr_info!(
-            "uncovered as={} slot={} gpa={:#x}-{:#x}\n",
+        printed += 1;
+        line!(
+            lines,
+            "uncovered",
+            "as={} slot={} gpa={:#x}-{:#x}",
             slot.address_space,
             slot.id,
             slot.gpa_at(run.first),
@@ -131,13 +166,16 @@ fn print_uncovered(outcome: &Outcome) -> u64 {
     bytes
 }
 
-fn print_done(outcome: &Outcome, uncovered: u64) {
+fn print_done(outcome: &Outcome, lines: &mut Lines, uncovered: u64) {
     let findings = &outcome.findings;
+    let count = lines.0.saturating_add(1);
     let pauses = outcome.pauses;
-    pr_info!(
-        "done result={} vcpus={} slots={} hits={} printed={} scanned_bytes={} absent_pages={} \
+    line!(
+        lines,
+        "done",
+        "result={} vcpus={} slots={} hits={} printed={} scanned_bytes={} absent_pages={} \
          freeze_us={} pause_us={} private_pages={} scan_us={} threads={} engine={} access={} \
-         pauses={} paused_us={} rescanned_bytes={} uncovered_bytes={}\n",
+         pauses={} paused_us={} rescanned_bytes={} uncovered_bytes={} lines={}",
         outcome.conclusion.name(),
         outcome.vcpus.len(),
         outcome.map.slots().len(),
@@ -155,7 +193,8 @@ fn print_done(outcome: &Outcome, uncovered: u64) {
         pauses.count,
         pauses.all.as_micros_ceil(),
         findings.rescanned_bytes,
-        uncovered
+        uncovered,
+        count
     );
 }
 

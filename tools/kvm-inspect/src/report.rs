@@ -229,16 +229,16 @@ impl Output {
         let mut this = Self::default();
         let mut rest = lines;
         while let Some((line, after)) = rest.split_first() {
-            if !line.starts_with("vm ") {
+            if !Line::is_of_report(line) {
                 this.others.push(line.clone());
                 rest = after;
                 continue;
             }
-            let Some(end) = after.iter().position(|line| line.starts_with("done ")) else {
+            let Some(end) = rest.iter().position(|line| line.starts_with("done ")) else {
                 this.cut_off = rest.to_vec();
                 break;
             };
-            let (report, after) = rest.split_at(end + 2);
+            let (report, after) = rest.split_at(end + 1);
             this.reports.push(Report::parse(report)?);
             rest = after;
         }
@@ -256,6 +256,7 @@ impl Report {
         let (Some((first, rest)), Some(last)) = (lines.split_first(), lines.last()) else {
             return Err(ParseError::LineMissing("vm"));
         };
+        check_numbers(lines)?;
         let mut vm = Line::parse(first.as_ref())?;
         if vm.keyword != "vm" {
             return Err(ParseError::LineMissing("vm"));
@@ -264,6 +265,11 @@ impl Report {
         if done.keyword != "done" {
             return Err(ParseError::LineMissing("done"));
         }
+        for line in [&mut vm, &mut done] {
+            line.number("n")?;
+        }
+        // Checked with the others.
+        done.number("lines")?;
         let counts = |line: &mut Line<'_>| Ok((line.number("vcpus")?, line.number("slots")?));
         let (vcpus, slots) = counts(&mut vm)?;
         // The last line has them once more.
@@ -297,6 +303,7 @@ impl Report {
     /// Adds a line between the first and the last one.
     fn add(&mut self, text: &str) -> Result<(), ParseError> {
         let mut line = Line::parse(text)?;
+        line.number("n")?;
         match line.keyword {
             "vcpu" => self.vcpus.push(Vcpu::parse(&mut line)?),
             "regs" => {
@@ -518,6 +525,36 @@ impl FromStr for Conclusion {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownWord;
 
+/// Returns an error if the numbers of lines have a gap, or are not as many as the last line says.
+fn check_numbers<S: AsRef<str>>(lines: &[S]) -> Result<(), ParseError> {
+    let mut lost = Vec::new();
+    let mut next = 1;
+    for text in lines {
+        let mut line = Line::parse(text.as_ref())?;
+        let number = line.number("n")?;
+        if number > next {
+            lost.push(next..=number - 1);
+        } else if number < next {
+            return Err(ParseError::LineMissing("done"));
+        }
+        next = number.saturating_add(1);
+        if line.keyword == "done" {
+            let all = line.number("lines")?;
+            if all >= next {
+                lost.push(next..=all);
+            }
+            if all < number {
+                return Err(line.not_understood("lines", &all.to_string()));
+            }
+        }
+    }
+    if lost.is_empty() {
+        Ok(())
+    } else {
+        Err(ParseError::LinesLost(lost))
+    }
+}
+
 /// Returns an error if a report has not as many lines of a kind as it says.
 fn check_count(keyword: &'static str, announced: u64, lines: usize) -> Result<(), ParseError> {
     if u64::try_from(lines) == Ok(announced) {
@@ -564,6 +601,8 @@ pub enum ParseError {
         /// Its line.
         line: String,
     },
+    /// The kernel log has lost lines with these numbers.
+    LinesLost(Vec<RangeInclusive<u64>>),
     /// The line with this keyword, the first or the last one, is not there.
     LineMissing(&'static str),
     /// A line comes twice, with the same name.
@@ -589,6 +628,17 @@ impl Display for ParseError {
             Self::KeyMissing { key, line } => write!(f, "there is no {key}= in: {line}"),
             Self::Value { value, key, line } => {
                 write!(f, "{key}={value} is not understood in: {line}")
+            }
+            Self::LinesLost(lost) => {
+                f.write_str("the kernel log has lost lines of the report, with the numbers")?;
+                for (index, numbers) in lost.iter().enumerate() {
+                    let comma = if index > 0 { "," } else { "" };
+                    write!(f, "{comma} {}", numbers.start())?;
+                    if numbers.end() > numbers.start() {
+                        write!(f, "-{}", numbers.end())?;
+                    }
+                }
+                f.write_str("; read the log meanwhile, or make it larger with log_buf_len=")
             }
             Self::LineMissing(keyword) => write!(f, "the report has no line {keyword:?}"),
             Self::LineTwice(line) => write!(f, "the report has two lines like: {line}"),

@@ -20,6 +20,24 @@ fn changed(from: &str, to: &str) -> Vec<String> {
     lines
 }
 
+/// Numbers lines anew.
+fn numbered(lines: Vec<String>) -> Vec<String> {
+    let count = lines.len();
+    let lines = lines.iter().enumerate().map(|(index, line)| {
+        let words = line.split(' ').filter(|word| !word.starts_with("n="));
+        let mut words: Vec<_> = words
+            .filter(|word| !word.starts_with("lines="))
+            .map(str::to_owned)
+            .collect();
+        words.insert(1, format!("n={}", index + 1));
+        if words[0] == "done" {
+            words.push(format!("lines={count}"));
+        }
+        words.join(" ")
+    });
+    lines.collect()
+}
+
 #[test]
 fn a_report_is_read_whole() {
     let report = Report::parse(&recorded()).expect("it is a report");
@@ -72,8 +90,8 @@ fn a_vcpu_may_have_only_some_registers() {
         "state=parked source=kvm_run mode=long paging=5 cpl=0",
         "state=outside source=cached",
     );
-    lines.retain(|line| !line.starts_with("segment vcpu=0 "));
-    let report = Report::parse(&lines).expect("it is a report");
+    lines.retain(|line| !line.contains("segment n=") || !line.contains(" vcpu=0 "));
+    let report = Report::parse(&numbered(lines)).expect("it is a report");
     let vcpu = &report.vcpus[0];
     assert_eq!((vcpu.state, vcpu.source), (State::Outside, Source::Cached));
     assert!(vcpu.mode.is_none() && vcpu.segments.is_empty());
@@ -89,7 +107,7 @@ fn rare_lines_are_read() {
     ] {
         lines.insert(last, line.to_owned());
     }
-    let report = Report::parse(&lines).expect("it is a report");
+    let report = Report::parse(&numbered(lines)).expect("it is a report");
     assert_eq!(report.fd, None);
     assert_eq!(
         report.left.map(|place| (place.space, place.gpa)),
@@ -102,8 +120,8 @@ fn rare_lines_are_read() {
 fn what_is_new_is_no_error() {
     let mut lines = changed("uncovered_bytes=0", "uncovered_bytes=0 copied_bytes=1");
     lines.insert(1, "clock tsc=1".to_owned());
-    let report = Report::parse(&lines).expect("it is a report");
-    assert_eq!(report.unknown, ["clock tsc=1", "done copied_bytes=1"]);
+    let report = Report::parse(&numbered(lines)).expect("it is a report");
+    assert_eq!(report.unknown, ["clock n=2 tsc=1", "done copied_bytes=1"]);
 }
 
 #[test]
@@ -115,7 +133,7 @@ fn a_truncated_line_is_an_error() {
             .to_string()
     };
     let line =
-        "slot as=0 id=0 gpa=0x0-0xdffff hva=0x7f2d4be00000-0x7f2d4bedffff pages=224 present=224";
+        "slot n=28 as=0 id=0 gpa=0x0-0xdffff hva=0x7f2d4be00000-0x7f2d4bedffff pages=224 present=224";
     assert_eq!(
         error("fla"),
         format!("\"fla\" is not key=value in: {line} fla")
@@ -157,21 +175,24 @@ fn what_comes_twice_is_an_error() {
 
 #[test]
 fn a_missing_line_is_an_error() {
-    for (prefix, keyword) in [("slot as=1 id=3", "slot"), ("hit ", "hit")] {
+    for (prefix, keyword) in [("as=1 id=3", "slot"), ("hit ", "hit")] {
         let mut lines = recorded();
-        lines.retain(|line| !line.starts_with(prefix));
-        let error = Report::parse(&lines).expect_err(keyword);
+        lines.retain(|line| !line.contains(prefix));
+        let error = Report::parse(&numbered(lines)).expect_err(keyword);
         assert!(
             matches!(error, ParseError::Count { keyword: of, .. } if of == keyword),
             "{error}"
         );
     }
     let mut lines = recorded();
-    lines.retain(|line| !line.starts_with("vcpu id=1"));
-    assert_eq!(Report::parse(&lines), Err(ParseError::VcpuMissing(1)));
+    lines.retain(|line| !line.contains(" id=1 state="));
+    assert_eq!(
+        Report::parse(&numbered(lines)),
+        Err(ParseError::VcpuMissing(1))
+    );
     let lines = recorded();
     assert_eq!(
-        Report::parse(&lines[1..]),
+        Report::parse(&numbered(lines[1..].to_vec())),
         Err(ParseError::LineMissing("vm"))
     );
     let end = lines.len() - 1;
@@ -180,6 +201,29 @@ fn a_missing_line_is_an_error() {
         Err(ParseError::LineMissing("done"))
     );
     assert_eq!(Report::parse(&[""; 0]), Err(ParseError::LineMissing("vm")));
+}
+
+#[test]
+fn lost_lines_are_named() {
+    let mut lines = recorded();
+    lines.retain(|line| {
+        let lost = ["vm n=1 ", "vcpu n=2 ", "hit n=36 "];
+        !lost.iter().any(|lost| line.starts_with(lost))
+    });
+    let expected = ParseError::LinesLost(vec![1..=2, 36..=36]);
+    let text = expected.to_string();
+    assert!(
+        text.contains("with the numbers 1-2, 36; read the log"),
+        "{text}"
+    );
+    assert_eq!(Output::parse(&lines), Err(expected));
+    let more = changed("lines=37", "lines=39");
+    assert_eq!(
+        Report::parse(&more),
+        Err(ParseError::LinesLost(vec![38..=39]))
+    );
+    let fewer = Report::parse(&changed("lines=37", "lines=36"));
+    assert!(matches!(fewer, Err(ParseError::Value { .. })), "{fewer:?}");
 }
 
 #[test]
