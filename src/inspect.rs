@@ -111,6 +111,7 @@ impl Inspection<'_> {
             Ok(()) if search.slots_have_changed() => Conclusion::MemslotsChanged,
             Ok(()) if findings.stopped_at.is_some() => Conclusion::TimeUp,
             Ok(()) if findings.has_uncovered() => Conclusion::Changed,
+            Ok(()) if self.request.query.patterns.is_empty() => Conclusion::NoPattern,
             Ok(()) => Conclusion::Ok,
             Err(Interrupted::Stopped { .. }) if task::is_dying(self.process) => {
                 Conclusion::VmmKilled

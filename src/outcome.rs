@@ -45,6 +45,8 @@ pub(crate) struct Outcome {
 pub(crate) enum Conclusion {
     /// All memory was searched as it was in one instant.
     Ok,
+    /// There was nothing to search for.
+    NoPattern,
     /// The VMM has changed the memslots meanwhile.
     MemslotsChanged,
     /// Time was up before all memory was searched.
@@ -60,6 +62,7 @@ impl Conclusion {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::NoPattern => "no_pattern",
             Self::MemslotsChanged => "memslots_changed",
             Self::TimeUp => "time_up",
             Self::Changed => "changed",

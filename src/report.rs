@@ -6,46 +6,105 @@
 
 mod vcpu;
 
-/// Prints one line of a report: its keyword, its number, and the rest.
-macro_rules! line {
-    ($lines:expr, $keyword:literal, $($text:tt)*) => {
-        ::kernel::prelude::pr_info!(
-            "{} n={} {}\n",
-            $keyword,
-            $lines.next(),
-            ::kernel::prelude::fmt!($($text)*)
-        )
-    };
-}
-use line;
-
 use kernel::{
     fmt,
     page::PAGE_SHIFT,
-    prelude::*, //
+    prelude::*,
+    time::{
+        delay::fsleep,
+        Delta, //
+    }, //
 };
 
 use crate::{
+    bindings,
     kvm::{
         Memslot,
         FLAG_NAMES, //
     },
     linux::task,
     outcome::Outcome,
+    request::Query,
     search::Hit, //
 };
 
 /// The most lines about memory that is not covered in one instant.
 const MAX_UNCOVERED_LINES: u32 = 64;
 
+/// Prints one line of a report: its keyword, its number, and the rest.
+macro_rules! line {
+    ($lines:expr, $keyword:literal, $($text:tt)*) => {
+        $lines.line($keyword, ::kernel::prelude::fmt!($($text)*))
+    };
+}
+use line;
+
+/// The size of the kernel log, if `log_buf_len=` does not make it larger. How large it is nobody
+/// tells a module.
+const LOG_BYTES: usize = bindings::KVM_INSPECT_LOG_BYTES as usize;
+
+/// What a record takes in the kernel log beside its text, at most: the number of its descriptor and
+/// what aligns it (`struct prb_data_block` in `kernel/printk/printk_ringbuffer.c`), and the prefix.
+const RECORD_BYTES: usize = 15 + "kvm_inspect: ".len();
+
+/// How much of a report that does not fit into the log is printed at once.
+const AT_ONCE: usize = LOG_BYTES / 8;
+
+/// How long readers of the log get then.
+const BREAK: Delta = Delta::from_millis(20);
+
 /// Numbers the lines of one report from 1, so that a reader sees whether one was lost.
-struct Lines(u64);
+struct Lines {
+    /// How many there were.
+    count: u64,
+    /// How much of the kernel log they take.
+    bytes: usize,
+    /// What becomes of them.
+    way: Way,
+}
+
+/// What becomes of the lines of a report.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// They are counted.
+    Count,
+    /// They are printed.
+    Print,
+    /// They are printed, with breaks in which those who read the log can keep up.
+    PrintSlowly,
+}
 
 impl Lines {
-    /// Returns the number of the next line.
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.saturating_add(1);
-        self.0
+    fn new(way: Way) -> Self {
+        Self {
+            count: 0,
+            bytes: 0,
+            way,
+        }
+    }
+
+    fn line(&mut self, keyword: &str, rest: fmt::Arguments<'_>) {
+        self.count = self.count.saturating_add(1);
+        let number = self.count;
+        if self.way != Way::Print {
+            let before = self.bytes / AT_ONCE;
+            self.bytes = self.bytes.saturating_add(RECORD_BYTES);
+            // Counting does not fail.
+            let _ = fmt::Write::write_fmt(self, fmt!("{keyword} n={number} {rest}"));
+            if self.way == Way::PrintSlowly && self.bytes / AT_ONCE > before {
+                fsleep(BREAK);
+            }
+        }
+        if self.way != Way::Count {
+            pr_info!("{keyword} n={number} {rest}\n");
+        }
+    }
+}
+
+impl fmt::Write for Lines {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.bytes = self.bytes.saturating_add(text.len());
+        Ok(())
     }
 }
 
@@ -56,7 +115,31 @@ pub(crate) fn print(outcome: &Outcome, stop: impl Fn() -> bool) {
         task::cond_resched();
         stop()
     };
-    let lines = &mut Lines(0);
+    let mut lines = Lines::new(Way::Count);
+    if !print_lines(outcome, &mut lines, stop) {
+        return;
+    }
+    // Others log, too.
+    let is_long = lines.bytes > LOG_BYTES / 4 * 3;
+    if is_long {
+        pr_warn!(
+            "warning: the next report takes {} KiB, and the kernel log may have {} KiB only; read \
+             it meanwhile (dmesg --follow), make it larger (log_buf_len=), or ask for less \
+             (max_hits=, context=, max_slots=, max_vcpus=)\n",
+            lines.bytes.div_ceil(1024),
+            LOG_BYTES / 1024
+        );
+    }
+    let way = if is_long {
+        Way::PrintSlowly
+    } else {
+        Way::Print
+    };
+    print_lines(outcome, &mut Lines::new(way), stop);
+}
+
+/// Returns whether all was printed.
+fn print_lines(outcome: &Outcome, lines: &mut Lines, stop: impl Fn() -> bool + Copy) -> bool {
     line!(
         lines,
         "vm",
@@ -66,19 +149,80 @@ pub(crate) fn print(outcome: &Outcome, stop: impl Fn() -> bool) {
         outcome.vcpus.len(),
         outcome.map.slots().len()
     );
-    for vcpu in &outcome.vcpus {
+    print_query(&outcome.query, lines);
+    if !print_vcpus(outcome, lines, stop)
+        || !print_slots(outcome, lines, stop)
+        || !print_hits(outcome, lines, stop)
+    {
+        return false;
+    }
+    print_stopped_at(outcome, lines);
+    let uncovered = print_uncovered(outcome, lines);
+    print_done(outcome, lines, uncovered);
+    true
+}
+
+/// Prints what was asked for, as the module has understood it.
+fn print_query(query: &Query, lines: &mut Lines) {
+    for (number, (pattern, asked)) in query.patterns.iter().zip(&query.asked).enumerate() {
+        line!(
+            lines,
+            "pattern",
+            "number={number} kind={} length={} bits={} digest={:016x}",
+            asked.kind,
+            pattern.len(),
+            pattern.bits(),
+            asked.digest
+        );
+    }
+    for range in query.searched_ranges() {
+        line!(lines, "range", "gpa={:#x}-{:#x}", range.first, range.last);
+    }
+    let limits = query.limits;
+    line!(
+        lines,
+        "limits",
+        "max_hits={} context={} max_pause_ms={} freeze_timeout_ms={} interval_ms={} threads={} \
+         max_slots={} max_vcpus={} parameters={}",
+        query.max_hits,
+        query.context,
+        limits.max_pause_ms,
+        limits.freeze_timeout_ms,
+        limits.interval_ms,
+        limits.threads,
+        limits.max_slots,
+        limits.max_vcpus,
+        if limits.are_checked {
+            "checked"
+        } else {
+            "unchecked"
+        }
+    );
+}
+
+/// Returns whether all was printed.
+fn print_vcpus(outcome: &Outcome, lines: &mut Lines, stop: impl Fn() -> bool) -> bool {
+    let most = outcome.query.limits.max_vcpus;
+    for vcpu in outcome.vcpus.iter().take(most) {
+        if stop() {
+            return false;
+        }
         vcpu::print(vcpu, lines);
     }
-    if print_slots(outcome, lines, stop) && print_hits(outcome, lines, stop) {
-        print_stopped_at(outcome, lines);
-        let uncovered = print_uncovered(outcome, lines);
-        print_done(outcome, lines, uncovered);
+    print_omitted("vcpus", outcome.vcpus.len().saturating_sub(most), lines);
+    true
+}
+
+fn print_omitted(what: &str, count: usize, lines: &mut Lines) {
+    if count > 0 {
+        line!(lines, "omitted", "what={what} count={count}");
     }
 }
 
 /// Returns whether all was printed.
 fn print_slots(outcome: &Outcome, lines: &mut Lines, stop: impl Fn() -> bool) -> bool {
-    for (slot, present) in outcome.map.slots().iter().zip(&outcome.findings.present) {
+    let (slots, most) = (outcome.map.slots(), outcome.query.limits.max_slots);
+    for (slot, present) in slots.iter().zip(&outcome.findings.present).take(most) {
         if stop() {
             return false;
         }
@@ -97,6 +241,7 @@ fn print_slots(outcome: &Outcome, lines: &mut Lines, stop: impl Fn() -> bool) ->
             Flags(slot.flags)
         );
     }
+    print_omitted("slots", slots.len().saturating_sub(most), lines);
     true
 }
 
@@ -168,7 +313,7 @@ fn print_uncovered(outcome: &Outcome, lines: &mut Lines) -> u64 {
 
 fn print_done(outcome: &Outcome, lines: &mut Lines, uncovered: u64) {
     let findings = &outcome.findings;
-    let count = lines.0.saturating_add(1);
+    let count = lines.count.saturating_add(1);
     let pauses = outcome.pauses;
     line!(
         lines,

@@ -34,10 +34,22 @@ pub struct Report {
     pub pid: i32,
     /// The VM's file descriptor in the VMM, if that has one.
     pub fd: Option<i32>,
-    /// The vCPUs.
+    /// What was searched for.
+    pub patterns: Vec<Pattern>,
+    /// The guest-physical addresses where it was searched for.
+    pub ranges: Vec<RangeInclusive<u64>>,
+    /// The limits, by their names.
+    pub limits: BTreeMap<String, u64>,
+    /// Whether the parameters are certainly those that were written.
+    pub is_checked: bool,
+    /// The vCPUs that were printed.
     pub vcpus: Vec<Vcpu>,
-    /// The memslots.
+    /// How many more there are.
+    pub omitted_vcpus: u64,
+    /// The memslots that were printed.
     pub slots: Vec<Slot>,
+    /// How many more there are.
+    pub omitted_slots: u64,
     /// The hits that were printed.
     pub hits: Vec<Hit>,
     /// Where the search ended, if it ended early.
@@ -48,6 +60,19 @@ pub struct Report {
     pub done: Done,
     /// The keys (`done new_key=1`) and whole lines that this version does not know.
     pub unknown: Vec<String>,
+}
+
+/// What was searched for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// Its prefix, without the colon.
+    pub kind: String,
+    /// How many bytes it has.
+    pub length: u64,
+    /// How many bits of them are given.
+    pub bits: u64,
+    /// The first 16 hex digits of the SHA-256 digest of the pattern as it was written.
+    pub digest: String,
 }
 
 /// How a vCPU was stopped.
@@ -174,6 +199,8 @@ pub struct Uncovered {
 pub enum Conclusion {
     /// All was done.
     Ok,
+    /// There was nothing to search for.
+    NoPattern,
     /// The VMM changed its memslots meanwhile.
     MemslotsChanged,
     /// The VMM was killed meanwhile.
@@ -281,8 +308,14 @@ impl Report {
                 "none" => None,
                 fd => Some(vm.value("fd", fd)?),
             },
+            patterns: Vec::new(),
+            ranges: Vec::new(),
+            limits: BTreeMap::new(),
+            is_checked: false,
             vcpus: Vec::new(),
+            omitted_vcpus: 0,
             slots: Vec::new(),
+            omitted_slots: 0,
             hits: Vec::new(),
             left: None,
             uncovered: Vec::new(),
@@ -294,9 +327,9 @@ impl Report {
             this.add(line.as_ref())?;
         }
         this.unknown.extend(done.left_over());
-        check_count("vcpu", vcpus, this.vcpus.len())?;
-        check_count("slot", slots, this.slots.len())?;
-        check_count("hit", printed, this.hits.len())?;
+        check_count("vcpu", vcpus, this.vcpus.len(), this.omitted_vcpus)?;
+        check_count("slot", slots, this.slots.len(), this.omitted_slots)?;
+        check_count("hit", printed, this.hits.len(), 0)?;
         Ok(this)
     }
 
@@ -305,6 +338,29 @@ impl Report {
         let mut line = Line::parse(text)?;
         line.number("n")?;
         match line.keyword {
+            "pattern" => {
+                // They come in their order.
+                line.number("number")?;
+                self.patterns.push(Pattern::parse(&mut line)?);
+            }
+            "range" => self.ranges.push(line.range("gpa")?),
+            "limits" => {
+                let parameters = line.take("parameters")?;
+                self.is_checked = match parameters {
+                    "checked" => true,
+                    "unchecked" => false,
+                    _ => return Err(line.not_understood("parameters", parameters)),
+                };
+                self.limits = line.numbers()?;
+            }
+            "omitted" => {
+                let (what, count) = (line.take("what")?, line.number("count")?);
+                match what {
+                    "vcpus" => self.omitted_vcpus = count,
+                    "slots" => self.omitted_slots = count,
+                    _ => return Err(line.not_understood("what", what)),
+                }
+            }
             "vcpu" => self.vcpus.push(Vcpu::parse(&mut line)?),
             "regs" => {
                 let vcpu = self.vcpu_of(&mut line)?;
@@ -378,6 +434,17 @@ impl Report {
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.slots.iter().map(|slot| slot.pages).sum()
+    }
+}
+
+impl Pattern {
+    fn parse(line: &mut Line<'_>) -> Result<Self, ParseError> {
+        Ok(Self {
+            kind: line.text("kind")?,
+            length: line.number("length")?,
+            bits: line.number("bits")?,
+            digest: line.text("digest")?,
+        })
     }
 }
 
@@ -512,6 +579,7 @@ impl FromStr for Conclusion {
     fn from_str(word: &str) -> Result<Self, UnknownWord> {
         match word {
             "ok" => Ok(Self::Ok),
+            "no_pattern" => Ok(Self::NoPattern),
             "memslots_changed" => Ok(Self::MemslotsChanged),
             "vmm_killed" => Ok(Self::VmmKilled),
             "time_up" => Ok(Self::TimeUp),
@@ -556,8 +624,13 @@ fn check_numbers<S: AsRef<str>>(lines: &[S]) -> Result<(), ParseError> {
 }
 
 /// Returns an error if a report has not as many lines of a kind as it says.
-fn check_count(keyword: &'static str, announced: u64, lines: usize) -> Result<(), ParseError> {
-    if u64::try_from(lines) == Ok(announced) {
+fn check_count(
+    keyword: &'static str,
+    announced: u64,
+    lines: usize,
+    omitted: u64,
+) -> Result<(), ParseError> {
+    if u64::try_from(lines).ok() == announced.checked_sub(omitted) {
         Ok(())
     } else {
         Err(ParseError::Count {

@@ -2,7 +2,9 @@
 
 //! Reading a report that the module has made.
 
-use kvm_inspect_tool::report::{Conclusion, Hit, Output, ParseError, Report, Source, State, Table};
+use kvm_inspect_tool::report::{
+    Conclusion, Hit, Output, ParseError, Pattern, Report, Source, State, Table,
+};
 
 /// Of a Linux guest with two vCPUs in QEMU.
 const RECORDED: &str = include_str!("recorded.txt");
@@ -42,6 +44,15 @@ fn numbered(lines: Vec<String>) -> Vec<String> {
 fn a_report_is_read_whole() {
     let report = Report::parse(&recorded()).expect("it is a report");
     assert_eq!((report.pid, report.fd), (91, Some(11)));
+    let pattern = Pattern {
+        kind: "hex".to_owned(),
+        length: 16,
+        bits: 128,
+        digest: "9f86d081884c7d65".to_owned(),
+    };
+    assert_eq!(report.patterns, [pattern]);
+    assert_eq!(report.ranges, [0..=u64::MAX]);
+    assert_eq!((report.limits["max_slots"], report.is_checked), (128, true));
     assert_eq!(report.states(), [State::Parked; 2]);
     assert_eq!(report.slots.len(), 8);
     assert_eq!(report.slots[2].gpa, 0x10_0000..=0xfff_ffff);
@@ -133,7 +144,7 @@ fn a_truncated_line_is_an_error() {
             .to_string()
     };
     let line =
-        "slot n=28 as=0 id=0 gpa=0x0-0xdffff hva=0x7f2d4be00000-0x7f2d4bedffff pages=224 present=224";
+        "slot n=31 as=0 id=0 gpa=0x0-0xdffff hva=0x7f2d4be00000-0x7f2d4bedffff pages=224 present=224";
     assert_eq!(
         error("fla"),
         format!("\"fla\" is not key=value in: {line} fla")
@@ -204,25 +215,34 @@ fn a_missing_line_is_an_error() {
 }
 
 #[test]
+fn omitted_lines_are_counted() {
+    let mut lines = changed("slots=8", "slots=1008");
+    let last = lines.len() - 1;
+    lines.insert(last, "omitted what=slots count=1000".to_owned());
+    let report = Report::parse(&numbered(lines)).expect("it is a report");
+    assert_eq!((report.slots.len(), report.omitted_slots), (8, 1000));
+}
+
+#[test]
 fn lost_lines_are_named() {
     let mut lines = recorded();
     lines.retain(|line| {
-        let lost = ["vm n=1 ", "vcpu n=2 ", "hit n=36 "];
+        let lost = ["vm n=1 ", "pattern n=2 ", "hit n=39 "];
         !lost.iter().any(|lost| line.starts_with(lost))
     });
-    let expected = ParseError::LinesLost(vec![1..=2, 36..=36]);
+    let expected = ParseError::LinesLost(vec![1..=2, 39..=39]);
     let text = expected.to_string();
     assert!(
-        text.contains("with the numbers 1-2, 36; read the log"),
+        text.contains("with the numbers 1-2, 39; read the log"),
         "{text}"
     );
     assert_eq!(Output::parse(&lines), Err(expected));
-    let more = changed("lines=37", "lines=39");
+    let more = changed("lines=40", "lines=42");
     assert_eq!(
         Report::parse(&more),
-        Err(ParseError::LinesLost(vec![38..=39]))
+        Err(ParseError::LinesLost(vec![41..=42]))
     );
-    let fewer = Report::parse(&changed("lines=37", "lines=36"));
+    let fewer = Report::parse(&changed("lines=40", "lines=39"));
     assert!(matches!(fewer, Err(ParseError::Value { .. })), "{fewer:?}");
 }
 
