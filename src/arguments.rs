@@ -73,16 +73,13 @@ pub fn is_same_name(one: &[u8], other: &[u8]) -> bool {
 
 /// Takes a value from the beginning of `text`. Returns it and the next argument with all after it.
 fn value<'a>(name: &'a [u8], text: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), ArgumentError<'a>> {
-    let (value, after, is_quoted) = match text.strip_prefix(b"\"") {
-        Some(text) => {
-            let (value, after) = split(text, length(text, |byte| byte == b'"'));
-            let after = after.strip_prefix(b"\"");
-            (value, after.ok_or(ArgumentError::Quote { name })?, true)
-        }
-        None => {
-            let (value, after) = split(text, length(text, |byte| byte == b'"' || is_blank(byte)));
-            (value, after, false)
-        }
+    let (value, after, is_quoted) = if let Some(text) = text.strip_prefix(b"\"") {
+        let (value, after) = split(text, length(text, |byte| byte == b'"'));
+        let after = after.strip_prefix(b"\"");
+        (value, after.ok_or(ArgumentError::Quote { name })?, true)
+    } else {
+        let (value, after) = split(text, length(text, |byte| byte == b'"' || is_blank(byte)));
+        (value, after, false)
     };
     match after.first() {
         // What the kernel takes for a space, too (`isspace`), and people may not.

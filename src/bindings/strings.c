@@ -14,8 +14,8 @@
 #include "helpers.h"
 
 /*
- * A list is given once or several times, and kept whole with commas between. The kernel's own arrays
- * begin anew each time, and their strings have 1024 characters at most.
+ * A list is given once or several times, and kept whole with commas between. The kernel's own
+ * arrays begin anew each time, and their strings have 1024 characters at most.
  */
 static int set_list(const char *value, const struct kernel_param *param)
 {

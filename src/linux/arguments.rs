@@ -26,9 +26,9 @@ const MAX_ARGUMENTS: usize = bindings::KVM_INSPECT_MAX_ARGUMENTS as usize;
 pub(crate) fn read() -> Result<Option<KVVec<u8>>> {
     // SAFETY: This only looks at the current task.
     let address = unsafe { bindings::arguments() };
-    let Ok(address @ 1..) = usize::try_from(address) else {
+    if address == 0 {
         return Ok(None);
-    };
+    }
     let mut text = KVVec::from_elem(0, MAX_ARGUMENTS, GFP_KERNEL)?;
     let reader = UserSlice::new(UserPtr::from_addr(address), MAX_ARGUMENTS).reader();
     let Ok(len) = reader

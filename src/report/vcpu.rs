@@ -2,10 +2,7 @@
 
 //! The report's lines about one vCPU.
 
-use kernel::{
-    fmt,
-    prelude::*, //
-};
+use kernel::fmt;
 
 use super::{
     line,

@@ -177,16 +177,10 @@ fn unescaped(text: &str) -> String {
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
         let escape = part.split_at_checked(2);
-        match escape.and_then(|(digits, rest)| Some((crate::hex::bytes(digits)?, rest))) {
-            Some((byte, rest)) => {
-                bytes.extend(byte);
-                bytes.extend(rest.as_bytes());
-            }
-            None => {
-                bytes.extend(b"\\x");
-                bytes.extend(part.as_bytes());
-            }
-        }
+        let escape = escape.and_then(|(digits, rest)| Some((crate::hex::bytes(digits)?, rest)));
+        let (byte, rest) = escape.unwrap_or((b"\\x".to_vec(), part));
+        bytes.extend(byte);
+        bytes.extend(rest.as_bytes());
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -7,6 +7,7 @@
 mod line;
 
 use std::{
+    cmp::Ordering,
     collections::BTreeMap,
     error::Error,
     fmt::{self, Display},
@@ -600,10 +601,11 @@ fn check_numbers<S: AsRef<str>>(lines: &[S]) -> Result<(), ParseError> {
     for text in lines {
         let mut line = Line::parse(text.as_ref())?;
         let number = line.number("n")?;
-        if number > next {
-            lost.push(next..=number - 1);
-        } else if number < next {
-            return Err(ParseError::LineMissing("done"));
+        let before = number.saturating_sub(1);
+        match number.cmp(&next) {
+            Ordering::Less => return Err(ParseError::LineMissing("done")),
+            Ordering::Equal => (),
+            Ordering::Greater => lost.push(next..=before),
         }
         next = number.saturating_add(1);
         if line.keyword == "done" {

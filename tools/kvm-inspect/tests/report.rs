@@ -143,8 +143,8 @@ fn a_truncated_line_is_an_error() {
             .expect_err("it is cut off")
             .to_string()
     };
-    let line =
-        "slot n=31 as=0 id=0 gpa=0x0-0xdffff hva=0x7f2d4be00000-0x7f2d4bedffff pages=224 present=224";
+    let line = "slot n=31 as=0 id=0 gpa=0x0-0xdffff hva=0x7f2d4be00000-0x7f2d4bedffff pages=224 \
+                present=224";
     assert_eq!(
         error("fla"),
         format!("\"fla\" is not key=value in: {line} fla")
