@@ -303,7 +303,7 @@ proptest! {
         let other: String = text
             .chars()
             .enumerate()
-            .map(|(index, char)| match upper >> (index % 64) & 1 {
+            .map(|(index, char)| match (upper >> (index % 64)) & 1 {
                 0 => char.to_ascii_lowercase(),
                 _ => char.to_ascii_uppercase(),
             })
