@@ -55,18 +55,16 @@ mod layout {
     ));
 }
 
-/// Returns the elements of `pattern=`, as bytes.
-pub(crate) fn pattern_parameter() -> impl Iterator<Item = &'static [u8]> {
+/// Returns the elements of all `pattern=`, with commas between, if given.
+pub(crate) fn pattern_parameter() -> Option<&'static [u8]> {
     // SAFETY: Set before the module's init runs, and not changed after.
-    let (strings, count) = unsafe { (&raw const kvm_inspect_patterns, kvm_inspect_nr_patterns) };
-    elements(strings, count)
+    list(unsafe { kvm_inspect_patterns })
 }
 
-/// Returns the elements of `range=`, as bytes.
-pub(crate) fn range_parameter() -> impl Iterator<Item = &'static [u8]> {
+/// Returns the elements of all `range=`, with commas between, if given.
+pub(crate) fn range_parameter() -> Option<&'static [u8]> {
     // SAFETY: Set before the module's init runs, and not changed after.
-    let (strings, count) = unsafe { (&raw const kvm_inspect_ranges, kvm_inspect_nr_ranges) };
-    elements(strings, count)
+    list(unsafe { kvm_inspect_ranges })
 }
 
 /// Returns the value of `access=`, empty if not given.
@@ -81,15 +79,17 @@ pub(crate) fn engine_parameter() -> &'static [u8] {
     unsafe { CStr::from_char_ptr(kvm_inspect_engine) }.to_bytes()
 }
 
-type StringParameter = [*mut ffi::c_char; KVM_INSPECT_MAX_LIST as usize];
+fn list(text: *const ffi::c_char) -> Option<&'static [u8]> {
+    // SAFETY: Null, or a string that lives as long as the module (`bindings/strings.c`).
+    (!text.is_null()).then(|| unsafe { CStr::from_char_ptr(text) }.to_bytes())
+}
 
-fn elements(strings: *const StringParameter, count: u32) -> impl Iterator<Item = &'static [u8]> {
-    // SAFETY: The arrays are static, and by then constant.
-    let strings = unsafe { &*strings };
-    let count = usize::try_from(count).unwrap_or(0);
-    strings.iter().take(count).map(|string| {
-        // SAFETY: The kernel's parameter code has set `count` strings; they live as long as the
-        // module.
-        unsafe { CStr::from_char_ptr(*string) }.to_bytes()
-    })
+/// Returns whether the module has a parameter with this name.
+pub(crate) fn is_parameter(name: &[u8]) -> bool {
+    // SAFETY: Any number will do; the names are strings that live as long as the module.
+    let mut names = (0..).map_while(|index| unsafe {
+        let name = parameter_name(index);
+        (!name.is_null()).then(|| CStr::from_char_ptr(name).to_bytes())
+    });
+    names.any(|other| crate::arguments::is_same_name(other, name))
 }

@@ -128,6 +128,7 @@ impl Inspection<'_> {
             Ok(()) if findings.stopped_at.is_some() => Conclusion::TimeUp,
             Ok(()) if findings.has_uncovered() => Conclusion::Changed,
             Ok(()) if findings.missing_pages > 0 => Conclusion::Incomplete,
+            Ok(()) if self.request.query.patterns.is_empty() => Conclusion::NoPattern,
             Ok(()) => Conclusion::Ok,
             Err(Interrupted::Stopped) if task::is_dying(self.process) => Conclusion::VmmKilled,
             Err(Interrupted::Stopped) => return Err(EINTR),

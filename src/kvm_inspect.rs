@@ -30,6 +30,7 @@ mod kvm;
 mod linux;
 
 // What needs no kernel: also an ordinary crate (`pure.rs`), hence public.
+pub mod arguments;
 pub mod range;
 pub mod scan;
 pub mod x86;
@@ -68,8 +69,8 @@ module! {
             description: "How long to wait for all vCPUs to stop",
         },
         max_pause_ms: i64 {
-            default: 0,
-            description: "Longest pause; several follow if needed (default: one, of any length)",
+            default: 1000,
+            description: "Longest pause; several follow if needed (0: one, as long as it takes)",
         },
         threads: i64 {
             default: 0,
@@ -78,6 +79,14 @@ module! {
         max_hits: i64 {
             default: 64,
             description: "Most hits to print; all are counted",
+        },
+        max_slots: i64 {
+            default: 128,
+            description: "Most memslots to print; all are searched and counted",
+        },
+        max_vcpus: i64 {
+            default: 64,
+            description: "Most vCPUs to print; all are stopped and counted",
         },
         context: i64 {
             default: 0,
@@ -112,6 +121,8 @@ impl kernel::Module for KvmInspect {
             max_hits: module_parameters::max_hits.value(),
             context: module_parameters::context.value(),
             bring_in: module_parameters::bring_in.value(),
+            max_slots: module_parameters::max_slots.value(),
+            max_vcpus: module_parameters::max_vcpus.value(),
         })
         .map_err(error::explain_memory)?;
         // SAFETY: The module is being loaded, which happens once; this is dropped last.

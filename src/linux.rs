@@ -6,6 +6,7 @@
 //! candidate for the kernel crate.
 
 pub(crate) mod address_space;
+pub(crate) mod arguments;
 pub(crate) mod completion;
 pub(crate) mod cpumask;
 pub(crate) mod file_pages;
@@ -17,4 +18,5 @@ pub(crate) mod lockdown;
 pub(crate) mod pages;
 pub(crate) mod random;
 pub(crate) mod rcu;
+pub(crate) mod sha256;
 pub(crate) mod task;

@@ -45,6 +45,8 @@ pub(crate) struct Outcome {
 pub(crate) enum Conclusion {
     /// All memory that has content was searched as it was in one instant.
     Ok,
+    /// There was nothing to search for.
+    NoPattern,
     /// The VMM has changed memslots meanwhile, so that some were searched in part or not at all.
     MemslotsChanged,
     /// Time was up before all memory was searched.
@@ -62,6 +64,7 @@ impl Conclusion {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::NoPattern => "no_pattern",
             Self::MemslotsChanged => "memslots_changed",
             Self::TimeUp => "time_up",
             Self::Changed => "changed",

@@ -11,11 +11,17 @@ use kernel::{
 };
 
 use crate::{
+    arguments::{
+        self,
+        ArgumentError, //
+    },
     bindings,
     error::refuse,
     linux::{
+        arguments as written,
         cpumask,
-        pages::Access, //
+        pages::Access,
+        sha256::sha256, //
     },
     range::{
         self,
@@ -23,6 +29,8 @@ use crate::{
         RangeError, //
     },
     request::{
+        Asked,
+        Limits,
         Query,
         Request,
         MAX_CONTEXT, //
@@ -31,13 +39,20 @@ use crate::{
         Engine,
         EngineKind,
         Pattern,
-        PatternError, //
+        PatternError,
+        MAX_PATTERNS, //
     },
     search::host, //
 };
 
 /// The most hits that can be printed. They stay in memory until the guest goes on.
 const MAX_HITS: usize = 16384;
+
+/// The most ranges.
+const MAX_RANGES: usize = 256;
+
+/// The most memslots and vCPUs that can be printed: more than KVM allows.
+const MAX_LINES: usize = 1 << 20;
 
 /// The most threads that search at once. More would wait for memory.
 const MAX_THREADS: usize = 16;
@@ -55,7 +70,7 @@ pub(crate) struct RawParameters {
     pub(crate) interval_ms: i64,
     /// `freeze_timeout_ms=`.
     pub(crate) freeze_timeout_ms: i64,
-    /// `max_pause_ms=`, 0 if not given.
+    /// `max_pause_ms=`.
     pub(crate) max_pause_ms: i64,
     /// `threads=`, 0 if not given.
     pub(crate) threads: i64,
@@ -65,6 +80,10 @@ pub(crate) struct RawParameters {
     pub(crate) context: i64,
     /// `bring_in=`.
     pub(crate) bring_in: i64,
+    /// `max_slots=`.
+    pub(crate) max_slots: i64,
+    /// `max_vcpus=`.
+    pub(crate) max_vcpus: i64,
 }
 
 /// Checks all parameters, the strings included.
@@ -73,6 +92,7 @@ pub(crate) struct RawParameters {
 ///
 /// `EINVAL` or `EOPNOTSUPP`, after a line that says which one is wrong and what to do. `ENOMEM`.
 pub(crate) fn check(raw: &RawParameters) -> Result<Request> {
+    let are_checked = are_as_written()?;
     if raw.pid == 0 {
         return Err(refuse!(
             EINVAL,
@@ -81,33 +101,70 @@ pub(crate) fn check(raw: &RawParameters) -> Result<Request> {
     }
     let max_pid = i64::from(i32::MAX);
     let max_fd = i64::from(i32::MAX);
-    Ok(Request {
-        pid: i32::try_from(number("pid", raw.pid, 1, max_pid)?)?,
-        vm_fd: u32::try_from(number("vm_fd", raw.vm_fd, -1, max_fd)?).ok(),
-        interval: time("interval_ms", raw.interval_ms)?,
-        freeze_timeout: Delta::from_millis(number(
-            "freeze_timeout_ms",
-            raw.freeze_timeout_ms,
-            1,
-            MAX_MS,
-        )?),
-        max_pause: time("max_pause_ms", raw.max_pause_ms)?,
-        bring_in: number("bring_in", raw.bring_in, 0, 1)? == 1,
+    let limits = Limits {
+        max_pause_ms: number("max_pause_ms", raw.max_pause_ms, 0, MAX_MS)?,
+        freeze_timeout_ms: number("freeze_timeout_ms", raw.freeze_timeout_ms, 1, MAX_MS)?,
+        interval_ms: number("interval_ms", raw.interval_ms, 0, MAX_MS)?,
         threads: match size("threads", raw.threads, MAX_THREADS)? {
             0 => cpumask::num_online_cpus().clamp(1, MAX_THREADS),
             threads => threads,
         },
-        query: Arc::new(query(raw)?, GFP_KERNEL)?,
+        max_slots: size("max_slots", raw.max_slots, MAX_LINES)?,
+        max_vcpus: size("max_vcpus", raw.max_vcpus, MAX_LINES)?,
+        are_checked,
+    };
+    Ok(Request {
+        pid: i32::try_from(number("pid", raw.pid, 1, max_pid)?)?,
+        vm_fd: u32::try_from(number("vm_fd", raw.vm_fd, -1, max_fd)?).ok(),
+        interval: time(limits.interval_ms),
+        freeze_timeout: Delta::from_millis(limits.freeze_timeout_ms),
+        max_pause: time(limits.max_pause_ms),
+        bring_in: number("bring_in", raw.bring_in, 0, 1)? == 1,
+        threads: limits.threads,
+        query: Arc::new(query(raw, limits)?, GFP_KERNEL)?,
     })
 }
 
-fn query(raw: &RawParameters) -> Result<Query> {
-    let patterns = patterns()?;
+/// Returns whether the kernel has taken the parameters as they were written; if not, that is an
+/// error. `false`: what was written is not to be found.
+fn are_as_written() -> Result<bool> {
+    let Some(text) = written::read()? else {
+        return Ok(false);
+    };
+    // What is left of each list as the kernel has it, when the values written are taken off.
+    let mut lists = [
+        (&b"pattern"[..], bindings::pattern_parameter()),
+        (&b"range"[..], bindings::range_parameter()),
+    ];
+    let mut are_same = true;
+    arguments::check(&text, bindings::is_parameter, |name, value| {
+        if let Some((_, list)) = lists.iter_mut().find(|(other, _)| *other == name) {
+            let rest = list.and_then(|list| list.strip_prefix(value));
+            are_same &= rest.is_some();
+            *list = rest.and_then(|rest| rest.strip_prefix(b","));
+        }
+    })
+    .map_err(|error| refuse!(EINVAL, "{error}"))?;
+    if !are_same || lists.iter().any(|(_, list)| list.is_some()) {
+        return Err(refuse!(
+            EINVAL,
+            "the kernel has taken pattern= or range= differently than it was written; write spaces \
+             and quotes as \\s and \\x22"
+        ));
+    }
+    Ok(true)
+}
+
+fn query(raw: &RawParameters, limits: Limits) -> Result<Query> {
+    let (patterns, asked) = patterns()?;
     let engine = engine()?;
     let ranges = ranges()?;
     let max_hits = size("max_hits", raw.max_hits, MAX_HITS)?;
     let context = size("context", raw.context, MAX_CONTEXT)?;
-    Query::new(patterns, ranges, max_hits, context, access()?, engine)
+    let access = access()?;
+    Query::new(
+        patterns, asked, ranges, max_hits, context, limits, access, engine,
+    )
 }
 
 fn number(name: &str, value: i64, least: i64, most: i64) -> Result<i64> {
@@ -121,9 +178,8 @@ fn number(name: &str, value: i64, least: i64, most: i64) -> Result<i64> {
     }
 }
 
-fn time(name: &str, value: i64) -> Result<Option<Delta>> {
-    let ms = number(name, value, 0, MAX_MS)?;
-    Ok((ms > 0).then(|| Delta::from_millis(ms)))
+fn time(ms: i64) -> Option<Delta> {
+    (ms > 0).then(|| Delta::from_millis(ms))
 }
 
 fn size(name: &str, value: i64, most: usize) -> Result<usize> {
@@ -169,20 +225,47 @@ fn engine() -> Result<Engine> {
     })
 }
 
-fn patterns() -> Result<KVVec<Pattern>> {
-    let mut patterns = KVVec::new();
-    for (index, text) in bindings::pattern_parameter().enumerate() {
-        match Pattern::parse(text) {
-            Ok(pattern) => patterns.push(pattern, GFP_KERNEL)?,
-            Err(error) => return Err(refuse!(EINVAL, "pattern {index}: {error}")),
+/// Returns the elements of a list.
+fn elements(list: Option<&'static [u8]>) -> impl Iterator<Item = (usize, &'static [u8])> {
+    let lists = list.into_iter();
+    lists
+        .flat_map(|list| list.split(|byte| *byte == b','))
+        .enumerate()
+}
+
+fn patterns() -> Result<(KVVec<Pattern>, KVVec<Asked>)> {
+    let (mut patterns, mut asked) = (KVVec::new(), KVVec::new());
+    for (index, text) in elements(bindings::pattern_parameter()) {
+        if index == MAX_PATTERNS {
+            return Err(refuse!(
+                EINVAL,
+                "there are more than {MAX_PATTERNS} patterns; inspect several times"
+            ));
         }
+        let pattern = match Pattern::parse(text) {
+            Ok(pattern) => pattern,
+            Err(error) => return Err(refuse!(EINVAL, "pattern {index}: {error}")),
+        };
+        let [a, b, c, d, e, f, g, h, ..] = sha256(text);
+        let is = Asked {
+            kind: Pattern::kind(text),
+            digest: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+        };
+        patterns.push(pattern, GFP_KERNEL)?;
+        asked.push(is, GFP_KERNEL)?;
     }
-    Ok(patterns)
+    Ok((patterns, asked))
 }
 
 fn ranges() -> Result<KVVec<Range>> {
     let mut ranges = KVVec::new();
-    for (index, text) in bindings::range_parameter().enumerate() {
+    for (index, text) in elements(bindings::range_parameter()) {
+        if index == MAX_RANGES {
+            return Err(refuse!(
+                EINVAL,
+                "there are more than {MAX_RANGES} ranges; give larger ones"
+            ));
+        }
         match Range::parse(text) {
             Ok(range) => ranges.push(range, GFP_KERNEL)?,
             Err(error) => return Err(refuse!(EINVAL, "range {index}: {error}")),
@@ -199,6 +282,12 @@ fn ranges() -> Result<KVVec<Range>> {
 // The kernel prints by a trait of its own.
 
 impl fmt::Display for PatternError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for ArgumentError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         core::fmt::Display::fmt(self, f)
     }

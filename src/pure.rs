@@ -14,6 +14,7 @@ use crate::scan::{
     EngineKind, //
 };
 
+pub mod arguments;
 pub mod range;
 pub mod scan;
 pub mod x86;

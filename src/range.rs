@@ -26,7 +26,7 @@ impl Range {
     /// to it, or `START+SIZE`.
     ///
     /// Numbers are decimal, or hexadecimal after `0x`. With `START+SIZE`, each may end with `K`,
-    /// `M` or `G`, for 2 to the power of 10, 20 or 30.
+    /// `M`, `G` or `T`, for 2 to the power of 10, 20, 30 or 40.
     ///
     /// # Errors
     ///
@@ -150,6 +150,7 @@ fn scaled(text: &[u8]) -> Result<u64, Problem> {
         Some((b'K' | b'k', digits)) => (digits, 1 << 10),
         Some((b'M' | b'm', digits)) => (digits, 1 << 20),
         Some((b'G' | b'g', digits)) => (digits, 1 << 30),
+        Some((b'T' | b't', digits)) => (digits, 1 << 40),
         _ => (text, 1),
     };
     number(digits)?.checked_mul(unit).ok_or(Problem::TooLarge)

@@ -43,16 +43,47 @@ pub(crate) struct Request {
     pub(crate) query: Arc<Query>,
 }
 
+/// What the report says of a pattern beside what it is.
+pub(crate) struct Asked {
+    /// Its prefix, without the colon.
+    pub(crate) kind: &'static str,
+    /// The first 64 bits of the SHA-256 digest of the pattern as it was written.
+    pub(crate) digest: u64,
+}
+
+/// The limits, as the report says them.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    /// `max_pause_ms=`
+    pub(crate) max_pause_ms: i64,
+    /// `freeze_timeout_ms=`
+    pub(crate) freeze_timeout_ms: i64,
+    /// `interval_ms=`
+    pub(crate) interval_ms: i64,
+    /// How many threads may search at once.
+    pub(crate) threads: usize,
+    /// How many memslots to print.
+    pub(crate) max_slots: usize,
+    /// How many vCPUs to print.
+    pub(crate) max_vcpus: usize,
+    /// Whether the parameters were compared with what was written.
+    pub(crate) are_checked: bool,
+}
+
 /// What to search for in memory, and what to report of it.
 pub(crate) struct Query {
     /// The patterns; none if memory is not to be searched.
     pub(crate) patterns: KVVec<Pattern>,
+    /// What was written for each pattern.
+    pub(crate) asked: KVVec<Asked>,
     /// The guest-physical addresses to search, in ascending order, without overlap.
     pub(crate) ranges: KVVec<Range>,
     /// The most hits to keep.
     pub(crate) max_hits: usize,
     /// How many bytes to show on each side of a hit; 0 shows none, nor the hit's own.
     pub(crate) context: usize,
+    /// The other limits.
+    pub(crate) limits: Limits,
     /// How guest pages are read.
     pub(crate) access: Access,
     /// What scans.
@@ -67,11 +98,14 @@ impl Query {
     /// # Errors
     ///
     /// `ENOMEM`.
+    #[expect(clippy::too_many_arguments, reason = "it takes the fields")]
     pub(crate) fn new(
         patterns: KVVec<Pattern>,
+        asked: KVVec<Asked>,
         ranges: KVVec<Range>,
         max_hits: usize,
         context: usize,
+        limits: Limits,
         access: Access,
         engine: Engine,
     ) -> Result<Self> {
@@ -80,9 +114,11 @@ impl Query {
         let _ = Scanner::new(&mut tables, &patterns, engine);
         Ok(Self {
             patterns,
+            asked,
             ranges,
             max_hits,
             context,
+            limits,
             access,
             engine,
             tables,

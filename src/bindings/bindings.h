@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* What bindgen reads: everything the module needs that kernel::bindings lacks. */
 
+#include <crypto/sha2.h>
 #include <linux/completion.h>
 #include <linux/fdtable.h>
 #include <linux/file.h>
@@ -32,5 +33,6 @@ enum {
 	KVM_INSPECT_XA_PRESENT = (unsigned int)XA_PRESENT,
 	KVM_INSPECT_NR_IOCTL = __NR_ioctl,
 	KVM_INSPECT_SYMBOL_LEN = KSYM_SYMBOL_LEN,
+	KVM_INSPECT_LOG_BYTES = 1 << CONFIG_LOG_BUF_SHIFT,
 	KVM_INSPECT_FTRACE_IPMODIFY = FTRACE_OPS_FL_SAVE_REGS | FTRACE_OPS_FL_IPMODIFY,
 };

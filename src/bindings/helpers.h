@@ -9,15 +9,17 @@
 #include <linux/kvm_host.h>
 #include <linux/rcupdate_wait.h>
 
-/* Elements that pattern= and range= may have. */
-#define KVM_INSPECT_MAX_LIST 256
+/* The most bytes of all arguments together: 256 of the longest patterns, and ranges, fit. */
+#define KVM_INSPECT_MAX_ARGUMENTS (512 * 1024)
 
-extern char *kvm_inspect_patterns[KVM_INSPECT_MAX_LIST];
-extern unsigned int kvm_inspect_nr_patterns;
-extern char *kvm_inspect_ranges[KVM_INSPECT_MAX_LIST];
-extern unsigned int kvm_inspect_nr_ranges;
+/* The lists, with commas between; NULL if not given. */
+extern char *kvm_inspect_patterns;
+extern char *kvm_inspect_ranges;
 extern char *kvm_inspect_access;
 extern char *kvm_inspect_engine;
+
+unsigned long kvm_inspect_arguments(void);
+const char *kvm_inspect_parameter_name(unsigned int index);
 
 /* <linux/sched/signal.h>, <linux/sched/task.h>, <linux/sched.h> */
 void kvm_inspect_set_notify_flag(struct task_struct *task);

@@ -2,11 +2,12 @@
 
 //! The report's lines about one vCPU.
 
-use kernel::{
-    fmt,
-    prelude::*, //
-};
+use kernel::fmt;
 
+use super::{
+    line,
+    Lines, //
+};
 use crate::{
     freeze::{
         FrozenVcpu,
@@ -23,29 +24,38 @@ use crate::{
 };
 
 /// Prints what is known of `vcpu`.
-pub(super) fn print(vcpu: &FrozenVcpu) {
+pub(super) fn print(vcpu: &FrozenVcpu, lines: &mut Lines) {
     let (state, source) = match vcpu.state {
         VcpuState::Parked => ("parked", "kvm_run"),
         VcpuState::Outside => ("outside", "cached"),
     };
     let number = vcpu.number;
     let Some(registers) = &vcpu.registers else {
-        pr_info!("vcpu id={number} state={state} source=none\n");
+        line!(lines, "vcpu", "id={number} state={state} source=none");
         return;
     };
-    pr_info!(
-        "vcpu id={number} state={state} source={source}{}\n",
+    line!(
+        lines,
+        "vcpu",
+        "id={number} state={state} source={source}{}",
         ModeKeys(registers)
     );
-    pr_info!("regs vcpu={number}{}\n", Keys(&registers.general));
-    pr_info!("control vcpu={number}{}\n", Keys(&registers.control));
+    line!(lines, "regs", "vcpu={number}{}", Keys(&registers.general));
+    line!(
+        lines,
+        "control",
+        "vcpu={number}{}",
+        Keys(&registers.control)
+    );
     let Some(segments) = &registers.segments else {
         return;
     };
     for (name, segment) in &segments.segments {
-        pr_info!(
-            "segment vcpu={number} name={name} selector={:#x} base={:#x} limit={:#x} type={:#x} \
-             s={} dpl={} present={} avl={} l={} db={} g={} unusable={}\n",
+        line!(
+            lines,
+            "segment",
+            "vcpu={number} name={name} selector={:#x} base={:#x} limit={:#x} type={:#x} \
+             s={} dpl={} present={} avl={} l={} db={} g={} unusable={}",
             segment.selector,
             segment.base,
             segment.limit,
@@ -61,8 +71,10 @@ pub(super) fn print(vcpu: &FrozenVcpu) {
         );
     }
     for (name, table) in &segments.tables {
-        pr_info!(
-            "table vcpu={number} name={name} base={:#x} limit={:#x}\n",
+        line!(
+            lines,
+            "table",
+            "vcpu={number} name={name} base={:#x} limit={:#x}",
             table.base,
             table.limit
         );

@@ -48,6 +48,7 @@ impl Pattern {
     /// - `text:` takes the bytes as they are;
     /// - `itext:` takes them, too, and ASCII letters match in either case;
     /// - `utf16:` takes UTF-8 text and looks for it in little-endian UTF-16;
+    /// - `iutf16:` does so, too, and ASCII letters match in either case;
     /// - `hex:` takes two hex digits for each byte, with spaces between bytes where wanted; a `?`
     ///   in the place of a digit leaves that nibble open.
     ///
@@ -69,7 +70,9 @@ impl Pattern {
         } else if let Some(body) = spec.strip_prefix(b"itext:") {
             pattern.push_text(Body::new(spec, body), either_case)?;
         } else if let Some(body) = spec.strip_prefix(b"utf16:") {
-            pattern.push_utf16(Body::new(spec, body))?;
+            pattern.push_utf16(Body::new(spec, body), |_| EXACT)?;
+        } else if let Some(body) = spec.strip_prefix(b"iutf16:") {
+            pattern.push_utf16(Body::new(spec, body), either_case)?;
         } else if let Some(body) = spec.strip_prefix(b"hex:") {
             pattern.push_hex(Body::new(spec, body))?;
         } else {
@@ -86,6 +89,23 @@ impl Pattern {
         // INVARIANT: `push` keeps `len` within bounds and `value` within `mask`; the rest was
         // checked above.
         Ok(pattern)
+    }
+
+    /// Returns the kind of a pattern that was read from `spec`: its prefix, without the colon.
+    #[must_use]
+    pub fn kind(spec: &[u8]) -> &'static str {
+        let kinds = ["text", "itext", "utf16", "iutf16", "hex"];
+        let is_it = |kind: &&str| {
+            let rest = spec.strip_prefix(kind.as_bytes());
+            rest.is_some_and(|rest| rest.starts_with(b":"))
+        };
+        kinds.into_iter().find(is_it).unwrap_or("none")
+    }
+
+    /// Returns how many bits of the pattern are given.
+    #[must_use]
+    pub fn bits(&self) -> u32 {
+        self.mask().iter().map(|mask| mask.count_ones()).sum()
     }
 
     /// Returns the number of bytes in the pattern, never 0.
@@ -159,16 +179,21 @@ impl Pattern {
         Ok(())
     }
 
-    fn push_utf16(&mut self, mut body: Body<'_>) -> Result<(), PatternError> {
+    fn push_utf16(
+        &mut self,
+        mut body: Body<'_>,
+        mask: impl Fn(u8) -> u8, //
+    ) -> Result<(), PatternError> {
         while let Some(char) = body.next_char()? {
             let char = match char {
                 '\\' => char::from(body.escape()?),
                 char => char,
             };
             for unit in char.encode_utf16(&mut [0; 2]) {
-                for byte in unit.to_le_bytes() {
-                    self.push(byte, EXACT)?;
-                }
+                let [low, high] = unit.to_le_bytes();
+                // Only ASCII: others may have a letter for their lower byte.
+                self.push(low, if char.is_ascii() { mask(low) } else { EXACT })?;
+                self.push(high, EXACT)?;
             }
         }
         Ok(())
@@ -312,7 +337,8 @@ impl fmt::Display for PatternError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::UnknownPrefix => f.write_str(
-                "the kind of pattern is not known; begin it with text:, itext:, utf16: or hex:",
+                "the kind of pattern is not known; begin it with text:, itext:, utf16:, \
+                 iutf16: or hex:",
             ),
             Self::Empty => {
                 f.write_str("the pattern is empty; write at least one byte after the prefix")

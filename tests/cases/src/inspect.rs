@@ -48,12 +48,20 @@ impl Inspection {
 
     /// Creates an inspection without `pid=`, which must be given.
     pub(crate) fn without_pid() -> Self {
-        Self(kvm_inspect_tool::Inspection::new()).set("freeze_timeout_ms", FREEZE_TIMEOUT_MS)
+        // One pause by default: an emulated machine is slow.
+        Self(kvm_inspect_tool::Inspection::new())
+            .set("freeze_timeout_ms", FREEZE_TIMEOUT_MS)
+            .set("max_pause_ms", 0)
     }
 
     /// Sets a parameter, in place of an earlier value.
     pub(crate) fn set(self, name: &str, value: impl Display) -> Self {
         Self(self.0.set(name, value))
+    }
+
+    /// Leaves a parameter to the module's default.
+    pub(crate) fn unset(self, name: &str) -> Self {
+        Self(self.0.unset(name))
     }
 
     /// Searches for these patterns, in the module's notation.
@@ -97,7 +105,7 @@ impl Inspection {
 
     /// Returns whether vCPUs may be late though nothing is wrong.
     fn may_be_late(&self) -> bool {
-        self.0.sets("max_pause_ms")
+        self.0.value("max_pause_ms") != Some("0")
     }
 
     /// Inspects one VM again and again, at least `count` times, and unloads the module. Returns the
@@ -132,7 +140,12 @@ impl Inspection {
     /// Inspects one VM, and unloads the module.
     pub(crate) fn report(&self) -> Report {
         let report = self.partial_report();
-        assert_eq!(report.done.result, Conclusion::Ok);
+        let expected = if self.0.sets("pattern") {
+            Conclusion::Ok
+        } else {
+            Conclusion::NoPattern
+        };
+        assert_eq!(report.done.result, expected);
         report
     }
 
@@ -253,6 +266,8 @@ fn assert_nothing_else(mut others: Vec<String>, may_be_late: bool) {
     let is_late = |line: &String| {
         line.contains(" did not stop: ") || line.starts_with("error: not all vCPUs stopped")
     };
+    // The log is read while a long report is printed.
+    others.retain(|line| !line.starts_with("warning: the next report takes "));
     others.retain(|line| !(may_be_late && is_late(line)));
     assert!(others.is_empty(), "unexpected: {others:#?}");
 }
@@ -266,6 +281,7 @@ fn assert_consistent(report: &Report) {
         uncovered,
         ..
     } = report;
+    assert!(report.is_checked, "{:?}", report.limits);
     assert!(report.unknown.is_empty(), "unknown: {:#?}", report.unknown);
     for vcpu in &report.vcpus {
         let source = match vcpu.state {
@@ -283,6 +299,7 @@ fn assert_consistent(report: &Report) {
     assert_eq!(uncovered.is_empty(), done.uncovered_bytes == 0, "{done:?}");
     match done.result {
         Conclusion::Ok => assert!(uncovered.is_empty() && left.is_none(), "{report:#?}"),
+        Conclusion::NoPattern => assert!(report.patterns.is_empty(), "{report:#?}"),
         Conclusion::Changed => assert!(!uncovered.is_empty() && left.is_none(), "{report:#?}"),
         Conclusion::TimeUp => assert!(left.is_some(), "{report:#?}"),
         Conclusion::Incomplete => assert!(done.missing_pages > 0, "{report:#?}"),
@@ -320,6 +337,39 @@ fn assert_pages_add_up(report: &Report) {
     assert_eq!(private_pages, report.memory.of("private"));
     let all = report.present() + absent_pages + private_pages;
     assert_eq!(all, report.pages());
+}
+
+/// Loads the module with parameters as they are written here, which must succeed.
+pub(crate) fn load_as_written(parameters: &str) -> Loaded {
+    match kvm_inspect_tool::load_as_written(&module_file(), parameters) {
+        Ok(loaded) => Loaded {
+            loaded,
+            may_be_late: false,
+        },
+        Err(error) => panic!("the module was refused with {parameters}: {error}"),
+    }
+}
+
+/// Loads the module with parameters as they are written here, which must be refused with one line
+/// that has all of `why`. Nothing may be left.
+pub(crate) fn refused_as_written(parameters: &str, why: &[&str]) {
+    let refusal = match kvm_inspect_tool::load_as_written(&module_file(), parameters) {
+        Ok(loaded) => panic!("not refused: {parameters}: {:#?}", loaded.unload()),
+        Err(LoadError::Refused(refusal)) => refusal,
+        Err(error @ LoadError::Log(_)) => panic!("{error}"),
+    };
+    assert_eq!(refusal.errno, Errno::INVAL, "{parameters}: {refusal:?}");
+    // The kernel may have its own words before.
+    let line = refusal.lines.last();
+    let line = line.unwrap_or_else(|| panic!("no line with {parameters}"));
+    assert!(line.starts_with("error: ") && line.contains("; "), "{line}");
+    for part in why {
+        assert!(
+            line.contains(part),
+            "no {part:?} with {parameters} in: {line}"
+        );
+    }
+    assert_nothing_left();
 }
 
 /// Opens the module's file.

@@ -13,7 +13,7 @@ use kvm_inspect_pure::scan::{
 use libfuzzer_sys::fuzz_target;
 
 /// The fuzzer need not find the prefixes.
-const PREFIXES: [&str; 5] = ["text:", "itext:", "utf16:", "hex:", ""];
+const PREFIXES: [&str; 6] = ["text:", "itext:", "utf16:", "iutf16:", "hex:", ""];
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (prefix, body) = input;
@@ -62,6 +62,19 @@ fn expected(spec: &[u8]) -> Option<Vec<(u8, u8)>> {
                 .collect();
             let bytes = text.encode_utf16().flat_map(u16::to_le_bytes);
             bytes.map(|byte| (byte, 0xff)).collect()
+        }
+        b"iutf16" => {
+            let text = characters(str::from_utf8(body).ok()?.chars())?;
+            let bytes = text.into_iter().flat_map(|char| {
+                let is_letter = char.is_ascii_alphabetic();
+                let units = char.encode_utf16(&mut [0; 2]).to_vec();
+                let bytes = units.into_iter().flat_map(u16::to_le_bytes);
+                bytes.enumerate().map(move |(index, byte)| {
+                    let mask = if is_letter && index == 0 { 0xdf } else { 0xff };
+                    (byte & mask, mask)
+                })
+            });
+            bytes.collect()
         }
         b"hex" => {
             let words = body.split(|byte| *byte == b' ');

@@ -116,6 +116,20 @@ impl Needle {
         }
     }
 
+    /// Of each byte's character, as many as fit.
+    fn iutf16(bytes: &[u8]) -> Self {
+        let bytes = &bytes[..bytes.len().min(MAX_LEN / 2)];
+        let spec = bytes.iter().map(|byte| format!("\\x{byte:02x}"));
+        let unit = |byte: &u8| match byte {
+            letter if letter.is_ascii_alphabetic() => [Byte::Letter(*letter), Byte::exact(0)],
+            byte => [Byte::exact(*byte), Byte::exact(0)],
+        };
+        Self {
+            spec: format!("iutf16:{}", spec.collect::<String>()).into_bytes(),
+            bytes: bytes.iter().flat_map(unit).collect(),
+        }
+    }
+
     fn hex(nibbles: &[Nibbles]) -> Self {
         Self {
             spec: hex(nibbles).into_bytes(),
@@ -314,6 +328,7 @@ impl Maker<'_, '_> {
                 let pattern = match (how >> 3) & 3 {
                     0 => Needle::text(&bytes),
                     1 => Needle::itext(&bytes),
+                    2 => Needle::iutf16(&bytes),
                     _ => Needle::hex(&nibbles(&bytes, &open)),
                 };
                 self.patterns.push(pattern);

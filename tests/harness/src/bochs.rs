@@ -77,7 +77,7 @@ impl Machine {
         // the processor's speed.
         let menu = log.join("grub.cfg");
         let parameters = format!(
-            "console=ttyS0,115200 log_buf_len=4M oops=panic panic=-1 \
+            "console=ttyS0,115200 oops=panic panic=-1 \
              reboot=t tsc_early_khz={} nokaslr rdinit=/init {}",
             SPEED / 1000,
             self.parameters

@@ -123,7 +123,7 @@ impl Machine {
         // for another processor for ever. If that waits for this one in `stop_machine`, the boot
         // hangs (`watchdog_wait_seq` in `kernel/time/clocksource.c`).
         let mut parameters = format!(
-            "console=ttyS0,115200 tsc=nowatchdog log_buf_len=4M oops=panic panic=-1 \
+            "console=ttyS0,115200 tsc=nowatchdog oops=panic panic=-1 \
              rdinit=/init {}",
             self.parameters
         );

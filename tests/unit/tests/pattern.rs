@@ -46,6 +46,28 @@ fn utf16() {
 }
 
 #[test]
+fn utf16_in_either_case() {
+    let pattern = Pattern::parse("iutf16:aZ1\u{141}\\x42é".as_bytes()).expect("a good pattern");
+    assert_eq!(pattern.value(), b"A\0Z\x001\0\x41\x01B\0\xe9\0");
+    let mask = [
+        0xdf, 0xff, 0xdf, 0xff, 0xff, 0xff, 0xff, 0xff, 0xdf, 0xff, 0xff, 0xff,
+    ];
+    assert_eq!(pattern.mask(), mask);
+    assert!(pattern.matches(b"a\0z\x001\0\x41\x01b\0\xe9\0"));
+    assert!(!pattern.matches(b"a\0z\x001\0\x61\x01b\0\xe9\0"));
+}
+
+#[test]
+fn kinds() {
+    for kind in ["text", "itext", "utf16", "iutf16", "hex"] {
+        assert_eq!(Pattern::kind(format!("{kind}:41").as_bytes()), kind);
+    }
+    assert_eq!(Pattern::kind(b"texts:41"), "none");
+    let pattern = Pattern::parse(b"hex:4? ?? ff").expect("a good pattern");
+    assert_eq!(pattern.bits(), 12);
+}
+
+#[test]
 fn hex_digits() {
     assert_eq!(exact("hex:00ffAbaB"), b"\x00\xff\xab\xab");
     assert_eq!(exact("hex: 48  8b 05 "), b"\x48\x8b\x05");
@@ -78,7 +100,7 @@ fn unknown_prefix() {
 
 #[test]
 fn empty() {
-    for spec in ["text:", "utf16:", "hex:", "hex:  "] {
+    for spec in ["text:", "utf16:", "iutf16:", "hex:", "hex:  "] {
         assert_eq!(error(spec), PatternError::Empty, "{spec:?}");
     }
 }
@@ -154,7 +176,8 @@ fn errors_say_what_to_do() {
     for (spec, message) in [
         (
             "abc",
-            "the kind of pattern is not known; begin it with text:, itext:, utf16: or hex:",
+            "the kind of pattern is not known; begin it with text:, itext:, utf16:, iutf16: \
+             or hex:",
         ),
         (
             "text:",
@@ -196,7 +219,9 @@ fn errors_say_what_to_do() {
 fn any_spec() -> impl Strategy<Value = Vec<u8>> {
     let prefix = prop_oneof![
         Just("text:"),
+        Just("itext:"),
         Just("utf16:"),
+        Just("iutf16:"),
         Just("hex:"),
         Just("hex:4"),
         Just("")
@@ -267,5 +292,28 @@ proptest! {
     fn utf16_is_that_of_the_standard_library(text in "[^\\\\]{1,64}") {
         let expected: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
         prop_assert_eq!(exact(format!("utf16:{text}")), expected);
+    }
+
+    #[test]
+    fn utf16_matches_in_either_case(text in "[^\\\\]{1,64}", upper in any::<u64>()) {
+        let pattern = Pattern::parse(format!("iutf16:{text}").as_bytes()).expect("a good pattern");
+        let bytes = |text: &str| -> Vec<u8> {
+            text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+        };
+        let other: String = text
+            .chars()
+            .enumerate()
+            .map(|(index, char)| match (upper >> (index % 64)) & 1 {
+                0 => char.to_ascii_lowercase(),
+                _ => char.to_ascii_uppercase(),
+            })
+            .collect();
+        prop_assert!(pattern.matches(&bytes(&other)));
+        // Any other bit makes a difference.
+        let mut bytes = bytes(&other);
+        let at = usize::try_from(upper).unwrap_or(0) % bytes.len();
+        let bit = if bytes[at].is_ascii_alphabetic() { 0x40 } else { 0x80 };
+        bytes[at] ^= bit;
+        prop_assert!(!pattern.matches(&bytes));
     }
 }

@@ -48,6 +48,7 @@ fn from_start_on() {
         ("1M+4K", 0x10_0000, 0x10_0fff),
         ("4g+1m", 0x1_0000_0000, 0x1_000f_ffff),
         ("0x10k+2", 0x4000, 0x4001),
+        ("1T+2t", 1 << 40, (3 << 40) - 1),
         ("1+18446744073709551615", 1, u64::MAX),
         ("0xffffffffffffffff+1", u64::MAX, u64::MAX),
     ] {
@@ -86,7 +87,7 @@ fn errors_say_what_is_wrong() {
         ("0x1000 -0x1fff", NotANumber(Start)),
         ("0-1M", NotANumber(End)),
         ("1M-2M", NotANumber(Start)),
-        ("1+2T", NotANumber(Size)),
+        ("1+2P", NotANumber(Size)),
         ("1-2-3", NotANumber(End)),
         ("1--3", NotANumber(End)),
         ("0x10000000000000000-1", TooLarge(Start)),
@@ -269,7 +270,7 @@ proptest! {
     fn anything_is_read_or_refused(
         spec in prop_oneof![
             vec(any::<u8>(), 0..50),
-            "[0-9a-fxKMG+-]{0,40}".prop_map(String::into_bytes),
+            "[0-9a-fxKMGT+-]{0,40}".prop_map(String::into_bytes),
         ],
     ) {
         match Range::parse(&spec) {

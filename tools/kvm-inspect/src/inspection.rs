@@ -10,7 +10,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use crate::{module, report::Output, KernelLog};
+use crate::{kernel_log::Follower, module, report::Output};
 
 /// The parameters of an inspection.
 ///
@@ -36,15 +36,30 @@ impl Inspection {
     /// Sets a parameter, in place of an earlier value.
     #[must_use]
     pub fn set(mut self, name: &str, value: impl Display) -> Self {
-        self.parameters.retain(|(other, _)| other != name);
+        self = self.unset(name);
         self.parameters.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Leaves a parameter to the module's default.
+    #[must_use]
+    pub fn unset(mut self, name: &str) -> Self {
+        self.parameters.retain(|(other, _)| other != name);
         self
     }
 
     /// Returns whether a parameter is set.
     #[must_use]
     pub fn sets(&self, name: &str) -> bool {
-        self.parameters.iter().any(|(other, _)| other == name)
+        self.value(name).is_some()
+    }
+
+    /// Returns the value that a parameter is set to.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&str> {
+        let mut all = self.parameters.iter();
+        let found = all.find(|(other, _)| other == name);
+        found.map(|(_, value)| value.as_str())
     }
 
     /// Searches for these patterns, in the module's notation.
@@ -70,12 +85,27 @@ impl Inspection {
     ///
     /// The module refuses, or the kernel log cannot be read.
     pub fn load(&self, file: &File) -> Result<Loaded, LoadError> {
-        let mut log = KernelLog::from_now().map_err(LoadError::Log)?;
-        let result = module::load(file, &self.to_string());
-        let lines = log.module_lines().map_err(LoadError::Log)?;
-        match result {
-            Ok(()) => Ok(Loaded { log, lines }),
-            Err(errno) => Err(LoadError::Refused(Refusal { errno, lines })),
+        load_as_written(file, &self.to_string())
+    }
+}
+
+/// Loads the module with parameters as `insmod` takes them, and keeps it loaded.
+///
+/// # Errors
+///
+/// As [`Inspection::load`].
+pub fn load_as_written(file: &File, parameters: &str) -> Result<Loaded, LoadError> {
+    let follower = Follower::from_now().map_err(LoadError::Log)?;
+    let result = module::load(file, parameters);
+    let mut loaded = Loaded {
+        follower,
+        lines: Vec::new(),
+    };
+    match result {
+        Ok(()) => Ok(loaded),
+        Err(errno) => {
+            let lines = loaded.lines().map_err(LoadError::Log)?;
+            Err(LoadError::Refused(Refusal { errno, lines }))
         }
     }
 }
@@ -146,7 +176,7 @@ impl From<LoadError> for io::Error {
 /// The loaded module, which stays loaded until [`Loaded::unload`].
 #[must_use]
 pub struct Loaded {
-    log: KernelLog,
+    follower: Follower,
     /// The lines that were read, but not returned yet.
     lines: Vec<String>,
 }
@@ -170,7 +200,7 @@ impl Loaded {
     ///
     /// The kernel log has lost lines.
     pub fn lines(&mut self) -> io::Result<Vec<String>> {
-        self.lines.extend(self.log.module_lines()?);
+        self.lines.extend(self.follower.module_lines()?);
         Ok(mem::take(&mut self.lines))
     }
 

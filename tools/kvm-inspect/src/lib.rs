@@ -13,6 +13,6 @@ pub mod module;
 pub mod report;
 
 pub use self::{
-    inspection::{Inspection, LoadError, Loaded, Refusal},
+    inspection::{load_as_written, Inspection, LoadError, Loaded, Refusal},
     kernel_log::KernelLog,
 };

@@ -7,6 +7,7 @@
 mod line;
 
 use std::{
+    cmp::Ordering,
     collections::BTreeMap,
     error::Error,
     fmt::{self, Display},
@@ -34,10 +35,22 @@ pub struct Report {
     pub pid: i32,
     /// The VM's file descriptor in the VMM, if that has one.
     pub fd: Option<i32>,
-    /// The vCPUs.
+    /// What was searched for.
+    pub patterns: Vec<Pattern>,
+    /// The guest-physical addresses where it was searched for.
+    pub ranges: Vec<RangeInclusive<u64>>,
+    /// The limits, by their names.
+    pub limits: BTreeMap<String, u64>,
+    /// Whether the parameters are certainly those that were written.
+    pub is_checked: bool,
+    /// The vCPUs that were printed.
     pub vcpus: Vec<Vcpu>,
-    /// The memslots.
+    /// How many more there are.
+    pub omitted_vcpus: u64,
+    /// The memslots that were printed.
     pub slots: Vec<Slot>,
+    /// How many more there are.
+    pub omitted_slots: u64,
     /// The hits that were printed.
     pub hits: Vec<Hit>,
     /// Where the search ended, if it ended early.
@@ -52,6 +65,19 @@ pub struct Report {
     pub done: Done,
     /// The keys (`done new_key=1`) and whole lines that this version does not know.
     pub unknown: Vec<String>,
+}
+
+/// What was searched for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    /// Its prefix, without the colon.
+    pub kind: String,
+    /// How many bytes it has.
+    pub length: u64,
+    /// How many bits of them are given.
+    pub bits: u64,
+    /// The first 16 hex digits of the SHA-256 digest of the pattern as it was written.
+    pub digest: String,
 }
 
 /// How a vCPU was stopped.
@@ -204,6 +230,8 @@ pub struct Uncovered {
 pub enum Conclusion {
     /// All was done.
     Ok,
+    /// There was nothing to search for.
+    NoPattern,
     /// The VMM changed its memslots meanwhile.
     MemslotsChanged,
     /// The VMM was killed meanwhile.
@@ -267,16 +295,16 @@ impl Output {
         let mut this = Self::default();
         let mut rest = lines;
         while let Some((line, after)) = rest.split_first() {
-            if !line.starts_with("vm ") {
+            if !Line::is_of_report(line) {
                 this.others.push(line.clone());
                 rest = after;
                 continue;
             }
-            let Some(end) = after.iter().position(|line| line.starts_with("done ")) else {
+            let Some(end) = rest.iter().position(|line| line.starts_with("done ")) else {
                 this.cut_off = rest.to_vec();
                 break;
             };
-            let (report, after) = rest.split_at(end + 2);
+            let (report, after) = rest.split_at(end + 1);
             this.reports.push(Report::parse(report)?);
             rest = after;
         }
@@ -294,6 +322,7 @@ impl Report {
         let (Some((first, rest)), Some(last)) = (lines.split_first(), lines.last()) else {
             return Err(ParseError::LineMissing("vm"));
         };
+        check_numbers(lines)?;
         let mut vm = Line::parse(first.as_ref())?;
         if vm.keyword != "vm" {
             return Err(ParseError::LineMissing("vm"));
@@ -302,6 +331,11 @@ impl Report {
         if done.keyword != "done" {
             return Err(ParseError::LineMissing("done"));
         }
+        for line in [&mut vm, &mut done] {
+            line.number("n")?;
+        }
+        // Checked with the others.
+        done.number("lines")?;
         let counts = |line: &mut Line<'_>| Ok((line.number("vcpus")?, line.number("slots")?));
         let (vcpus, slots) = counts(&mut vm)?;
         // The last line has them once more.
@@ -313,8 +347,14 @@ impl Report {
                 "none" => None,
                 fd => Some(vm.value("fd", fd)?),
             },
+            patterns: Vec::new(),
+            ranges: Vec::new(),
+            limits: BTreeMap::new(),
+            is_checked: false,
             vcpus: Vec::new(),
+            omitted_vcpus: 0,
             slots: Vec::new(),
+            omitted_slots: 0,
             hits: Vec::new(),
             left: None,
             lost: Vec::new(),
@@ -332,16 +372,40 @@ impl Report {
             this.add(line.as_ref())?;
         }
         this.unknown.extend(done.left_over());
-        check_count("vcpu", vcpus, this.vcpus.len())?;
-        check_count("slot", slots, this.slots.len())?;
-        check_count("hit", printed, this.hits.len())?;
+        check_count("vcpu", vcpus, this.vcpus.len(), this.omitted_vcpus)?;
+        check_count("slot", slots, this.slots.len(), this.omitted_slots)?;
+        check_count("hit", printed, this.hits.len(), 0)?;
         Ok(this)
     }
 
     /// Adds a line between the first and the last one.
     fn add(&mut self, text: &str) -> Result<(), ParseError> {
         let mut line = Line::parse(text)?;
+        line.number("n")?;
         match line.keyword {
+            "pattern" => {
+                // They come in their order.
+                line.number("number")?;
+                self.patterns.push(Pattern::parse(&mut line)?);
+            }
+            "range" => self.ranges.push(line.range("gpa")?),
+            "limits" => {
+                let parameters = line.take("parameters")?;
+                self.is_checked = match parameters {
+                    "checked" => true,
+                    "unchecked" => false,
+                    _ => return Err(line.not_understood("parameters", parameters)),
+                };
+                self.limits = line.numbers()?;
+            }
+            "omitted" => {
+                let (what, count) = (line.take("what")?, line.number("count")?);
+                match what {
+                    "vcpus" => self.omitted_vcpus = count,
+                    "slots" => self.omitted_slots = count,
+                    _ => return Err(line.not_understood("what", what)),
+                }
+            }
             "vcpu" => self.vcpus.push(Vcpu::parse(&mut line)?),
             "regs" => {
                 let vcpu = self.vcpu_of(&mut line)?;
@@ -419,6 +483,17 @@ impl Report {
     #[must_use]
     pub fn pages(&self) -> u64 {
         self.slots.iter().map(|slot| slot.pages.all).sum()
+    }
+}
+
+impl Pattern {
+    fn parse(line: &mut Line<'_>) -> Result<Self, ParseError> {
+        Ok(Self {
+            kind: line.text("kind")?,
+            length: line.number("length")?,
+            bits: line.number("bits")?,
+            digest: line.text("digest")?,
+        })
     }
 }
 
@@ -555,6 +630,7 @@ impl FromStr for Conclusion {
     fn from_str(word: &str) -> Result<Self, UnknownWord> {
         match word {
             "ok" => Ok(Self::Ok),
+            "no_pattern" => Ok(Self::NoPattern),
             "memslots_changed" => Ok(Self::MemslotsChanged),
             "vmm_killed" => Ok(Self::VmmKilled),
             "time_up" => Ok(Self::TimeUp),
@@ -569,9 +645,45 @@ impl FromStr for Conclusion {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownWord;
 
+/// Returns an error if the numbers of lines have a gap, or are not as many as the last line says.
+fn check_numbers<S: AsRef<str>>(lines: &[S]) -> Result<(), ParseError> {
+    let mut lost = Vec::new();
+    let mut next = 1;
+    for text in lines {
+        let mut line = Line::parse(text.as_ref())?;
+        let number = line.number("n")?;
+        let before = number.saturating_sub(1);
+        match number.cmp(&next) {
+            Ordering::Less => return Err(ParseError::LineMissing("done")),
+            Ordering::Equal => (),
+            Ordering::Greater => lost.push(next..=before),
+        }
+        next = number.saturating_add(1);
+        if line.keyword == "done" {
+            let all = line.number("lines")?;
+            if all >= next {
+                lost.push(next..=all);
+            }
+            if all < number {
+                return Err(line.not_understood("lines", &all.to_string()));
+            }
+        }
+    }
+    if lost.is_empty() {
+        Ok(())
+    } else {
+        Err(ParseError::LinesLost(lost))
+    }
+}
+
 /// Returns an error if a report has not as many lines of a kind as it says.
-fn check_count(keyword: &'static str, announced: u64, lines: usize) -> Result<(), ParseError> {
-    if u64::try_from(lines) == Ok(announced) {
+fn check_count(
+    keyword: &'static str,
+    announced: u64,
+    lines: usize,
+    omitted: u64,
+) -> Result<(), ParseError> {
+    if u64::try_from(lines).ok() == announced.checked_sub(omitted) {
         Ok(())
     } else {
         Err(ParseError::Count {
@@ -615,6 +727,8 @@ pub enum ParseError {
         /// Its line.
         line: String,
     },
+    /// The kernel log has lost lines with these numbers.
+    LinesLost(Vec<RangeInclusive<u64>>),
     /// The line with this keyword, the first or the last one, is not there.
     LineMissing(&'static str),
     /// A line comes twice, with the same name.
@@ -640,6 +754,17 @@ impl Display for ParseError {
             Self::KeyMissing { key, line } => write!(f, "there is no {key}= in: {line}"),
             Self::Value { value, key, line } => {
                 write!(f, "{key}={value} is not understood in: {line}")
+            }
+            Self::LinesLost(lost) => {
+                f.write_str("the kernel log has lost lines of the report, with the numbers")?;
+                for (index, numbers) in lost.iter().enumerate() {
+                    let comma = if index > 0 { "," } else { "" };
+                    write!(f, "{comma} {}", numbers.start())?;
+                    if numbers.end() > numbers.start() {
+                        write!(f, "-{}", numbers.end())?;
+                    }
+                }
+                f.write_str("; read the log meanwhile, or make it larger with log_buf_len=")
             }
             Self::LineMissing(keyword) => write!(f, "the report has no line {keyword:?}"),
             Self::LineTwice(line) => write!(f, "the report has two lines like: {line}"),

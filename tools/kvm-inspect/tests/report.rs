@@ -2,7 +2,9 @@
 
 //! Reading a report that the module has made.
 
-use kvm_inspect_tool::report::{Conclusion, Hit, Output, ParseError, Report, Source, State, Table};
+use kvm_inspect_tool::report::{
+    Conclusion, Hit, Output, ParseError, Pattern, Report, Source, State, Table,
+};
 
 /// Of a Linux guest with two vCPUs in QEMU.
 const RECORDED: &str = include_str!("recorded.txt");
@@ -20,10 +22,37 @@ fn changed(from: &str, to: &str) -> Vec<String> {
     lines
 }
 
+/// Numbers lines anew.
+fn numbered(lines: Vec<String>) -> Vec<String> {
+    let count = lines.len();
+    let lines = lines.iter().enumerate().map(|(index, line)| {
+        let words = line.split(' ').filter(|word| !word.starts_with("n="));
+        let mut words: Vec<_> = words
+            .filter(|word| !word.starts_with("lines="))
+            .map(str::to_owned)
+            .collect();
+        words.insert(1, format!("n={}", index + 1));
+        if words[0] == "done" {
+            words.push(format!("lines={count}"));
+        }
+        words.join(" ")
+    });
+    lines.collect()
+}
+
 #[test]
 fn a_report_is_read_whole() {
     let report = Report::parse(&recorded()).expect("it is a report");
     assert_eq!((report.pid, report.fd), (91, Some(11)));
+    let pattern = Pattern {
+        kind: "hex".to_owned(),
+        length: 16,
+        bits: 128,
+        digest: "9f86d081884c7d65".to_owned(),
+    };
+    assert_eq!(report.patterns, [pattern]);
+    assert_eq!(report.ranges, [0..=u64::MAX]);
+    assert_eq!((report.limits["max_slots"], report.is_checked), (128, true));
     assert_eq!(report.states(), [State::Parked; 2]);
     assert_eq!(report.slots.len(), 8);
     assert_eq!(report.slots[2].gpa, 0x10_0000..=0xfff_ffff);
@@ -72,8 +101,8 @@ fn a_vcpu_may_have_only_some_registers() {
         "state=parked source=kvm_run mode=long paging=5 cpl=0",
         "state=outside source=cached",
     );
-    lines.retain(|line| !line.starts_with("segment vcpu=0 "));
-    let report = Report::parse(&lines).expect("it is a report");
+    lines.retain(|line| !line.contains("segment n=") || !line.contains(" vcpu=0 "));
+    let report = Report::parse(&numbered(lines)).expect("it is a report");
     let vcpu = &report.vcpus[0];
     assert_eq!((vcpu.state, vcpu.source), (State::Outside, Source::Cached));
     assert!(vcpu.mode.is_none() && vcpu.segments.is_empty());
@@ -89,7 +118,7 @@ fn rare_lines_are_read() {
     ] {
         lines.insert(last, line.to_owned());
     }
-    let report = Report::parse(&lines).expect("it is a report");
+    let report = Report::parse(&numbered(lines)).expect("it is a report");
     assert_eq!(report.fd, None);
     assert_eq!(
         report.left.map(|place| (place.space, place.gpa)),
@@ -102,8 +131,8 @@ fn rare_lines_are_read() {
 fn what_is_new_is_no_error() {
     let mut lines = changed("uncovered_bytes=0", "uncovered_bytes=0 copied_bytes=1");
     lines.insert(1, "clock tsc=1".to_owned());
-    let report = Report::parse(&lines).expect("it is a report");
-    assert_eq!(report.unknown, ["clock tsc=1", "done copied_bytes=1"]);
+    let report = Report::parse(&numbered(lines)).expect("it is a report");
+    assert_eq!(report.unknown, ["clock n=2 tsc=1", "done copied_bytes=1"]);
 }
 
 #[test]
@@ -114,8 +143,8 @@ fn a_truncated_line_is_an_error() {
             .expect_err("it is cut off")
             .to_string()
     };
-    let line =
-        "slot as=0 id=0 gpa=0x0-0xdffff hva=0x7f2d4be00000-0x7f2d4bedffff pages=224 present=224";
+    let line = "slot n=31 as=0 id=0 gpa=0x0-0xdffff hva=0x7f2d4be00000-0x7f2d4bedffff pages=224 \
+                present=224";
     assert_eq!(
         error("fla"),
         format!("\"fla\" is not key=value in: {line} fla")
@@ -157,21 +186,24 @@ fn what_comes_twice_is_an_error() {
 
 #[test]
 fn a_missing_line_is_an_error() {
-    for (prefix, keyword) in [("slot as=1 id=3", "slot"), ("hit ", "hit")] {
+    for (prefix, keyword) in [("as=1 id=3", "slot"), ("hit ", "hit")] {
         let mut lines = recorded();
-        lines.retain(|line| !line.starts_with(prefix));
-        let error = Report::parse(&lines).expect_err(keyword);
+        lines.retain(|line| !line.contains(prefix));
+        let error = Report::parse(&numbered(lines)).expect_err(keyword);
         assert!(
             matches!(error, ParseError::Count { keyword: of, .. } if of == keyword),
             "{error}"
         );
     }
     let mut lines = recorded();
-    lines.retain(|line| !line.starts_with("vcpu id=1"));
-    assert_eq!(Report::parse(&lines), Err(ParseError::VcpuMissing(1)));
+    lines.retain(|line| !line.contains(" id=1 state="));
+    assert_eq!(
+        Report::parse(&numbered(lines)),
+        Err(ParseError::VcpuMissing(1))
+    );
     let lines = recorded();
     assert_eq!(
-        Report::parse(&lines[1..]),
+        Report::parse(&numbered(lines[1..].to_vec())),
         Err(ParseError::LineMissing("vm"))
     );
     let end = lines.len() - 1;
@@ -180,6 +212,38 @@ fn a_missing_line_is_an_error() {
         Err(ParseError::LineMissing("done"))
     );
     assert_eq!(Report::parse(&[""; 0]), Err(ParseError::LineMissing("vm")));
+}
+
+#[test]
+fn omitted_lines_are_counted() {
+    let mut lines = changed("slots=8", "slots=1008");
+    let last = lines.len() - 1;
+    lines.insert(last, "omitted what=slots count=1000".to_owned());
+    let report = Report::parse(&numbered(lines)).expect("it is a report");
+    assert_eq!((report.slots.len(), report.omitted_slots), (8, 1000));
+}
+
+#[test]
+fn lost_lines_are_named() {
+    let mut lines = recorded();
+    lines.retain(|line| {
+        let lost = ["vm n=1 ", "pattern n=2 ", "hit n=39 "];
+        !lost.iter().any(|lost| line.starts_with(lost))
+    });
+    let expected = ParseError::LinesLost(vec![1..=2, 39..=39]);
+    let text = expected.to_string();
+    assert!(
+        text.contains("with the numbers 1-2, 39; read the log"),
+        "{text}"
+    );
+    assert_eq!(Output::parse(&lines), Err(expected));
+    let more = changed("lines=40", "lines=42");
+    assert_eq!(
+        Report::parse(&more),
+        Err(ParseError::LinesLost(vec![41..=42]))
+    );
+    let fewer = Report::parse(&changed("lines=40", "lines=39"));
+    assert!(matches!(fewer, Err(ParseError::Value { .. })), "{fewer:?}");
 }
 
 #[test]

@@ -10,7 +10,8 @@ use std::{
 
 use kvm_inspect_tool::{
     hex::digits,
-    report::{Conclusion, Report, State},
+    report::{Conclusion, Output, ParseError, Report, State},
+    KernelLog,
 };
 
 use super::{
@@ -28,6 +29,9 @@ pub(super) const CASES: &[Case] = cases![
     max_hits.with_stock(),
     context.with_stock(),
     no_pattern,
+    default_pause.with_stock(),
+    many_slots.with_stock(),
+    long_report.with_stock(),
     interval,
     max_pause.with_stock(),
     max_pause_dense.with_stock(),
@@ -182,6 +186,94 @@ fn no_pattern() {
     assert_eq!(report.states(), [State::Parked]);
     assert_eq!((report.done.scanned_bytes, report.done.hits), (0, 0));
     vm.assert_slots(&report);
+    vm.finish();
+}
+
+/// Without `max_pause_ms=` no pause is longer than a second, and the report tells.
+fn default_pause() {
+    let mut vm = Vm::running(Work::Count);
+    let report = Inspection::of_self()
+        .unset("max_pause_ms")
+        .patterns(&["text:secret"])
+        .partial_report();
+    assert_eq!(report.limits["max_pause_ms"], 1000);
+    let report = Inspection::of_self().report();
+    assert_eq!(report.limits["max_pause_ms"], 0);
+    vm.finish();
+}
+
+/// A VMM with many memslots and vCPUs does not flood the log. All are counted.
+fn many_slots() {
+    const SLOTS: u64 = 1000;
+
+    let mut vm = Vm::bootable();
+    for _ in 0..3 {
+        vm.add_vcpu(Mode::Long, Work::Halt);
+    }
+    let memory = Mapping::new(PAGE, Backing::Anonymous);
+    memory.touch_all();
+    for index in 0..SLOTS {
+        vm.add_mapping(MIB + 2 * index * PAGE, &memory);
+    }
+    let inspection = Inspection::of_self();
+    let report = inspection.report();
+    assert_eq!(report.slots.len(), 128);
+    let all = report.omitted_slots + 128;
+    // KVM has some of its own.
+    assert!((SLOTS..SLOTS + 16).contains(&all), "{all} slots");
+    assert_eq!((report.vcpus.len(), report.omitted_vcpus), (3, 0));
+    let report = inspection
+        .set("max_slots", 0)
+        .set("max_vcpus", 1)
+        .patterns(&["hex:??00"])
+        .report();
+    assert_eq!((report.slots.len(), report.omitted_slots), (0, all));
+    assert_eq!((report.vcpus.len(), report.omitted_vcpus), (1, 2));
+    assert!(
+        report.done.scanned_bytes >= SLOTS * PAGE,
+        "{:?}",
+        report.done
+    );
+    let report = Inspection::of_self().set("max_slots", all).report();
+    assert_eq!(report.omitted_slots, 0);
+    vm.assert_slots(&report);
+    vm.finish();
+}
+
+/// The module warns of a report that is longer than the kernel log. Who reads it meanwhile gets all
+/// of it, and who does so afterwards sees what is missing.
+fn long_report() {
+    const HITS: usize = 2000;
+
+    let mut vm = Vm::running(Work::Halt);
+    vm.add_memory(MIB, 64 * PAGE, Backing::Anonymous)
+        .touch_all();
+    let secret = secret(64, 16);
+    let places: Vec<u64> = (0..HITS as u64).map(|index| MIB + index * 100).collect();
+    for &place in &places {
+        vm.write(place, &secret);
+    }
+    let inspection = Inspection::of_self()
+        .patterns(&[hex(&secret)])
+        .set("max_hits", HITS)
+        .set("context", 64);
+    let mut log = KernelLog::from_now().expect("the kernel log can be read");
+    let mut loaded = inspection.load();
+    let (reports, others) = loaded.reports_and_others();
+    assert!(
+        others.len() == 1 && others[0].contains("log_buf_len="),
+        "{others:#?}"
+    );
+    assert_eq!(reports[0].hits_of(0), places);
+    assert!(loaded.unload().is_empty());
+
+    log.lines().expect_err("lines were lost");
+    let lines = log.module_lines().expect("the rest can be read");
+    let error = Output::parse(&lines).expect_err("lines are missing");
+    let ParseError::LinesLost(lost) = error else {
+        panic!("{error}");
+    };
+    assert_eq!((lost.len(), *lost[0].start()), (1, 1), "{lost:?}");
     vm.finish();
 }
 

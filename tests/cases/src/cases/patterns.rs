@@ -4,13 +4,17 @@
 
 use super::{secret, Case};
 use crate::{
-    inspect::{hex, Inspection},
-    process::PAGE,
+    inspect::{hex, load_as_written, Inspection},
+    process::{own_pid, PAGE},
     vmm::{Backing, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] =
-    cases![many.with_stock(), wildcards.with_stock(), text.with_stock(),];
+pub(super) const CASES: &[Case] = cases![
+    many.with_stock(),
+    wildcards.with_stock(),
+    text.with_stock(),
+    as_written.with_stock(),
+];
 
 const MIB: u64 = 1 << 20;
 
@@ -146,9 +150,11 @@ fn text() {
             "text:Passwort",
             "utf16:Passwort",
             r"utf16:gr\xf6\xdfer",
+            r"iutf16:pASSWORT:\sGRößEr",
+            "utf16:pASSWORT",
         ])
         .report();
-    let expected: [&[u64]; 9] = [
+    let expected: [&[u64]; 11] = [
         &[0x100],
         &[0x105],
         &[0x200],
@@ -158,10 +164,62 @@ fn text() {
         &[],
         &[0x300],
         &[0x314],
+        &[0x300],
+        &[],
     ];
     for (pattern, offsets) in expected.into_iter().enumerate() {
         let places: Vec<u64> = offsets.iter().map(|offset| MIB + offset).collect();
         assert_eq!(report.hits_of(pattern), places, "pattern {pattern}");
     }
+    vm.finish();
+}
+
+/// What is searched for is what was written, and the report tells: lists that are given several
+/// times, the longest pattern as escapes, spaces in quotes.
+fn as_written() {
+    let mut vm = Vm::running(Work::Count);
+    vm.add_memory(MIB, 8 * PAGE, Backing::Anonymous).touch_all();
+    let long = secret(52, 256);
+    vm.write(MIB, b"first one");
+    vm.write(MIB + PAGE, &long);
+    let escapes: String = long.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+    assert!(escapes.len() == 1024);
+    let inspect = |parameters: &str| {
+        let parameters = format!(
+            "pid={} freeze_timeout_ms=60000 max_pause_ms=0 {parameters}",
+            own_pid()
+        );
+        let mut reports = load_as_written(&parameters).unload();
+        assert_eq!(reports.len(), 1, "{reports:#?}");
+        reports.remove(0)
+    };
+    let report = inspect(&format!(
+        "pattern=text:secret range=0+1K pattern=\"text:first one,iutf16:ab\" range=1M+1T \
+         pattern=text:{escapes}"
+    ));
+    assert_eq!(report.hits_of(1), [MIB]);
+    assert_eq!(report.hits_of(3), [MIB + PAGE]);
+    assert_eq!(report.done.hits, 2);
+    assert_eq!(report.ranges, [0..=0x3ff, MIB..=MIB + (1 << 40) - 1]);
+    let patterns: Vec<_> = report
+        .patterns
+        .iter()
+        .map(|pattern| (pattern.kind.as_str(), pattern.length, pattern.bits))
+        .collect();
+    let expected = [
+        ("text", 6, 48),
+        ("text", 9, 72),
+        ("iutf16", 4, 30),
+        ("text", 256, 2048),
+    ];
+    assert_eq!(patterns, expected);
+    // Of `printf %s text:secret | sha256sum`.
+    assert_eq!(report.patterns[0].digest, "70f3dcd3e88c2ecb");
+
+    // 256 of the longest.
+    let all = vec![format!("pattern=text:{escapes}"); 256].join(" ");
+    let report = inspect(&format!("max_hits=300 {all}"));
+    assert_eq!(report.done.hits, 256);
+    assert_eq!(report.patterns.len(), 256);
     vm.finish();
 }

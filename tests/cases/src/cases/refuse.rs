@@ -17,7 +17,9 @@ use rustix::{
 use super::{secret, some, Case};
 use crate::{
     init::load_kvm,
-    inspect::{assert_nothing_left, hex, load_module, unload_module, Inspection},
+    inspect::{
+        assert_nothing_left, hex, load_module, refused_as_written, unload_module, Inspection,
+    },
     process::{own_pid, wait_until},
     vmm::{Mode, Userfault, Vm, Work},
 };
@@ -26,6 +28,7 @@ pub(super) const CASES: &[Case] = cases![
     patterns.with_stock(),
     ranges.with_stock(),
     numbers.with_stock(),
+    arguments.with_stock(),
     processes.with_stock(),
     without_kvm.without_kvm().with_stock(),
     probe_taken,
@@ -111,7 +114,8 @@ fn ranges() {
         ("1000-0x2000 ", "end is no number"),
         ("0-0x10000000000000000", "larger than 64 bits"),
         ("0x1000+0", "size is 0"),
-        ("0x1000+1T", "size is no number"),
+        ("0x1000+1P", "size is no number"),
+        ("1T+16777216T", "size is larger than 64 bits"),
         ("0xffffffffffffffff+2", "beyond"),
     ];
     all_refused(|_| {
@@ -174,6 +178,44 @@ fn numbers() {
             );
             assert_nothing_left();
         }
+    });
+}
+
+/// What the kernel's own parser would cut, join, strip or ignore is refused.
+fn arguments() {
+    let bad: [(&str, &[&str]); 10] = [
+        ("patterns=text:a", &["'patterns' is no parameter"]),
+        ("max_pause=1", &["'max_pause' is no parameter"]),
+        (
+            "pattern=text:my secret",
+            &["'secret' is no parameter", "\\s"],
+        ),
+        ("pattern=hex:48 8b", &["'8b' is no parameter"]),
+        (
+            "pattern=text:\"access_token\":\" max_hits=9",
+            &["quote in pattern=", "\\x22"],
+        ),
+        ("pattern=text:a\"b", &["quote in pattern="]),
+        ("\"pattern=text:a b\"", &["quotes around a whole"]),
+        // Its last byte is a space for the kernel.
+        ("pattern=text:voil\u{e0}", &["0xa0", "\\xa0"]),
+        ("pattern=text:a  max_hits=1", &["several spaces"]),
+        ("engine=avx2 engine=portable", &["engine= is given twice"]),
+    ];
+    let pid = own_pid();
+    all_refused(|_| {
+        for (arguments, why) in some(bad) {
+            refused_as_written(&format!("pid={pid} {arguments}"), why);
+        }
+        // The kernel crate itself refuses the second value of a number.
+        for twice in ["max_hits=1 max_hits=2", "max_hits=1 max-hits=1"] {
+            let parameters = format!("pid={pid} {twice}");
+            load_module("/modules/kvm_inspect.ko", &parameters).expect_err("it is given twice");
+            assert_nothing_left();
+        }
+        refused_as_written(&format!("pid={pid} -- pattern=text:a"), &["'--'"]);
+        let many = vec!["text:a"; 257].join(",");
+        refused_as_written(&format!("pid={pid} pattern={many}"), &["256 patterns"]);
     });
 }
 

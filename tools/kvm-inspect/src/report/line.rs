@@ -41,6 +41,13 @@ impl<'a> Line<'a> {
         })
     }
 
+    /// Returns whether a line is part of a report: its second word is its number.
+    pub(super) fn is_of_report(text: &str) -> bool {
+        let word = text.split(' ').nth(1);
+        let number = word.and_then(|word| word.strip_prefix("n="));
+        number.and_then(number_of).is_some()
+    }
+
     /// Takes the value of a key that the line may lack.
     pub(super) fn optional(&mut self, key: &str) -> Option<&'a str> {
         let at = self.values.iter().position(|(other, _)| *other == key)?;
@@ -73,14 +80,14 @@ impl<'a> Line<'a> {
     /// Takes a decimal number, or a hexadecimal one after `0x`.
     pub(super) fn number(&mut self, key: &str) -> Result<u64, ParseError> {
         let value = self.take(key)?;
-        number(value).ok_or_else(|| self.not_understood(key, value))
+        number_of(value).ok_or_else(|| self.not_understood(key, value))
     }
 
     /// Takes a range, `FIRST-LAST`.
     pub(super) fn range(&mut self, key: &str) -> Result<RangeInclusive<u64>, ParseError> {
         let value = self.take(key)?;
         let range = value.split_once('-');
-        let range = range.and_then(|(first, last)| Some(number(first)?..=number(last)?));
+        let range = range.and_then(|(first, last)| Some(number_of(first)?..=number_of(last)?));
         range.ok_or_else(|| self.not_understood(key, value))
     }
 
@@ -88,7 +95,7 @@ impl<'a> Line<'a> {
     pub(super) fn numbers<T: FromIterator<(String, u64)>>(&mut self) -> Result<T, ParseError> {
         let values = std::mem::take(&mut self.values);
         let number = |(key, value): (&str, &str)| {
-            let number = number(value).ok_or_else(|| self.not_understood(key, value))?;
+            let number = number_of(value).ok_or_else(|| self.not_understood(key, value))?;
             Ok((key.to_owned(), number))
         };
         values.into_iter().map(number).collect()
@@ -102,7 +109,7 @@ impl<'a> Line<'a> {
     }
 
     /// Returns the error of a value that makes no sense.
-    fn not_understood(&self, key: &str, value: &str) -> ParseError {
+    pub(super) fn not_understood(&self, key: &str, value: &str) -> ParseError {
         ParseError::Value {
             key: key.to_owned(),
             value: value.to_owned(),
@@ -111,7 +118,7 @@ impl<'a> Line<'a> {
     }
 }
 
-fn number(text: &str) -> Option<u64> {
+fn number_of(text: &str) -> Option<u64> {
     let (digits, radix) = match text.strip_prefix("0x") {
         Some(digits) => (digits, 16),
         None => (text, 10),

@@ -47,7 +47,9 @@ pub(crate) fn run() -> io::Result<String> {
     }
     check_work(work)?;
 
-    let inspection = Inspection::of(qemu.pid()).set("interval_ms", 1);
+    let inspection = Inspection::of(qemu.pid())
+        .set("interval_ms", 1)
+        .set("max_pause_ms", 0);
     let mut inspections = Inspections::default();
     let mut stops = Vec::new();
     for turn in 1..=TURNS {

@@ -75,6 +75,7 @@ pub(crate) fn run() -> io::Result<String> {
             .patterns(&vec!["hex:00"; count])
             .ranges(&[format!("0+{mib}M")])
             .set("max_hits", 1)
+            .set("max_pause_ms", 0)
             .set("threads", 1)
             .set("engine", "portable")
             .set("freeze_timeout_ms", 60_000);
