@@ -227,24 +227,16 @@ impl<'a> Freeze<'a> {
     /// Kicks all threads that are in KVM_RUN.
     fn kick(&self) {
         self.watch.kick_all();
-        for vcpu in self.vm.vcpus().filter(|vcpu| vcpu.is_busy()) {
-            // Its thread may have been in KVM_RUN since before the VM was watched. In user space it
-            // must not be disturbed.
-            if let Some(thread) = vcpu.thread() {
-                if !self.watch.contains(&thread) {
-                    task::kick(&thread);
-                }
-            }
-        }
+        // Those that have been in KVM_RUN since before the VM was watched. The others are kicked
+        // already, and do not notice.
+        self.vm.vcpus().for_each(Vcpu::kick);
     }
 
     /// Waits until the threads that were kicked, and do not come through the hook, have noticed. As
     /// long as the VM is watched their VMM sees nothing of it.
     fn await_kicked(&self) {
-        let is_kicked = |vcpu: &Vcpu| {
-            let thread = vcpu.thread().filter(|_| vcpu.is_busy());
-            thread.is_some_and(|thread| task::is_kicked(&thread))
-        };
+        // The flag stays until they have passed `Restart`, whether they are still in KVM_RUN or not.
+        let is_kicked = |vcpu: &Vcpu| vcpu.thread().is_some_and(|thread| task::is_kicked(&thread));
         for _ in 0..KICKED_GRACE_MS {
             if !self.vm.vcpus().any(is_kicked) {
                 return;

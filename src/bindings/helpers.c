@@ -16,6 +16,7 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/security.h>
+#include <linux/task_work.h>
 #include <linux/vmalloc.h>
 
 #include <asm/fpu/api.h>
@@ -26,9 +27,9 @@
 
 #include "helpers.h"
 
-void kvm_inspect_set_notify_flag(struct task_struct *task)
+bool kvm_inspect_set_notify_flag(struct task_struct *task)
 {
-	set_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL);
+	return !test_and_set_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL);
 }
 
 bool kvm_inspect_user_64bit_mode(struct pt_regs *registers)
@@ -39,6 +40,28 @@ bool kvm_inspect_user_64bit_mode(struct pt_regs *registers)
 bool kvm_inspect_has_notify_flag(struct task_struct *task)
 {
 	return test_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL);
+}
+
+/*
+ * Whether somebody else wants the current task back in user space: queued work (TWA_SIGNAL), as of
+ * io_uring. What the scheduler and the like queue (TWA_RESUME) is part of the task itself, and
+ * makes no system call return.
+ */
+bool kvm_inspect_has_foreign_task_work(void)
+{
+	unsigned long begin = (unsigned long)current;
+	struct callback_head *work;
+	unsigned long flags;
+	bool found = false;
+
+	if (!task_work_pending(current))
+		return false;
+	/* As task_work_cancel_match(): nobody takes a work off the list meanwhile. */
+	raw_spin_lock_irqsave(&current->pi_lock, flags);
+	for (work = READ_ONCE(current->task_works); work && !found; work = READ_ONCE(work->next))
+		found = (unsigned long)work - begin >= sizeof(struct task_struct);
+	raw_spin_unlock_irqrestore(&current->pi_lock, flags);
+	return found;
 }
 
 bool kvm_inspect_task_sigpending(struct task_struct *task)
@@ -314,6 +337,28 @@ struct task_struct *kvm_inspect_get_vcpu_task(struct kvm_vcpu *vcpu)
 	task = vcpu->pid ? get_pid_task(vcpu->pid, PIDTYPE_PID) : NULL;
 	read_unlock(&vcpu->pid_lock);
 	return task;
+}
+
+bool kvm_inspect_vcpu_wants_to_run(struct kvm_vcpu *vcpu)
+{
+	return READ_ONCE(vcpu->wants_to_run);
+}
+
+/*
+ * Sets TIF_NOTIFY_SIGNAL of @task if it is in KVM_RUN for @vcpu. With interrupts off, nothing comes
+ * between the look and the flag that would give the task time to enter another system call.
+ */
+bool kvm_inspect_set_notify_flag_in_kvm_run(struct kvm_vcpu *vcpu, struct task_struct *task)
+{
+	unsigned long flags;
+	bool set = false;
+
+	local_irq_save(flags);
+	/* KVM sets it after the pid, and only in KVM_RUN. */
+	if (smp_load_acquire(&vcpu->wants_to_run) && READ_ONCE(vcpu->pid) == task_pid(task))
+		set = kvm_inspect_set_notify_flag(task);
+	local_irq_restore(flags);
+	return set;
 }
 
 bool kvm_inspect_kvm_register_is_available(struct kvm_vcpu *vcpu, unsigned int reg)

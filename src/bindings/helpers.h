@@ -20,9 +20,10 @@ extern char *kvm_inspect_access;
 extern char *kvm_inspect_engine;
 
 /* <linux/sched/signal.h>, <linux/sched/task.h>, <linux/sched.h> */
-void kvm_inspect_set_notify_flag(struct task_struct *task);
+bool kvm_inspect_set_notify_flag(struct task_struct *task);
 bool kvm_inspect_user_64bit_mode(struct pt_regs *registers);
 bool kvm_inspect_has_notify_flag(struct task_struct *task);
+bool kvm_inspect_has_foreign_task_work(void);
 bool kvm_inspect_task_sigpending(struct task_struct *task);
 bool kvm_inspect_fatal_signal_pending(struct task_struct *task);
 bool kvm_inspect_task_is_running(struct task_struct *task);
@@ -75,6 +76,8 @@ void kvm_inspect_kvm_put_kvm(struct kvm *kvm);
 int kvm_inspect_online_vcpus(struct kvm *kvm);
 struct kvm_vcpu *kvm_inspect_kvm_get_vcpu(struct kvm *kvm, int index);
 struct task_struct *kvm_inspect_get_vcpu_task(struct kvm_vcpu *vcpu);
+bool kvm_inspect_vcpu_wants_to_run(struct kvm_vcpu *vcpu);
+bool kvm_inspect_set_notify_flag_in_kvm_run(struct kvm_vcpu *vcpu, struct task_struct *task);
 bool kvm_inspect_kvm_register_is_available(struct kvm_vcpu *vcpu, unsigned int reg);
 u64 kvm_inspect_kvm_get_cr8(struct kvm_vcpu *vcpu);
 bool kvm_inspect_is_sev(struct kvm *kvm);

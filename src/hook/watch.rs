@@ -198,7 +198,8 @@ impl Watch {
             return result;
         }
         let result = call.original();
-        if runner.leave() && result == task::return_value(EINTR) {
+        let is_kicked = runner.leave() && result == task::return_value(EINTR);
+        if is_kicked && !task::has_foreign_task_work() {
             // The VMM must not see this. If there was a signal, too, the VMM gets its EINTR, and
             // then the exit reason is right.
             if !task::task_sigpending() {

@@ -67,9 +67,24 @@ impl Vcpu {
         unsafe { task::owned(task) }
     }
 
-    /// Returns whether an ioctl, KVM_RUN or another, is working on the vCPU.
-    pub(crate) fn is_busy(&self) -> bool {
+    /// Returns whether a thread is in KVM_RUN, for the guest to run.
+    pub(crate) fn is_in_kvm_run(&self) -> bool {
         // SAFETY: By the type invariant `self` is valid.
-        unsafe { bindings::mutex_is_locked(&raw mut (*self.as_raw()).mutex) }
+        unsafe { bindings::vcpu_wants_to_run(self.as_raw()) }
+    }
+
+    /// Kicks the thread that is in KVM_RUN. One that is elsewhere, in user space or in another
+    /// system call, is left alone: it would see an `EINTR` that it did not expect.
+    pub(crate) fn kick(&self) {
+        if !self.is_in_kvm_run() {
+            return;
+        }
+        let Some(thread) = self.thread() else {
+            return;
+        };
+        // SAFETY: By the type invariant `self` is valid, and so is the task.
+        if unsafe { bindings::set_notify_flag_in_kvm_run(self.as_raw(), thread.as_ptr()) } {
+            task::wake_kicked(&thread);
+        }
     }
 }

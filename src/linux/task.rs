@@ -117,9 +117,17 @@ pub(crate) fn for_each_file<F: FnMut(u32, &LocalFile)>(process: &Task, mut visit
 /// This is what `TWA_SIGNAL` task work does, less the work (`kernel/task_work.c`): code that looks
 /// for pending signals sees one, KVM_RUN returns `-EINTR`, and on its way to user space the thread
 /// finds nothing to do.
+///
+/// Does nothing if it is kicked already, by this module or by others, and has not noticed yet.
 pub(crate) fn kick(thread: &Task) {
     // SAFETY: `thread` is a valid task.
-    unsafe { bindings::set_notify_flag(thread.as_ptr()) };
+    if unsafe { bindings::set_notify_flag(thread.as_ptr()) } {
+        wake_kicked(thread);
+    }
+}
+
+/// Completes a kick: makes a thread look at its flags.
+pub(crate) fn wake_kicked(thread: &Task) {
     // For a vCPU that is halted in the kernel. `wake_up_state(TASK_INTERRUPTIBLE)` is not exported,
     // and code in other waits copes with a spurious wake-up.
     thread.wake_up();
@@ -138,11 +146,24 @@ pub(crate) fn is_kicked(thread: &Task) -> bool {
 ///
 /// If a signal handler has to run first, the call ends with `EINTR` instead, as if the signal had
 /// interrupted it: no signal is lost on the way (`arch/x86/kernel/signal.c`).
+///
+/// Where somebody else wants the thread back in user space, this is `EINTR`: see
+/// [`has_foreign_task_work`].
 pub(crate) fn restart_current_call() -> c_long {
+    if has_foreign_task_work() {
+        return return_value(EINTR);
+    }
     // The signal code restarts the call, and a thread goes there only with this flag set.
     // SAFETY: `current` is a valid task.
     unsafe { bindings::set_notify_flag(Task::current_raw()) };
     return_value(ERESTARTNOHAND)
+}
+
+/// Returns whether others have queued work that makes the current system call return, as io_uring
+/// does to tell of a completion. A user space that waits for that must see the `EINTR`.
+pub(crate) fn has_foreign_task_work() -> bool {
+    // SAFETY: No preconditions.
+    unsafe { bindings::has_foreign_task_work() }
 }
 
 /// Returns whether a signal is pending for the current thread. A [`kick`] is none.
