@@ -9,7 +9,8 @@ use kernel::{
         aref::ARef,
         Arc, //
     },
-    task::Task, //
+    task::Task,
+    time::Delta, //
 };
 
 use crate::{
@@ -17,7 +18,8 @@ use crate::{
     freeze::{
         Freeze,
         FrozenVcpu,
-        Pauses, //
+        Pauses,
+        Terms, //
     },
     hook::Watch,
     kvm::{
@@ -41,7 +43,10 @@ use crate::{
         Conclusion,
         Outcome, //
     },
-    request::Request,
+    request::{
+        Late,
+        Request, //
+    },
     search::{
         PauseOutcome,
         Prepared,
@@ -94,15 +99,25 @@ impl Inspection<'_> {
         let memory = BorrowedAddressSpace::take_on(thread, mm);
         let no_io = NoIo::begin();
 
-        let freeze = self.freeze(&memory, true).map_err(explain_freeze)?;
+        let stop = || memory.thread().should_stop() || task::is_dying(self.process);
+        let freeze = self
+            .freeze(&stop, true)
+            .map_err(|error| self.explain_freeze(error))?;
+        let mut is_one_instant = freeze.is_complete();
         let frozen_after = freeze.took();
         self.read_registers(&freeze, &mut vcpus)?;
         slots.read_again(self.vm())?;
         let map = Arc::new(Map::new(self.target.vm.clone(), slots), GFP_KERNEL)?;
         let search = Search::new(map.clone(), self.request.query.clone(), search)?;
-        let stop = || memory.thread().should_stop() || task::is_dying(self.process);
         let mut pauses = Pauses::default();
-        let searched = self.search(freeze, &search, &memory, &stop, &mut pauses);
+        let searched = self.search(
+            freeze,
+            &search,
+            &memory,
+            &stop,
+            &mut pauses,
+            &mut is_one_instant,
+        );
         drop(no_io);
 
         let counted = searched.and_then(|()| search.count(&memory.memory(), &stop));
@@ -110,6 +125,7 @@ impl Inspection<'_> {
         let conclusion = match counted {
             Ok(()) if search.slots_have_changed() => Conclusion::MemslotsChanged,
             Ok(()) if findings.stopped_at.is_some() => Conclusion::TimeUp,
+            Ok(()) if !is_one_instant => Conclusion::NotOneInstant,
             Ok(()) if findings.has_uncovered() => Conclusion::Changed,
             Ok(()) => Conclusion::Ok,
             Err(Interrupted::Stopped { .. }) if task::is_dying(self.process) => {
@@ -167,13 +183,21 @@ impl Inspection<'_> {
         })
     }
 
-    /// Freezes the VM. With `explain`, a line says which vCPU did not stop in time.
-    fn freeze(&self, memory: &BorrowedAddressSpace<'_>, explain: bool) -> Result<Freeze<'_>> {
-        let timeout = match self.request.max_pause {
-            Some(max_pause) if max_pause < self.request.freeze_timeout => max_pause,
-            _ => self.request.freeze_timeout,
+    /// Freezes the VM, for the first time or again.
+    fn freeze(&self, stop: &dyn Fn() -> bool, is_first: bool) -> Result<Freeze<'_>> {
+        let late = self.request.late;
+        let most = self.request.max_pause.map(|max_pause| match late {
+            Late::Refuse => max_pause,
+            // The rest is for the search.
+            Late::Report => Delta::from_nanos(max_pause.as_nanos() / 2),
+        });
+        let timeout = self.request.freeze_timeout;
+        let terms = Terms {
+            timeout: most.map_or(timeout, |most| timeout.min(most)),
+            late,
+            is_first,
         };
-        Freeze::begin(self.vm(), self.watch, memory.thread(), timeout, explain)
+        Freeze::begin(self.vm(), self.watch, &terms, stop)
     }
 
     /// Reads the state and registers of all vCPUs.
@@ -198,6 +222,7 @@ impl Inspection<'_> {
         memory: &BorrowedAddressSpace<'_>,
         stop: &dyn Fn() -> bool,
         pauses: &mut Pauses,
+        is_one_instant: &mut bool,
     ) -> Result<(), Interrupted> {
         // One for all, with its limited patience for `mmap_lock`.
         let vmm_memory = memory.memory();
@@ -225,10 +250,14 @@ impl Inspection<'_> {
                 return Err(Interrupted::Stopped { page: 0 });
             }
             // A freeze that fails here may succeed the next time.
-            outcome = match self.freeze(memory, false) {
-                Ok(freeze) => self.search_in_pause(freeze, search, memory, stop, pauses)?,
+            outcome = match self.freeze(stop, false) {
+                Ok(freeze) => {
+                    *is_one_instant &= freeze.is_complete();
+                    self.search_in_pause(freeze, search, memory, stop, pauses)?
+                }
                 // The guest was kept from running for some time, and all go on.
                 Err(error) if error == ETIMEDOUT => PauseOutcome::InVain,
+                Err(error) if error == EINTR => return Err(Interrupted::Stopped { page: 0 }),
                 Err(error) => return Err(error.into()),
             };
         }
@@ -251,16 +280,21 @@ impl Inspection<'_> {
         pauses.add(freeze.thaw());
         outcome
     }
-}
 
-fn explain_freeze(error: Error) -> Error {
-    if error == ETIMEDOUT {
-        refuse!(
-            error,
-            "not all vCPUs stopped in time, all go on; try again, or raise freeze_timeout_ms= \
-             (and max_pause_ms=)"
-        )
-    } else {
-        error
+    fn explain_freeze(&self, error: Error) -> Error {
+        if error == ETIMEDOUT {
+            refuse!(
+                error,
+                "not all vCPUs stopped in time, all go on; try again, raise freeze_timeout_ms= \
+                 (and max_pause_ms=), or give late=report"
+            )
+        } else if error == EINTR && task::is_dying(self.process) {
+            refuse!(
+                ESRCH,
+                "the VMM is exiting; its guest has no memory any more"
+            )
+        } else {
+            error
+        }
     }
 }

@@ -49,6 +49,8 @@ pub(crate) enum Conclusion {
     MemslotsChanged,
     /// Time was up before all memory was searched.
     TimeUp,
+    /// A vCPU did not stop in time, and may have changed anything meanwhile.
+    NotOneInstant,
     /// Some memory was changed since it was searched.
     Changed,
     /// The VMM was killed.
@@ -62,6 +64,7 @@ impl Conclusion {
             Self::Ok => "ok",
             Self::MemslotsChanged => "memslots_changed",
             Self::TimeUp => "time_up",
+            Self::NotOneInstant => "not_one_instant",
             Self::Changed => "changed",
             Self::VmmKilled => "vmm_killed",
         }

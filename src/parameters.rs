@@ -23,6 +23,7 @@ use crate::{
         RangeError, //
     },
     request::{
+        Late,
         Query,
         Request,
         MAX_CONTEXT, //
@@ -89,6 +90,7 @@ pub(crate) fn check(raw: &RawParameters) -> Result<Request> {
             1,
             MAX_MS,
         )?),
+        late: late()?,
         max_pause: time("max_pause_ms", raw.max_pause_ms)?,
         threads: match size("threads", raw.threads, MAX_THREADS)? {
             0 => cpumask::num_online_cpus().clamp(1, MAX_THREADS),
@@ -139,6 +141,18 @@ fn access() -> Result<Access> {
         None => Err(refuse!(
             EINVAL,
             "access={} is not known; give linear, vmap or copy",
+            BStr::from_bytes(name)
+        )),
+    }
+}
+
+fn late() -> Result<Late> {
+    match bindings::late_parameter() {
+        b"" | b"refuse" => Ok(Late::Refuse),
+        b"report" => Ok(Late::Report),
+        name => Err(refuse!(
+            EINVAL,
+            "late={} is not known; give refuse or report",
             BStr::from_bytes(name)
         )),
     }

@@ -395,7 +395,7 @@ impl ParkedWork for Search {
             };
             state.busy += 1;
             drop(state);
-            self.work(&mut worker, memory, &task::fatal_signal_pending, &mut false);
+            self.work(&mut worker, memory, &task::must_leave, &mut false);
             let mut state = self.state.lock();
             // There is room: it came from there.
             let _ = state.workers.push_within_capacity(worker);

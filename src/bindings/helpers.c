@@ -2,6 +2,7 @@
 /* See helpers.h. */
 
 #include <linux/atomic.h>
+#include <linux/freezer.h>
 #include <linux/highmem.h>
 #include <linux/irqflags.h>
 #include <linux/mm.h>
@@ -12,11 +13,13 @@
 #include <linux/rbtree.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
+#include <linux/sched/jobctl.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/security.h>
 #include <linux/task_work.h>
+#include <linux/unistd.h>
 #include <linux/vmalloc.h>
 
 #include <asm/fpu/api.h>
@@ -72,6 +75,17 @@ bool kvm_inspect_task_sigpending(struct task_struct *task)
 bool kvm_inspect_fatal_signal_pending(struct task_struct *task)
 {
 	return fatal_signal_pending(task);
+}
+
+/* Both kinds: for suspend and cgroup v1, and for cgroup v2. */
+bool kvm_inspect_is_freezing(void)
+{
+	return freezing(current) || (READ_ONCE(current->jobctl) & JOBCTL_TRAP_FREEZE);
+}
+
+bool kvm_inspect_task_is_on_cpu(struct task_struct *task)
+{
+	return READ_ONCE(task->on_cpu);
 }
 
 bool kvm_inspect_task_is_running(struct task_struct *task)
@@ -259,15 +273,73 @@ int kvm_inspect_may_read_memory(void)
 	return security_locked_down(LOCKDOWN_KCORE);
 }
 
-bool kvm_inspect_mutex_trylock_nest_lock(struct mutex *mutex, struct mutex *nest)
+/*
+ * lockdep accepts many locks of one class below another lock only. KVM's own would be kvm->lock,
+ * which half of KVM's calls wait for.
+ */
+static DEFINE_MUTEX(locking_out);
+
+bool kvm_inspect_begin_locking_out(void)
 {
-	return mutex_trylock_nest_lock(mutex, nest);
+	return mutex_trylock(&locking_out);
 }
 
-bool kvm_inspect_mutex_is_locked(struct mutex *mutex)
+void kvm_inspect_end_locking_out(void)
 {
-	return mutex_is_locked(mutex);
+	mutex_unlock(&locking_out);
 }
+
+bool kvm_inspect_trylock_vcpu(struct kvm_vcpu *vcpu)
+{
+	return mutex_trylock_nest_lock(&vcpu->mutex, &locking_out);
+}
+
+#ifndef CONFIG_PREEMPT_RT
+/* As __mutex_owner(), which is not for others. The owner is not freed before it has let go. */
+static struct task_struct *mutex_owner(struct mutex *mutex)
+{
+	return (struct task_struct *)(atomic_long_read(&mutex->owner) & ~0x07UL);
+}
+
+/*
+ * The number of the task that holds @mutex, or 0. @ioctl: the ioctl it makes, or 0. This is only to
+ * be told: the task may let go at any moment. RCU keeps it, and its stack, for that long.
+ */
+int kvm_inspect_mutex_holder(struct mutex *mutex, unsigned int *ioctl)
+{
+	struct task_struct *task;
+	int pid = 0;
+
+	*ioctl = 0;
+	rcu_read_lock();
+	task = mutex_owner(mutex);
+	if (task) {
+		void *stack = READ_ONCE(task->stack);
+		struct pt_regs *regs;
+		unsigned int command = 0;
+
+		if (stack && !(task->flags & PF_KTHREAD)) {
+			regs = stack + THREAD_SIZE - TOP_OF_KERNEL_STACK_PADDING;
+			regs--;
+			if (READ_ONCE(regs->orig_ax) == __NR_ioctl)
+				command = READ_ONCE(regs->si);
+		}
+		/* Still there: all of that was its own. */
+		if (mutex_owner(mutex) == task) {
+			pid = task_pid_nr(task);
+			*ioctl = command;
+		}
+	}
+	rcu_read_unlock();
+	return pid;
+}
+#else
+int kvm_inspect_mutex_holder(struct mutex *mutex, unsigned int *ioctl)
+{
+	*ioctl = 0;
+	return 0;
+}
+#endif
 
 void kvm_inspect_synchronize_rcu_tasks(void)
 {

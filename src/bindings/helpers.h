@@ -18,6 +18,7 @@ extern char *kvm_inspect_ranges[KVM_INSPECT_MAX_LIST];
 extern unsigned int kvm_inspect_nr_ranges;
 extern char *kvm_inspect_access;
 extern char *kvm_inspect_engine;
+extern char *kvm_inspect_late;
 
 /* <linux/sched/signal.h>, <linux/sched/task.h>, <linux/sched.h> */
 bool kvm_inspect_set_notify_flag(struct task_struct *task);
@@ -26,6 +27,8 @@ bool kvm_inspect_has_notify_flag(struct task_struct *task);
 bool kvm_inspect_has_foreign_task_work(void);
 bool kvm_inspect_task_sigpending(struct task_struct *task);
 bool kvm_inspect_fatal_signal_pending(struct task_struct *task);
+bool kvm_inspect_is_freezing(void);
+bool kvm_inspect_task_is_on_cpu(struct task_struct *task);
 bool kvm_inspect_task_is_running(struct task_struct *task);
 bool kvm_inspect_is_dying(struct task_struct *task);
 struct files_struct *kvm_inspect_lock_files(struct task_struct *task);
@@ -55,8 +58,10 @@ unsigned int kvm_inspect_num_online_cpus(void);
 int kvm_inspect_may_read_memory(void);
 
 /* <linux/mutex.h> */
-bool kvm_inspect_mutex_trylock_nest_lock(struct mutex *mutex, struct mutex *nest);
-bool kvm_inspect_mutex_is_locked(struct mutex *mutex);
+bool kvm_inspect_begin_locking_out(void);
+void kvm_inspect_end_locking_out(void);
+bool kvm_inspect_trylock_vcpu(struct kvm_vcpu *vcpu);
+int kvm_inspect_mutex_holder(struct mutex *mutex, unsigned int *ioctl);
 
 /* <linux/rcupdate.h>, <linux/rcupdate_wait.h> */
 void kvm_inspect_synchronize_rcu_tasks(void);

@@ -30,3 +30,9 @@ char *kvm_inspect_engine = "";
 module_param_named(engine, kvm_inspect_engine, charp, 0);
 MODULE_PARM_DESC(engine,
 		 "What searches: avx512, avx2 or portable (default: the fastest that the CPU has)");
+
+char *kvm_inspect_late = "";
+module_param_named(late, kvm_inspect_late, charp, 0);
+MODULE_PARM_DESC(late,
+		 "What to do if a vCPU does not stop in time: refuse, or report all the same "
+		 "(default: refuse)");

@@ -9,6 +9,7 @@
 use core::ptr::NonNull;
 
 use kernel::{
+    alloc::Flags,
     fs::LocalFile,
     prelude::*,
     sync::aref::ARef,
@@ -178,6 +179,36 @@ pub(crate) fn task_sigpending() -> bool {
 pub(crate) fn fatal_signal_pending() -> bool {
     // SAFETY: `current` is a valid task.
     unsafe { bindings::fatal_signal_pending(Task::current_raw()) }
+}
+
+/// Returns whether the system, or the cgroup of the current thread, is being frozen.
+pub(crate) fn is_freezing() -> bool {
+    // SAFETY: No preconditions.
+    unsafe { bindings::is_freezing() }
+}
+
+/// Returns whether the current thread has to leave the kernel: it is being killed, or frozen.
+pub(crate) fn must_leave() -> bool {
+    fatal_signal_pending() || is_freezing()
+}
+
+/// Returns the flags for what is allocated while a guest stands. There may be no memory until the
+/// guest runs again, so this does not wait, and fails.
+pub(crate) fn gfp_paused() -> Flags {
+    GFP_NOWAIT | __GFP_NOWARN
+}
+
+/// Returns what a thread does, for a line about it.
+pub(crate) fn doing(thread: &Task) -> &'static str {
+    // SAFETY: `thread` is a valid task.
+    let is_on_cpu = unsafe { bindings::task_is_on_cpu(thread.as_ptr()) };
+    if is_on_cpu {
+        "runs"
+    } else if is_running(thread) {
+        "waits for a CPU"
+    } else {
+        "sleeps"
+    }
 }
 
 /// Returns whether a thread runs, or waits for a CPU.

@@ -57,6 +57,8 @@ pub enum State {
     Parked,
     /// Its thread was elsewhere, or there was none. The vCPU was locked out of `KVM_RUN`.
     Outside,
+    /// It did not stop in time, and may have run (`late=report`).
+    Running,
 }
 
 /// Where the registers of a vCPU come from.
@@ -180,6 +182,8 @@ pub enum Conclusion {
     VmmKilled,
     /// The allowed pauses were too short: see [`Report::left`].
     TimeUp,
+    /// A vCPU did not stop in time, and may have changed anything meanwhile.
+    NotOneInstant,
     /// Memory changed too fast: see [`Report::uncovered`].
     Changed,
 }
@@ -481,6 +485,7 @@ impl FromStr for State {
         match word {
             "parked" => Ok(Self::Parked),
             "outside" => Ok(Self::Outside),
+            "running" => Ok(Self::Running),
             _ => Err(UnknownWord),
         }
     }
@@ -508,6 +513,7 @@ impl FromStr for Conclusion {
             "memslots_changed" => Ok(Self::MemslotsChanged),
             "vmm_killed" => Ok(Self::VmmKilled),
             "time_up" => Ok(Self::TimeUp),
+            "not_one_instant" => Ok(Self::NotOneInstant),
             "changed" => Ok(Self::Changed),
             _ => Err(UnknownWord),
         }

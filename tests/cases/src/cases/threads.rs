@@ -115,6 +115,7 @@ fn stopped() {
                 match state {
                     State::Parked => parked += 1,
                     State::Outside => outside += 1,
+                    State::Running => panic!("that was not asked for"),
                 }
             }
         },
