@@ -73,6 +73,12 @@ pub(crate) fn access_parameter() -> &'static [u8] {
     unsafe { CStr::from_char_ptr(kvm_inspect_access) }.to_bytes()
 }
 
+/// Returns the value of `late=`, empty if not given.
+pub(crate) fn late_parameter() -> &'static [u8] {
+    // SAFETY: Set before the module's init runs, and not changed after; never null.
+    unsafe { CStr::from_char_ptr(kvm_inspect_late) }.to_bytes()
+}
+
 /// Returns the value of `engine=`, empty if not given.
 pub(crate) fn engine_parameter() -> &'static [u8] {
     // SAFETY: Set before the module's init runs, and not changed after; never null.

@@ -25,19 +25,18 @@ use crate::{
         Watch, //
     },
     kvm::{
+        Holder,
         LockedVcpus,
         Registers,
         Vcpu,
         Vm, //
     },
-    linux::{
-        kthread::OnKthread,
-        task, //
-    },
+    linux::task,
     park::{
         ParkedWork,
         Parking, //
-    }, //
+    },
+    request::Late, //
 };
 
 /// How long a thread that sleeps in user space may take to come to KVM_RUN before its vCPU is
@@ -47,6 +46,12 @@ const SLEEPER_GRACE: Delta = Delta::from_millis(10);
 /// How long threads may take to notice a kick for a freeze that did not come about.
 const KICKED_GRACE_MS: u32 = 100;
 
+/// The most lines about vCPUs that did not stop.
+const MAX_LATE_LINES: usize = 16;
+
+/// Room for vCPUs that are made while all others are locked out.
+const SPARE_VCPUS: usize = 16;
+
 /// Where a vCPU is during a freeze.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum VcpuState {
@@ -54,6 +59,8 @@ pub(crate) enum VcpuState {
     Parked,
     /// Its thread is in user space, or it never ran; it is locked out.
     Outside,
+    /// It did not stop in time, and may have run meanwhile ([`Late::Report`]).
+    Running,
 }
 
 /// One vCPU of a frozen VM.
@@ -108,65 +115,122 @@ pub(crate) struct Freeze<'a> {
     watch: &'a Watch,
     vm: &'a Vm,
     parking: Arc<Parking>,
-    locked: Option<LockedVcpus<'a>>,
+    locked: LockedVcpus<'a>,
     since: Instant<Monotonic>,
     took: Delta,
-    /// All vCPUs have stopped.
-    is_complete: bool,
+    state: State,
+}
+
+/// How far a freeze is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Not all vCPUs have stopped.
+    Begun,
+    /// Time is up, and this is all that can be had: some vCPUs are late.
+    Partial,
+    /// All have stopped.
+    Complete,
+}
+
+/// What is asked of one freeze.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms {
+    /// How long to wait for all vCPUs to stop.
+    pub(crate) timeout: Delta,
+    /// What to do then.
+    pub(crate) late: Late,
+    /// It is the first one of its inspection. Lines say which vCPUs are late, and all vCPUs have
+    /// the same time. Later, those that were locked out before have none.
+    pub(crate) is_first: bool,
 }
 
 impl<'a> Freeze<'a> {
-    /// Stops all vCPUs of `vm`, which is the one that `watch` watches.
+    /// Stops all vCPUs of `vm`, which is the one that `watch` watches. `stop` tells whether to give
+    /// up.
     ///
     /// # Errors
     ///
-    /// `ETIMEDOUT`: a vCPU did not stop within `timeout`; with `explain`, a line says which one.
-    /// `EINTR`: `thread` was asked to stop. `ENOMEM`. In each case all vCPUs go on.
+    /// `ETIMEDOUT`: a vCPU did not stop in time, and [`Late::Refuse`] was asked for. `EINTR`:
+    /// `stop` said so. `ENOMEM`. In each case all vCPUs go on.
     pub(crate) fn begin(
         vm: &'a Vm,
         watch: &'a Watch,
-        thread: &OnKthread,
-        timeout: Delta,
-        explain: bool,
+        terms: &Terms,
+        stop: &dyn Fn() -> bool,
     ) -> Result<Self> {
+        // All memory is taken before the first kick.
         let parking = Arc::pin_init(Parking::new(), GFP_KERNEL)?;
+        let room = vm.vcpus().count().saturating_add(SPARE_VCPUS);
+        let locked = LockedVcpus::with_capacity(vm, room)?;
         let mut this = Self {
             watch,
             vm,
             parking,
-            locked: None,
+            locked,
             since: Instant::now(),
             took: Delta::ZERO,
-            is_complete: false,
+            state: State::Begun,
         };
         watch.freeze(&this.parking);
-        while !this.all_stopped() {
-            let elapsed = this.since.elapsed();
-            if elapsed > timeout {
-                let late = if explain { this.late() } else { KVec::new() };
-                // A slow console must not prolong the pause.
-                drop(this);
-                for (number, location) in late {
-                    pr_warn!("vcpu {number} did not stop: it is {location}\n");
-                }
-                return Err(ETIMEDOUT);
+        this.wait_for_all(terms, stop)?;
+        this.took = this.since.elapsed();
+        Ok(this)
+    }
+
+    fn wait_for_all(&mut self, terms: &Terms, stop: &dyn Fn() -> bool) -> Result {
+        let timeout = terms.timeout;
+        loop {
+            let seen = self.watch.parks();
+            let elapsed = self.since.elapsed();
+            if self.all_stopped()
+                || self.lock_out_others(|vcpu| {
+                    if !terms.is_first && self.watch.was_locked_out(vcpu) {
+                        return true;
+                    }
+                    match vcpu.thread() {
+                        Some(thread) if task::is_running(&thread) => elapsed * 2 > timeout,
+                        Some(_) => elapsed > SLEEPER_GRACE || elapsed * 2 > timeout,
+                        None => true,
+                    }
+                })
+            {
+                self.state = State::Complete;
+                return Ok(());
             }
-            if thread.should_stop() {
+            if elapsed > timeout {
+                return self.time_is_up(terms);
+            }
+            if stop() {
                 return Err(EINTR);
             }
-            if this.lock_out_others(|vcpu| match vcpu.thread() {
-                Some(thread) if task::is_running(&thread) => elapsed * 2 > timeout,
-                Some(_) => elapsed > SLEEPER_GRACE || elapsed * 2 > timeout,
-                None => true,
-            })? {
-                break;
-            }
-            this.kick();
-            watch.wait_for_parked(msecs_to_jiffies(1));
+            self.kick();
+            self.watch.wait_for_parked(seen, msecs_to_jiffies(1));
         }
-        this.took = this.since.elapsed();
-        this.is_complete = true;
-        Ok(this)
+    }
+
+    /// Stops what can be stopped now. The rest is late.
+    fn time_is_up(&mut self, terms: &Terms) -> Result {
+        for vcpu in self.vm.vcpus() {
+            if self.watch.location(vcpu) == VcpuLocation::Unknown {
+                // It is busy, or new: then it is late.
+                let _ = self.locked.try_add(vcpu);
+            }
+        }
+        if self.all_stopped() {
+            self.state = State::Complete;
+            return Ok(());
+        }
+        if terms.late == Late::Report {
+            self.state = State::Partial;
+            return Ok(());
+        }
+        if terms.is_first {
+            let late = self.late_vcpus();
+            // A slow console must not prolong the pause.
+            self.thaw_all();
+            late.print();
+        }
+        Err(ETIMEDOUT)
     }
 
     /// Returns when the pause began: at the first kick.
@@ -177,6 +241,11 @@ impl<'a> Freeze<'a> {
     /// Returns how long it took until all vCPUs had stopped.
     pub(crate) fn took(&self) -> Delta {
         self.took
+    }
+
+    /// Returns whether all vCPUs have stopped.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.state == State::Complete
     }
 
     /// Shares `work` with the parked threads.
@@ -193,11 +262,14 @@ impl<'a> Freeze<'a> {
 
     /// Returns the state and registers of `vcpu`; [`None`] if it is not stopped (any more).
     pub(crate) fn vcpu(&self, vcpu: &Vcpu) -> Option<FrozenVcpu> {
-        let (state, registers) = if self.has_locked(vcpu) {
-            let registers = Arc::new(Registers::cached(vcpu), GFP_KERNEL);
+        let (state, registers) = if self.locked.contains(vcpu) {
+            let registers = Arc::new(Registers::cached(vcpu), task::gfp_paused());
             (VcpuState::Outside, registers.ok())
         } else if self.watch.location(vcpu) == VcpuLocation::Parked {
             (VcpuState::Parked, self.watch.registers(vcpu))
+        } else if self.state == State::Partial {
+            // What KVM has in memory is that of some earlier moment.
+            (VcpuState::Running, None)
         } else {
             return None;
         };
@@ -210,41 +282,28 @@ impl<'a> Freeze<'a> {
 
     fn all_stopped(&self) -> bool {
         // The first comparison is much the quicker one if there are many.
-        let locked = self.locked.as_ref().map_or(0, LockedVcpus::len);
+        let locked = self.locked.vcpus().len();
         let most = self.watch.count_parked().saturating_add(locked);
         most >= self.vm.vcpus().count() && self.vm.vcpus().all(|vcpu| self.is_stopped(vcpu))
     }
 
     fn is_stopped(&self, vcpu: &Vcpu) -> bool {
-        self.has_locked(vcpu) || self.watch.location(vcpu) == VcpuLocation::Parked
-    }
-
-    fn has_locked(&self, vcpu: &Vcpu) -> bool {
-        let locked = self.locked.as_ref();
-        locked.is_some_and(|locked| locked.contains(vcpu))
+        self.locked.contains(vcpu) || self.watch.location(vcpu) == VcpuLocation::Parked
     }
 
     /// Kicks all threads that are in KVM_RUN.
     fn kick(&self) {
         self.watch.kick_all();
-        for vcpu in self.vm.vcpus().filter(|vcpu| vcpu.is_busy()) {
-            // Its thread may have been in KVM_RUN since before the VM was watched. In user space it
-            // must not be disturbed.
-            if let Some(thread) = vcpu.thread() {
-                if !self.watch.contains(&thread) {
-                    task::kick(&thread);
-                }
-            }
-        }
+        // Those that have been in KVM_RUN since before the VM was watched. The others are kicked
+        // already, and do not notice.
+        self.vm.vcpus().for_each(Vcpu::kick);
     }
 
     /// Waits until the threads that were kicked, and do not come through the hook, have noticed. As
     /// long as the VM is watched their VMM sees nothing of it.
     fn await_kicked(&self) {
-        let is_kicked = |vcpu: &Vcpu| {
-            let thread = vcpu.thread().filter(|_| vcpu.is_busy());
-            thread.is_some_and(|thread| task::is_kicked(&thread))
-        };
+        // The flag stays until they have passed `Restart`, whether they are still in KVM_RUN or not.
+        let is_kicked = |vcpu: &Vcpu| vcpu.thread().is_some_and(|thread| task::is_kicked(&thread));
         for _ in 0..KICKED_GRACE_MS {
             if !self.vm.vcpus().any(is_kicked) {
                 return;
@@ -255,43 +314,58 @@ impl<'a> Freeze<'a> {
 
     /// Locks out the vCPUs that are not parked, if all of them have had their time and all mutexes
     /// are free. Returns whether all vCPUs are stopped then.
-    fn lock_out_others(&mut self, had_its_time: impl Fn(&Vcpu) -> bool) -> Result<bool> {
-        let is_unknown = |vcpu: &&Vcpu| self.watch.location(vcpu) == VcpuLocation::Unknown;
-        let may_lock_out =
-            |vcpu: &Vcpu| self.is_stopped(vcpu) || (is_unknown(&vcpu) && had_its_time(vcpu));
-        if !self.vm.vcpus().all(may_lock_out) {
-            return Ok(false);
-        }
-        let count = self.vm.vcpus().filter(is_unknown).count();
-        let mut locked = match LockedVcpus::try_new(self.vm, count) {
-            Err(error) if error == EBUSY => return Ok(false),
-            locked => locked?,
+    fn lock_out_others(&mut self, had_its_time: impl Fn(&Vcpu) -> bool) -> bool {
+        let may_lock_out = |vcpu: &Vcpu| match self.watch.location(vcpu) {
+            VcpuLocation::Parked => true,
+            VcpuLocation::InKvmRun => false,
+            VcpuLocation::Unknown => had_its_time(vcpu),
         };
+        if !self.vm.vcpus().all(may_lock_out) {
+            return false;
+        }
         for vcpu in self.vm.vcpus() {
             // Those that have come meanwhile, and one that has just been made, are seen next time.
-            if is_unknown(&vcpu) && locked.try_add(vcpu).is_err() {
-                return Ok(false);
+            if self.watch.location(vcpu) == VcpuLocation::Unknown
+                && self.locked.try_add(vcpu).is_err()
+            {
+                self.locked.release();
+                return false;
             }
         }
-        self.locked = Some(locked);
-        if self.all_stopped() {
-            return Ok(true);
+        if !self.all_stopped() {
+            self.locked.release();
+            return false;
         }
-        self.locked = None;
-        Ok(false)
+        true
     }
 
-    /// Returns the vCPUs that have not stopped, and where they are, as far as memory allows.
-    fn late(&self) -> KVec<(c_int, &'static str)> {
-        let mut late = KVec::new();
+    /// Lets the parked threads go, and those that were locked out.
+    fn thaw_all(&mut self) {
+        // First no new thread may park, then those that have may go.
+        self.watch.thaw();
+        self.parking.thaw();
+        for vcpu in self.locked.vcpus() {
+            self.watch.note_locked_out(vcpu);
+        }
+        self.locked.release();
+    }
+
+    /// Returns the vCPUs that have not stopped, and what their threads do.
+    fn late_vcpus(&self) -> LateVcpus {
+        let mut late = LateVcpus::default();
         for vcpu in self.vm.vcpus().filter(|vcpu| !self.is_stopped(vcpu)) {
-            let location = match self.watch.location(vcpu) {
-                VcpuLocation::Unknown => {
-                    "in another ioctl of its VMM, or in KVM_RUN since before and does not react"
-                }
-                _ => "in KVM_RUN, and does not react",
-            };
-            let _ = late.push((vcpu.number(), location), GFP_KERNEL);
+            if let Some(place) = late.first.get_mut(late.count) {
+                *place = Some(LateVcpu {
+                    number: vcpu.number(),
+                    is_in_kvm_run: vcpu.is_in_kvm_run()
+                        || self.watch.location(vcpu) == VcpuLocation::InKvmRun,
+                    doing: vcpu
+                        .thread()
+                        .map_or("has ended", |thread| task::doing(&thread)),
+                    holder: vcpu.holder(),
+                });
+            }
+            late.count = late.count.saturating_add(1);
         }
         late
     }
@@ -299,11 +373,54 @@ impl<'a> Freeze<'a> {
 
 impl Drop for Freeze<'_> {
     fn drop(&mut self) {
-        // First no new thread may park, then those that have may go.
-        self.watch.thaw();
-        self.parking.thaw();
-        if !self.is_complete {
+        self.thaw_all();
+        if self.state != State::Complete {
             self.await_kicked();
+        }
+    }
+}
+
+/// The vCPUs that did not stop in time.
+#[derive(Default)]
+struct LateVcpus {
+    first: [Option<LateVcpu>; MAX_LATE_LINES],
+    count: usize,
+}
+
+/// A vCPU that did not stop in time.
+#[derive(Clone, Copy)]
+struct LateVcpu {
+    number: c_int,
+    is_in_kvm_run: bool,
+    /// What the thread does that ran it last.
+    doing: &'static str,
+    /// Who works on it.
+    holder: Option<Holder>,
+}
+
+impl LateVcpus {
+    fn print(&self) {
+        for late in self.first.iter().flatten() {
+            late.print();
+        }
+        let more = self.count.saturating_sub(self.first.len());
+        if more > 0 {
+            pr_warn!("and {more} more vCPUs did not stop\n");
+        }
+    }
+}
+
+impl LateVcpu {
+    fn print(self) {
+        let (number, doing) = (self.number, self.doing);
+        match self.holder {
+            _ if self.is_in_kvm_run => {
+                pr_warn!("vcpu {number} did not stop: its thread is in KVM_RUN, and {doing}\n");
+            }
+            Some(Holder { thread, ioctl }) => pr_warn!(
+                "vcpu {number} did not stop: thread {thread} works on it, in ioctl {ioctl:#x}\n"
+            ),
+            None => pr_warn!("vcpu {number} did not stop: its thread {doing} in user space\n"),
         }
     }
 }

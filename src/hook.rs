@@ -110,7 +110,7 @@ impl Hook {
     /// `ENOMEM`. `E2BIG`: [`MAX_VMS`] are watched already.
     pub(crate) fn watch(&self, vm: &Vm) -> Result<Watched<'_>> {
         let runners = Runners::with_capacity(vm.vcpus().count())?;
-        let fresh = Arc::pin_init(Watch::new(vm.id(), runners), GFP_KERNEL)?;
+        let fresh = Arc::pin_init(Watch::new(vm, runners), GFP_KERNEL)?;
         let mut watches = WATCHES.lock();
         watches.retain(|watch| !watch.is_deserted());
         let known = watches.iter().find(|watch| watch.is_of(vm)).cloned();
@@ -155,11 +155,14 @@ impl core::ops::Deref for Watched<'_> {
 struct ActiveWatch(Arc<Watch>);
 
 impl ActiveWatch {
-    /// Returns the active watch of a VM.
+    /// Returns the watch of a VM of the current process.
+    ///
+    /// It may be retired, also while the caller looks at it: see [`Watch::run`].
     fn find(vm: VmId) -> Option<Arc<Watch>> {
+        let vmm = task::current_mm().addr();
         let watches = WATCHES.lock();
-        let found = watches.iter().find(|watch| watch.has_id(vm))?;
-        (!found.is_retired()).then(|| found.clone())
+        let found = watches.iter().find(|watch| watch.is_of_vmm(vm, vmm));
+        found.cloned()
     }
 }
 

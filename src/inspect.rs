@@ -9,7 +9,8 @@ use kernel::{
         aref::ARef,
         Arc, //
     },
-    task::Task, //
+    task::Task,
+    time::Delta, //
 };
 
 use crate::{
@@ -17,7 +18,8 @@ use crate::{
     freeze::{
         Freeze,
         FrozenVcpu,
-        Pauses, //
+        Pauses,
+        Terms, //
     },
     hook::Watch,
     kvm::{
@@ -42,7 +44,10 @@ use crate::{
         Conclusion,
         Outcome, //
     },
-    request::Request,
+    request::{
+        Late,
+        Request, //
+    },
     search::{
         PauseOutcome,
         Prepared,
@@ -102,7 +107,10 @@ impl Inspection<'_> {
         } = self.prepare()?;
         let no_io = NoIo::begin();
 
-        let freeze = self.freeze(&memory, true).map_err(explain_freeze)?;
+        let freeze = self
+            .freeze(&stop, true)
+            .map_err(|error| self.explain_freeze(error))?;
+        let mut is_one_instant = freeze.is_complete();
         let frozen_after = freeze.took();
         self.read_registers(&freeze, &mut vcpus)?;
         slots.read_again(self.vm())?;
@@ -115,6 +123,7 @@ impl Inspection<'_> {
             stop: &stop,
             slots_now: &mut slots_now,
             pauses: &mut pauses,
+            is_one_instant: &mut is_one_instant,
         };
         let searched = self.search(freeze, &mut run);
         drop(no_io);
@@ -126,6 +135,7 @@ impl Inspection<'_> {
                 Conclusion::MemslotsChanged
             }
             Ok(()) if findings.stopped_at.is_some() => Conclusion::TimeUp,
+            Ok(()) if !is_one_instant => Conclusion::NotOneInstant,
             Ok(()) if findings.has_uncovered() => Conclusion::Changed,
             Ok(()) if findings.missing_pages > 0 => Conclusion::Incomplete,
             Ok(()) if self.request.query.patterns.is_empty() => Conclusion::NoPattern,
@@ -201,13 +211,21 @@ impl Inspection<'_> {
         Ok(())
     }
 
-    /// Freezes the VM. With `explain`, a line says which vCPU did not stop in time.
-    fn freeze(&self, memory: &BorrowedAddressSpace<'_>, explain: bool) -> Result<Freeze<'_>> {
-        let timeout = match self.request.max_pause {
-            Some(max_pause) if max_pause < self.request.freeze_timeout => max_pause,
-            _ => self.request.freeze_timeout,
+    /// Freezes the VM, for the first time or again.
+    fn freeze(&self, stop: &dyn Fn() -> bool, is_first: bool) -> Result<Freeze<'_>> {
+        let late = self.request.late;
+        let most = self.request.max_pause.map(|max_pause| match late {
+            Late::Refuse => max_pause,
+            // The rest is for the search.
+            Late::Report => Delta::from_nanos(max_pause.as_nanos() / 2),
+        });
+        let timeout = self.request.freeze_timeout;
+        let terms = Terms {
+            timeout: most.map_or(timeout, |most| timeout.min(most)),
+            late,
+            is_first,
         };
-        Freeze::begin(self.vm(), self.watch, memory.thread(), timeout, explain)
+        Freeze::begin(self.vm(), self.watch, &terms, stop)
     }
 
     /// Reads the state and registers of all vCPUs.
@@ -249,10 +267,14 @@ impl Inspection<'_> {
                 return Err(Interrupted::Stopped);
             }
             // A freeze that fails here may succeed the next time.
-            outcome = match self.freeze(run.memory, false) {
-                Ok(freeze) => self.search_in_pause(freeze, run)?,
+            outcome = match self.freeze(run.stop, false) {
+                Ok(freeze) => {
+                    *run.is_one_instant &= freeze.is_complete();
+                    self.search_in_pause(freeze, run)?
+                }
                 // The guest was kept from running for some time, and all go on.
                 Err(error) if error == ETIMEDOUT => PauseOutcome::InVain,
+                Err(error) if error == EINTR => return Err(Interrupted::Stopped),
                 Err(error) => return Err(error.into()),
             };
         }
@@ -275,6 +297,23 @@ impl Inspection<'_> {
         run.search.note_changed_slots(run.slots_now)?;
         Ok(outcome)
     }
+
+    fn explain_freeze(&self, error: Error) -> Error {
+        if error == ETIMEDOUT {
+            refuse!(
+                error,
+                "not all vCPUs stopped in time, all go on; try again, raise freeze_timeout_ms= \
+                 (and max_pause_ms=), or give late=report"
+            )
+        } else if error == EINTR && task::is_dying(self.process) {
+            refuse!(
+                ESRCH,
+                "the VMM is exiting; its guest has no memory any more"
+            )
+        } else {
+            error
+        }
+    }
 }
 
 /// The search of one inspection, and what it needs.
@@ -282,18 +321,9 @@ struct Run<'a> {
     search: &'a Arc<Search>,
     memory: &'a BorrowedAddressSpace<'a>,
     stop: &'a dyn Fn() -> bool,
+    /// Room to read the memslots again.
     slots_now: &'a mut Memslots,
     pauses: &'a mut Pauses,
-}
-
-fn explain_freeze(error: Error) -> Error {
-    if error == ETIMEDOUT {
-        refuse!(
-            error,
-            "not all vCPUs stopped in time, all go on; try again, or raise freeze_timeout_ms= \
-             (and max_pause_ms=)"
-        )
-    } else {
-        error
-    }
+    /// All vCPUs had stopped, in each pause.
+    is_one_instant: &'a mut bool,
 }

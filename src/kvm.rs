@@ -17,10 +17,7 @@ mod vcpu;
 mod vm;
 
 pub(crate) use self::{
-    ids::{
-        VcpuId,
-        VmId, //
-    },
+    ids::VmId,
     lock::LockedVcpus,
     memslot::{
         Backing,
@@ -33,7 +30,10 @@ pub(crate) use self::{
         Registers, //
     },
     run::RunCall,
-    vcpu::Vcpu,
+    vcpu::{
+        Holder,
+        Vcpu, //
+    },
     vm::{
         Kinds,
         Kvm,

@@ -51,6 +51,8 @@ pub(crate) enum Conclusion {
     MemslotsChanged,
     /// Time was up before all memory was searched.
     TimeUp,
+    /// A vCPU did not stop in time, and may have changed anything meanwhile.
+    NotOneInstant,
     /// Some memory was changed since it was searched.
     Changed,
     /// Some memory has content, and could not be searched.
@@ -67,6 +69,7 @@ impl Conclusion {
             Self::NoPattern => "no_pattern",
             Self::MemslotsChanged => "memslots_changed",
             Self::TimeUp => "time_up",
+            Self::NotOneInstant => "not_one_instant",
             Self::Changed => "changed",
             Self::Incomplete => "incomplete",
             Self::VmmKilled => "vmm_killed",

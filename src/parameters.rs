@@ -30,6 +30,7 @@ use crate::{
     },
     request::{
         Asked,
+        Late,
         Limits,
         Query,
         Request,
@@ -118,6 +119,7 @@ pub(crate) fn check(raw: &RawParameters) -> Result<Request> {
         vm_fd: u32::try_from(number("vm_fd", raw.vm_fd, -1, max_fd)?).ok(),
         interval: time(limits.interval_ms),
         freeze_timeout: Delta::from_millis(limits.freeze_timeout_ms),
+        late: late()?,
         max_pause: time(limits.max_pause_ms),
         bring_in: number("bring_in", raw.bring_in, 0, 1)? == 1,
         threads: limits.threads,
@@ -198,6 +200,18 @@ fn access() -> Result<Access> {
         None => Err(refuse!(
             EINVAL,
             "access={} is not known; give linear, vmap or copy",
+            BStr::from_bytes(name)
+        )),
+    }
+}
+
+fn late() -> Result<Late> {
+    match bindings::late_parameter() {
+        b"" | b"refuse" => Ok(Late::Refuse),
+        b"report" => Ok(Late::Report),
+        name => Err(refuse!(
+            EINVAL,
+            "late={} is not known; give refuse or report",
             BStr::from_bytes(name)
         )),
     }

@@ -7,15 +7,33 @@ use kernel::{
     sync::{
         Arc,
         SetOnce, //
-    }, //
+    },
+    time::Delta, //
 };
 
-use crate::linux::completion::Completion;
+use crate::linux::{
+    completion::Completion,
+    task, //
+};
+
+/// How often a parked thread looks whether it has to freeze.
+const FREEZER_POLL: Delta = Delta::from_millis(50);
 
 /// Work that parked vCPU threads share with the inspecting thread.
 pub(crate) trait ParkedWork: Send + Sync {
-    /// Takes part until nothing is left to hand out, or the current thread is being killed.
+    /// Takes part until nothing is left to hand out, or [`task::must_leave`].
     fn help(&self);
+}
+
+/// Why a thread parks no longer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ParkingEnd {
+    /// The freeze has ended.
+    Thawed,
+    /// The thread is being killed.
+    Killed,
+    /// The system, or the thread's cgroup, is being frozen: the thread has to go where it can be.
+    Freezing,
 }
 
 /// Where the vCPU threads of one VM wait out one freeze.
@@ -55,15 +73,28 @@ impl Parking {
     }
 
     /// Parks the current thread until the freeze ends, and helps with its work meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// `ERESTARTSYS`: the thread is being killed.
-    pub(crate) fn park(&self) -> Result {
-        self.work_ready.wait_killable()?;
+    pub(crate) fn park(&self) -> ParkingEnd {
+        if let Some(end) = Self::wait(&self.work_ready) {
+            return end;
+        }
         if let Some(work) = self.work.as_ref() {
             work.help();
         }
-        self.thawed.wait_killable()
+        Self::wait(&self.thawed).unwrap_or(ParkingEnd::Thawed)
+    }
+
+    /// Waits. [`None`]: it is complete.
+    ///
+    /// The cgroup freezer interrupts, but the wait must be killable only: other signals have time
+    /// until the thaw. So this looks now and then.
+    fn wait(completion: &Completion) -> Option<ParkingEnd> {
+        loop {
+            match completion.wait_killable_timeout(FREEZER_POLL) {
+                Ok(true) => return None,
+                Ok(false) if task::is_freezing() => return Some(ParkingEnd::Freezing),
+                Ok(false) => (),
+                Err(_) => return Some(ParkingEnd::Killed),
+            }
+        }
     }
 }

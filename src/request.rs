@@ -23,6 +23,15 @@ use crate::{
 /// still fits into the kernel log.
 pub(crate) const MAX_CONTEXT: usize = 64;
 
+/// What to do if a vCPU does not stop in time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Late {
+    /// Let all go on, and refuse.
+    Refuse,
+    /// Inspect all the same, and say which one may have run.
+    Report,
+}
+
 /// What to inspect, and how.
 pub(crate) struct Request {
     /// The VMM's process number.
@@ -33,6 +42,8 @@ pub(crate) struct Request {
     pub(crate) interval: Option<Delta>,
     /// The longest time to wait for all vCPUs to stop.
     pub(crate) freeze_timeout: Delta,
+    /// What to do then.
+    pub(crate) late: Late,
     /// The longest pause; [`None`] means one pause, as long as it takes.
     pub(crate) max_pause: Option<Delta>,
     /// Memory that is swapped out, or in a file, is brought in before the first pause.

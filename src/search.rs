@@ -445,7 +445,7 @@ impl ParkedWork for Search {
             let round = state.round();
             state.busy = state.busy.saturating_add(1);
             drop(state);
-            self.work(&mut worker, memory, &task::fatal_signal_pending, &mut false);
+            self.work(&mut worker, memory, &task::must_leave, &mut false);
             let mut state = self.state.lock();
             // There is room: it came from there.
             let _ = state.workers.push_within_capacity(worker);

@@ -2,6 +2,7 @@
 /* See helpers.h. */
 
 #include <linux/atomic.h>
+#include <linux/freezer.h>
 #include <linux/highmem.h>
 #include <linux/hugetlb.h>
 #include <linux/irqflags.h>
@@ -15,12 +16,15 @@
 #include <linux/rbtree.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
+#include <linux/sched/jobctl.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/security.h>
 #include <linux/shmem_fs.h>
+#include <linux/task_work.h>
 #include <linux/uaccess.h>
+#include <linux/unistd.h>
 #include <linux/vmalloc.h>
 #include <linux/xarray.h>
 
@@ -32,9 +36,9 @@
 
 #include "helpers.h"
 
-void kvm_inspect_set_notify_flag(struct task_struct *task)
+bool kvm_inspect_set_notify_flag(struct task_struct *task)
 {
-	set_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL);
+	return !test_and_set_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL);
 }
 
 bool kvm_inspect_user_64bit_mode(struct pt_regs *registers)
@@ -47,6 +51,28 @@ bool kvm_inspect_has_notify_flag(struct task_struct *task)
 	return test_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL);
 }
 
+/*
+ * Whether somebody else wants the current task back in user space: queued work (TWA_SIGNAL), as of
+ * io_uring. What the scheduler and the like queue (TWA_RESUME) is part of the task itself, and
+ * makes no system call return.
+ */
+bool kvm_inspect_has_foreign_task_work(void)
+{
+	unsigned long begin = (unsigned long)current;
+	struct callback_head *work;
+	unsigned long flags;
+	bool found = false;
+
+	if (!task_work_pending(current))
+		return false;
+	/* As task_work_cancel_match(): nobody takes a work off the list meanwhile. */
+	raw_spin_lock_irqsave(&current->pi_lock, flags);
+	for (work = READ_ONCE(current->task_works); work && !found; work = READ_ONCE(work->next))
+		found = (unsigned long)work - begin >= sizeof(struct task_struct);
+	raw_spin_unlock_irqrestore(&current->pi_lock, flags);
+	return found;
+}
+
 bool kvm_inspect_task_sigpending(struct task_struct *task)
 {
 	return task_sigpending(task);
@@ -55,6 +81,17 @@ bool kvm_inspect_task_sigpending(struct task_struct *task)
 bool kvm_inspect_fatal_signal_pending(struct task_struct *task)
 {
 	return fatal_signal_pending(task);
+}
+
+/* Both kinds: for suspend and cgroup v1, and for cgroup v2. */
+bool kvm_inspect_is_freezing(void)
+{
+	return freezing(current) || (READ_ONCE(current->jobctl) & JOBCTL_TRAP_FREEZE);
+}
+
+bool kvm_inspect_task_is_on_cpu(struct task_struct *task)
+{
+	return READ_ONCE(task->on_cpu);
 }
 
 bool kvm_inspect_task_is_running(struct task_struct *task)
@@ -333,15 +370,73 @@ int kvm_inspect_may_read_memory(void)
 	return security_locked_down(LOCKDOWN_KCORE);
 }
 
-bool kvm_inspect_mutex_trylock_nest_lock(struct mutex *mutex, struct mutex *nest)
+/*
+ * lockdep accepts many locks of one class below another lock only. KVM's own would be kvm->lock,
+ * which half of KVM's calls wait for.
+ */
+static DEFINE_MUTEX(locking_out);
+
+bool kvm_inspect_begin_locking_out(void)
 {
-	return mutex_trylock_nest_lock(mutex, nest);
+	return mutex_trylock(&locking_out);
 }
 
-bool kvm_inspect_mutex_is_locked(struct mutex *mutex)
+void kvm_inspect_end_locking_out(void)
 {
-	return mutex_is_locked(mutex);
+	mutex_unlock(&locking_out);
 }
+
+bool kvm_inspect_trylock_vcpu(struct kvm_vcpu *vcpu)
+{
+	return mutex_trylock_nest_lock(&vcpu->mutex, &locking_out);
+}
+
+#ifndef CONFIG_PREEMPT_RT
+/* As __mutex_owner(), which is not for others. The owner is not freed before it has let go. */
+static struct task_struct *mutex_owner(struct mutex *mutex)
+{
+	return (struct task_struct *)(atomic_long_read(&mutex->owner) & ~0x07UL);
+}
+
+/*
+ * The number of the task that holds @mutex, or 0. @ioctl: the ioctl it makes, or 0. This is only to
+ * be told: the task may let go at any moment. RCU keeps it, and its stack, for that long.
+ */
+int kvm_inspect_mutex_holder(struct mutex *mutex, unsigned int *ioctl)
+{
+	struct task_struct *task;
+	int pid = 0;
+
+	*ioctl = 0;
+	rcu_read_lock();
+	task = mutex_owner(mutex);
+	if (task) {
+		void *stack = READ_ONCE(task->stack);
+		struct pt_regs *regs;
+		unsigned int command = 0;
+
+		if (stack && !(task->flags & PF_KTHREAD)) {
+			regs = stack + THREAD_SIZE - TOP_OF_KERNEL_STACK_PADDING;
+			regs--;
+			if (READ_ONCE(regs->orig_ax) == __NR_ioctl)
+				command = READ_ONCE(regs->si);
+		}
+		/* Still there: all of that was its own. */
+		if (mutex_owner(mutex) == task) {
+			pid = task_pid_nr(task);
+			*ioctl = command;
+		}
+	}
+	rcu_read_unlock();
+	return pid;
+}
+#else
+int kvm_inspect_mutex_holder(struct mutex *mutex, unsigned int *ioctl)
+{
+	*ioctl = 0;
+	return 0;
+}
+#endif
 
 void kvm_inspect_synchronize_rcu_tasks(void)
 {
@@ -411,6 +506,28 @@ struct task_struct *kvm_inspect_get_vcpu_task(struct kvm_vcpu *vcpu)
 	task = vcpu->pid ? get_pid_task(vcpu->pid, PIDTYPE_PID) : NULL;
 	read_unlock(&vcpu->pid_lock);
 	return task;
+}
+
+bool kvm_inspect_vcpu_wants_to_run(struct kvm_vcpu *vcpu)
+{
+	return READ_ONCE(vcpu->wants_to_run);
+}
+
+/*
+ * Sets TIF_NOTIFY_SIGNAL of @task if it is in KVM_RUN for @vcpu. With interrupts off, nothing comes
+ * between the look and the flag that would give the task time to enter another system call.
+ */
+bool kvm_inspect_set_notify_flag_in_kvm_run(struct kvm_vcpu *vcpu, struct task_struct *task)
+{
+	unsigned long flags;
+	bool set = false;
+
+	local_irq_save(flags);
+	/* KVM sets it after the pid, and only in KVM_RUN. */
+	if (smp_load_acquire(&vcpu->wants_to_run) && READ_ONCE(vcpu->pid) == task_pid(task))
+		set = kvm_inspect_set_notify_flag(task);
+	local_irq_restore(flags);
+	return set;
 }
 
 bool kvm_inspect_kvm_register_is_available(struct kvm_vcpu *vcpu, unsigned int reg)

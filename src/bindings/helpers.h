@@ -17,16 +17,20 @@ extern char *kvm_inspect_patterns;
 extern char *kvm_inspect_ranges;
 extern char *kvm_inspect_access;
 extern char *kvm_inspect_engine;
+extern char *kvm_inspect_late;
 
 unsigned long kvm_inspect_arguments(void);
 const char *kvm_inspect_parameter_name(unsigned int index);
 
 /* <linux/sched/signal.h>, <linux/sched/task.h>, <linux/sched.h> */
-void kvm_inspect_set_notify_flag(struct task_struct *task);
+bool kvm_inspect_set_notify_flag(struct task_struct *task);
 bool kvm_inspect_user_64bit_mode(struct pt_regs *registers);
 bool kvm_inspect_has_notify_flag(struct task_struct *task);
+bool kvm_inspect_has_foreign_task_work(void);
 bool kvm_inspect_task_sigpending(struct task_struct *task);
 bool kvm_inspect_fatal_signal_pending(struct task_struct *task);
+bool kvm_inspect_is_freezing(void);
+bool kvm_inspect_task_is_on_cpu(struct task_struct *task);
 bool kvm_inspect_task_is_running(struct task_struct *task);
 bool kvm_inspect_is_dying(struct task_struct *task);
 struct files_struct *kvm_inspect_lock_files(struct task_struct *task);
@@ -79,8 +83,10 @@ unsigned int kvm_inspect_num_online_cpus(void);
 int kvm_inspect_may_read_memory(void);
 
 /* <linux/mutex.h> */
-bool kvm_inspect_mutex_trylock_nest_lock(struct mutex *mutex, struct mutex *nest);
-bool kvm_inspect_mutex_is_locked(struct mutex *mutex);
+bool kvm_inspect_begin_locking_out(void);
+void kvm_inspect_end_locking_out(void);
+bool kvm_inspect_trylock_vcpu(struct kvm_vcpu *vcpu);
+int kvm_inspect_mutex_holder(struct mutex *mutex, unsigned int *ioctl);
 
 /* <linux/rcupdate.h>, <linux/rcupdate_wait.h> */
 void kvm_inspect_synchronize_rcu_tasks(void);
@@ -100,6 +106,8 @@ void kvm_inspect_kvm_put_kvm(struct kvm *kvm);
 int kvm_inspect_online_vcpus(struct kvm *kvm);
 struct kvm_vcpu *kvm_inspect_kvm_get_vcpu(struct kvm *kvm, int index);
 struct task_struct *kvm_inspect_get_vcpu_task(struct kvm_vcpu *vcpu);
+bool kvm_inspect_vcpu_wants_to_run(struct kvm_vcpu *vcpu);
+bool kvm_inspect_set_notify_flag_in_kvm_run(struct kvm_vcpu *vcpu, struct task_struct *task);
 bool kvm_inspect_kvm_register_is_available(struct kvm_vcpu *vcpu, unsigned int reg);
 u64 kvm_inspect_kvm_get_cr8(struct kvm_vcpu *vcpu);
 bool kvm_inspect_is_sev(struct kvm *kvm);

@@ -41,6 +41,7 @@ int main(void)
 
 	FIELD(kvm_vcpu, kvm);
 	FIELD(kvm_vcpu, vcpu_id);
+	FIELD(kvm_vcpu, vcpu_idx);
 	FIELD(kvm_vcpu, mutex);
 	FIELD(kvm_vcpu, run);
 	FIELD(kvm_vcpu, arch);

@@ -72,6 +72,12 @@ module_param_named(engine, kvm_inspect_engine, charp, 0);
 MODULE_PARM_DESC(engine,
 		 "What searches: avx512, avx2 or portable (default: the fastest that the CPU has)");
 
+char *kvm_inspect_late = "";
+module_param_named(late, kvm_inspect_late, charp, 0);
+MODULE_PARM_DESC(late,
+		 "What to do if a vCPU does not stop in time: refuse, or report all the same "
+		 "(default: refuse)");
+
 /*
  * The arguments as they were written, in the memory of the process that loads the module (init runs
  * in its system call); 0 if they are not to be found.

@@ -155,8 +155,13 @@ pub(super) fn kick_out(patience_ms: u32) -> bool {
         if entered_if_all_left().is_some() {
             return true;
         }
-        for watch in WATCHES.lock().iter() {
-            watch.kick_all();
+        for index in 0..table::MAX_VMS {
+            // Not under the lock: there may be very many threads.
+            let watch = WATCHES.lock().get(index).cloned();
+            match watch {
+                Some(watch) => watch.kick_all(),
+                None => break,
+            }
         }
         fsleep(Delta::from_millis(1));
     }

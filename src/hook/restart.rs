@@ -61,8 +61,8 @@ impl Handler for RestartKvmRun {
 
 /// Returns whether the current task, of a watched VM's VMM, returns from KVM_RUN because of a kick.
 ///
-/// Not if a signal is pending, too: then the VMM would have seen the end of the call in any case.
-/// Others than this module may kick (task work), and want to be unseen no less.
+/// Not if a signal is pending, too, or work that others have queued: then the VMM would have seen
+/// the end of the call in any case, and may wait for it.
 fn is_kicked_out_of_kvm_run(registers: &mut bindings::pt_regs) -> bool {
     // SAFETY: Valid registers. (In 32-bit mode system calls have other numbers.)
     let is_kvm_run = unsafe { bindings::user_64bit_mode(registers) }
@@ -72,5 +72,6 @@ fn is_kicked_out_of_kvm_run(registers: &mut bindings::pt_regs) -> bool {
     is_kvm_run
         && registers.ax == task::return_value(EINTR) as c_ulong
         && !task::task_sigpending()
+        && !task::has_foreign_task_work()
         && table::has_vmm(task::current_mm().addr())
 }

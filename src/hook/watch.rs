@@ -5,16 +5,12 @@
 //! Lock order: [`Watch::runners`], under which threads are kicked; see [`crate::hook`].
 
 use kernel::{
+    alloc::Flags,
     new_condvar,
     new_spinlock,
     prelude::*,
     sync::{
         aref::ARef,
-        atomic::{
-            Acquire,
-            Atomic,
-            Release, //
-        },
         Arc,
         CondVar,
         SpinLock, //
@@ -33,76 +29,229 @@ use crate::{
         Registers,
         RunCall,
         Vcpu,
-        VcpuId,
         Vm,
         VmId, //
     },
-    linux::task,
-    park::Parking, //
+    linux::task::{
+        self,
+        NoIo, //
+    },
+    park::{
+        Parking,
+        ParkingEnd, //
+    }, //
 };
 
 /// Longer pauses are reported to the guest. A busy host causes shorter ones, too, and each report
 /// resets the guest's watchdogs.
 const REPORT_PAUSE_AFTER: Delta = Delta::from_millis(100);
 
+/// The most threads that are kicked in one go, with the lock held.
+const KICKS_AT_ONCE: usize = 64;
+
 /// What the hook knows about one VM.
 #[pin_data]
 pub(crate) struct Watch {
     vm: VmId,
-    /// The VM is not watched any more, but threads may still be inside.
-    retired: Atomic<bool>,
+    /// The address space of its VMM, only compared: another VM may get the address of one that has
+    /// gone.
+    vmm: usize,
     #[pin]
     runners: SpinLock<Runners>,
-    /// Notified when a thread has parked.
+    /// Notified when all runners have parked.
     #[pin]
     parked: CondVar,
 }
 
 /// The threads that are in KVM_RUN by way of the hook.
 pub(super) struct Runners {
+    /// The VM is not watched any more, but threads may still be inside.
+    retired: bool,
     /// Where they park while a freeze is on.
     parking: Option<Arc<Parking>>,
-    places: KVec<Option<Runner>>,
-    /// The indices of empty places.
-    free: KVec<usize>,
+    room: Room,
+    /// How many runners are not parked.
+    moving: usize,
+    /// How many vCPUs are parked.
+    parked: usize,
+    /// How often a thread has parked.
+    parks: u64,
+}
+
+/// The memory for runners. It grows outside the lock.
+struct Room {
+    places: KVVec<Option<Runner>>,
+    /// The indices of empty places; as much room as `places` has.
+    free: KVVec<usize>,
+    /// The vCPUs, by their index.
+    vcpus: KVVec<Seen>,
+}
+
+/// What is known of one vCPU.
+#[derive(Default)]
+struct Seen {
+    /// Its runners that are not parked, and those that are. There is one, unless the VMM lets
+    /// several threads run the vCPU at once.
+    moving: usize,
+    parked: usize,
+    /// A parked one has left to be frozen (suspend, cgroups), and cannot come back without parking.
+    left: bool,
+    /// The registers that the last one read on its way to park.
+    registers: Option<Arc<Registers>>,
+    /// It was locked out in the last freeze, and no thread has come to run it since.
+    locked_out: bool,
+}
+
+impl Seen {
+    fn is_parked(&self) -> bool {
+        self.moving == 0 && (self.parked > 0 || self.left)
+    }
+}
+
+impl Room {
+    fn with_capacity(places: usize, vcpus: usize, flags: Flags) -> Result<Self> {
+        let mut this = Self {
+            places: KVVec::with_capacity(places, flags)?,
+            free: KVVec::with_capacity(places, flags)?,
+            vcpus: KVVec::with_capacity(vcpus, flags)?,
+        };
+        for _ in 0..vcpus {
+            this.vcpus.push_within_capacity(Seen::default())?;
+        }
+        Ok(this)
+    }
+
+    /// Returns whether there is room for one more runner of a vCPU.
+    fn has_place(&self, vcpu: usize) -> bool {
+        let is_full = self.free.is_empty() && self.places.len() == self.places.capacity();
+        !is_full && vcpu < self.vcpus.len()
+    }
+
+    /// Returns more room, with all that is in this one's. The old room remains.
+    fn move_to(&mut self, mut to: Self) -> Result<Self> {
+        for place in self.places.drain_all() {
+            to.places.push_within_capacity(place)?;
+        }
+        for index in self.free.drain_all() {
+            to.free.push_within_capacity(index)?;
+        }
+        for (seen, new) in self.vcpus.iter_mut().zip(&mut to.vcpus) {
+            *new = core::mem::take(seen);
+        }
+        Ok(core::mem::replace(self, to))
+    }
 }
 
 impl Runners {
-    /// Creates an empty list with room for `capacity` threads. More need memory under the lock.
+    /// Creates an empty list with room for one thread for each of `vcpus`.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(super) fn with_capacity(capacity: usize) -> Result<Self> {
+    pub(super) fn with_capacity(vcpus: usize) -> Result<Self> {
         Ok(Self {
+            retired: false,
             parking: None,
-            places: KVec::with_capacity(capacity, GFP_KERNEL)?,
-            free: KVec::with_capacity(capacity, GFP_KERNEL)?,
+            room: Room::with_capacity(vcpus, vcpus, GFP_KERNEL)?,
+            moving: 0,
+            parked: 0,
+            parks: 0,
         })
     }
 
-    fn iter(&self) -> impl Iterator<Item = &Runner> {
-        self.places.iter().flatten()
+    fn is_empty(&self) -> bool {
+        self.room.free.len() == self.room.places.len()
     }
 
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Runner> {
-        self.places.iter_mut().flatten()
+    /// Changes what is known of a vCPU, and counts anew what depends on it.
+    fn change(&mut self, vcpu: usize, change: impl FnOnce(&mut Seen)) {
+        let Some(seen) = self.room.vcpus.get_mut(vcpu) else {
+            return;
+        };
+        let before = (seen.moving, usize::from(seen.is_parked()));
+        change(seen);
+        if !seen.is_parked() {
+            seen.registers = None;
+        }
+        let after = (seen.moving, usize::from(seen.is_parked()));
+        self.moving = self.moving.saturating_add(after.0).saturating_sub(before.0);
+        self.parked = self.parked.saturating_add(after.1).saturating_sub(before.1);
     }
 
-    /// Returns the threads that run, or wait to run, `vcpu`: one, unless the VMM lets several
-    /// threads do so at once.
-    fn of<'a>(&'a self, vcpu: &'a Vcpu) -> impl Iterator<Item = &'a Runner> {
-        self.iter().filter(|runner| runner.vcpu == vcpu.id())
+    /// Takes a place for the current thread. There is room.
+    fn add(&mut self, vcpu: usize) -> Result<usize> {
+        let index = match self.room.free.pop() {
+            Some(index) => index,
+            None => {
+                self.room.places.push_within_capacity(None)?;
+                self.room.places.len().saturating_sub(1)
+            }
+        };
+        let place = self.room.places.get_mut(index).ok_or(EINVAL)?;
+        *place = Some(Runner {
+            vcpu,
+            thread: ARef::from(&**kernel::current!()),
+            state: RunnerState::on_entry(self.parking.as_ref()),
+            kicked: false,
+        });
+        self.change(vcpu, |seen| {
+            seen.moving = seen.moving.saturating_add(1);
+            seen.left = false;
+            seen.locked_out = false;
+        });
+        Ok(index)
+    }
+
+    /// Gives a place back.
+    fn remove(&mut self, index: usize) -> Option<Runner> {
+        let runner = self.room.places.get_mut(index).and_then(Option::take)?;
+        // There is room: as much as `places` has.
+        let _ = self.room.free.push_within_capacity(index);
+        self.change(runner.vcpu, |seen| {
+            let count = match runner.state {
+                RunnerState::Parked => &mut seen.parked,
+                RunnerState::Running | RunnerState::Parking => &mut seen.moving,
+            };
+            *count = count.saturating_sub(1);
+        });
+        Some(runner)
+    }
+
+    /// Returns the vCPU of the runner at `index`.
+    fn vcpu_of(&self, index: usize) -> Option<usize> {
+        let place = self.room.places.get(index)?;
+        place.as_ref().map(|runner| runner.vcpu)
+    }
+
+    /// Changes the state of the runner at `index`.
+    fn set_state(&mut self, index: usize, state: RunnerState) {
+        let Some(Some(runner)) = self.room.places.get_mut(index) else {
+            return;
+        };
+        let before = core::mem::replace(&mut runner.state, state) == RunnerState::Parked;
+        let vcpu = runner.vcpu;
+        let after = state == RunnerState::Parked;
+        if before == after {
+            return;
+        }
+        self.change(vcpu, |seen| {
+            let (from, to) = if after {
+                (&mut seen.moving, &mut seen.parked)
+            } else {
+                (&mut seen.parked, &mut seen.moving)
+            };
+            *from = from.saturating_sub(1);
+            *to = to.saturating_add(1);
+        });
     }
 }
 
 /// One thread in KVM_RUN.
 struct Runner {
-    vcpu: VcpuId,
+    /// The index of its vCPU.
+    vcpu: usize,
     thread: ARef<Task>,
     state: RunnerState,
-    /// The registers that it read on its way to park.
-    registers: Option<Arc<Registers>>,
     /// This module kicked it, or may have: an `-EINTR` is ours to deal with.
     kicked: bool,
 }
@@ -149,10 +298,11 @@ enum Next {
 
 impl Watch {
     /// Creates the watch of `vm`.
-    pub(super) fn new(vm: VmId, runners: Runners) -> impl PinInit<Self> {
+    pub(super) fn new(vm: &Vm, runners: Runners) -> impl PinInit<Self> + use<> {
+        let (vm, vmm) = (vm.id(), vm.mm().as_raw().addr());
         pin_init!(Self {
             vm,
-            retired: Atomic::new(false),
+            vmm,
             runners <- new_spinlock!(runners, "kvm_inspect::Watch::runners"),
             parked <- new_condvar!("kvm_inspect::Watch::parked"),
         })
@@ -160,37 +310,34 @@ impl Watch {
 
     /// Returns whether this watches `vm`.
     pub(crate) fn is_of(&self, vm: &Vm) -> bool {
-        self.has_id(vm.id())
+        self.is_of_vmm(vm.id(), vm.mm().as_raw().addr())
     }
 
-    /// Returns whether this watches the VM with this identity.
-    pub(super) fn has_id(&self, vm: VmId) -> bool {
-        self.vm == vm
+    /// Returns whether this watches the VM with this identity, of the VMM with this address space.
+    pub(super) fn is_of_vmm(&self, vm: VmId, vmm: usize) -> bool {
+        self.vm == vm && self.vmm == vmm
     }
 
     /// Sets whether the VM is watched no more.
     pub(super) fn set_retired(&self, retired: bool) {
-        self.retired.store(retired, Release);
-    }
-
-    /// Returns whether the VM is watched no more.
-    pub(super) fn is_retired(&self) -> bool {
-        self.retired.load(Acquire)
+        self.runners.lock().retired = retired;
     }
 
     /// Returns whether the VM is watched no more, and no thread is inside.
+    ///
+    /// None comes any more: who has found this watch, and is not yet a runner, restarts its call.
     pub(super) fn is_deserted(&self) -> bool {
         let runners = self.runners.lock();
-        let is_empty = runners.iter().next().is_none();
-        self.is_retired() && is_empty
+        runners.retired && runners.is_empty()
     }
 
     /// Does one KVM_RUN for its thread. Returns what the thread is to return.
     pub(super) fn run(&self, call: &RunCall<'_>) -> c_long {
         let exit_reason = call.exit_reason();
         let Ok((runner, parking)) = self.add_runner(call.vcpu()) else {
-            // No memory. The thread returns to user space, where it can be killed, and tries again,
-            // but only after others had the CPU to free some.
+            // No longer watched: the next try goes straight to KVM. Or no memory: the thread
+            // returns to user space, where it can be killed, and tries again, but only after others
+            // had the CPU to free some.
             task::cond_resched();
             return task::restart_current_call();
         };
@@ -198,7 +345,8 @@ impl Watch {
             return result;
         }
         let result = call.original();
-        if runner.leave() && result == task::return_value(EINTR) {
+        let is_kicked = runner.leave() && result == task::return_value(EINTR);
+        if is_kicked && !task::has_foreign_task_work() {
             // The VMM must not see this. If there was a signal, too, the VMM gets its EINTR, and
             // then the exit reason is right.
             if !task::task_sigpending() {
@@ -210,44 +358,66 @@ impl Watch {
     }
 
     /// Adds the current thread. Also returns where it must park if a freeze is on.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH`: the VM is not watched any more. `ENOMEM`.
     fn add_runner(&self, vcpu: &Vcpu) -> Result<(RunnerGuard<'_>, Option<Arc<Parking>>)> {
-        let mut guard = self.runners.lock();
-        let runners = &mut *guard;
-        let index = match runners.free.pop() {
-            Some(index) => index,
-            None => {
-                let len = runners.places.len();
-                // `free` is empty, and always has room for all indices.
-                let all = len.checked_add(1).ok_or(ENOMEM)?;
-                runners.free.reserve(all, GFP_ATOMIC)?;
-                runners.places.push(None, GFP_ATOMIC)?;
-                len
+        let vcpu = vcpu.index();
+        loop {
+            let mut runners = self.runners.lock();
+            if runners.retired {
+                return Err(ESRCH);
             }
-        };
-        let parking = runners.parking.clone();
-        if let Some(place) = runners.places.get_mut(index) {
-            *place = Some(Runner {
-                vcpu: vcpu.id(),
-                thread: ARef::from(&**kernel::current!()),
-                state: RunnerState::on_entry(parking.as_ref()),
-                registers: None,
-                kicked: false,
-            });
+            if runners.room.has_place(vcpu) {
+                let index = runners.add(vcpu)?;
+                let parking = runners.parking.clone();
+                drop(runners);
+                return Ok((RunnerGuard { watch: self, index }, parking));
+            }
+            let is_frozen = runners.parking.is_some();
+            let places = runners
+                .room
+                .places
+                .len()
+                .saturating_mul(2)
+                .max(KICKS_AT_ONCE);
+            let vcpus = runners.room.vcpus.len().max(vcpu.saturating_add(1));
+            drop(runners);
+            let flags = if is_frozen {
+                task::gfp_paused()
+            } else {
+                GFP_KERNEL | __GFP_NOWARN
+            };
+            let room = Room::with_capacity(places, vcpus, flags)?;
+            let mut runners = self.runners.lock();
+            let is_larger = places > runners.room.places.capacity()
+                || (places >= runners.room.places.capacity() && vcpus > runners.room.vcpus.len());
+            // Freed outside the lock: what another thread was quicker to replace, or the old one.
+            let old = if is_larger {
+                runners.room.move_to(room)
+            } else {
+                Ok(room)
+            };
+            drop(runners);
+            drop(old);
         }
-        drop(guard);
-        Ok((RunnerGuard { watch: self, index }, parking))
     }
 
     /// Begins a freeze: threads that enter KVM_RUN from now on park, and those inside are kicked.
     pub(crate) fn freeze(&self, parking: &Arc<Parking>) {
         let mut runners = self.runners.lock();
         runners.parking = Some(parking.clone());
-        for runner in runners.iter_mut() {
-            if runner.state == RunnerState::Parked {
+        for index in 0..runners.room.places.len() {
+            let place = runners.room.places.get(index);
+            let state = place.and_then(|place| place.as_ref().map(|runner| runner.state));
+            if state == Some(RunnerState::Parked) {
                 // It is still about to leave the freeze before: it has to park once more.
-                runner.state = RunnerState::Parking;
-                runner.registers = None;
+                runners.set_state(index, RunnerState::Parking);
             }
+        }
+        for vcpu in 0..runners.room.vcpus.len() {
+            runners.change(vcpu, |seen| seen.left = false);
         }
         drop(runners);
         self.kick_all();
@@ -260,60 +430,79 @@ impl Watch {
 
     /// Kicks all runners that are not parked.
     pub(crate) fn kick_all(&self) {
-        let mut runners = self.runners.lock();
-        for runner in runners.iter_mut() {
-            if runner.state != RunnerState::Parked {
-                runner.kicked = true;
-                task::kick(&runner.thread);
+        let mut first = 0;
+        loop {
+            let mut runners = self.runners.lock();
+            if first >= runners.room.places.len() {
+                return;
             }
+            let places = runners.room.places.iter_mut().skip(first);
+            for runner in places.take(KICKS_AT_ONCE).flatten() {
+                if runner.state != RunnerState::Parked {
+                    runner.kicked = true;
+                    task::kick(&runner.thread);
+                }
+            }
+            first = first.saturating_add(KICKS_AT_ONCE);
         }
     }
 
-    /// Returns whether `thread` is in KVM_RUN by way of the hook.
-    pub(crate) fn contains(&self, thread: &Task) -> bool {
-        let runners = self.runners.lock();
-        let found = runners
-            .iter()
-            .any(|runner| core::ptr::eq(&raw const *runner.thread, thread));
-        found
+    /// Returns how many vCPUs are parked.
+    pub(crate) fn count_parked(&self) -> usize {
+        self.runners.lock().parked
     }
 
-    /// Returns how many threads are parked.
-    pub(crate) fn count_parked(&self) -> usize {
-        let runners = self.runners.lock();
-        let parked = runners
-            .iter()
-            .filter(|runner| runner.state == RunnerState::Parked);
-        parked.count()
+    /// Returns how often a thread has parked, for [`Self::wait_for_parked`].
+    pub(crate) fn parks(&self) -> u64 {
+        self.runners.lock().parks
     }
 
     /// Returns where `vcpu` is.
     pub(crate) fn location(&self, vcpu: &Vcpu) -> VcpuLocation {
-        let runners = self.runners.lock();
-        let mut states = runners.of(vcpu).map(|runner| runner.state).peekable();
-        if states.peek().is_none() {
-            VcpuLocation::Unknown
-        } else if states.all(|state| state == RunnerState::Parked) {
-            VcpuLocation::Parked
-        } else {
-            VcpuLocation::InKvmRun
-        }
+        self.with_seen(vcpu, |seen| {
+            if seen.moving > 0 {
+                VcpuLocation::InKvmRun
+            } else if seen.is_parked() {
+                VcpuLocation::Parked
+            } else {
+                VcpuLocation::Unknown
+            }
+        })
+        .unwrap_or(VcpuLocation::Unknown)
     }
 
     /// Returns the registers of `vcpu`, if it is parked and KVM has stored them.
     pub(crate) fn registers(&self, vcpu: &Vcpu) -> Option<Arc<Registers>> {
-        let runners = self.runners.lock();
-        let mut runners = runners.of(vcpu);
-        let runner = runners.find(|runner| runner.state == RunnerState::Parked)?;
-        runner.registers.clone()
+        self.with_seen(vcpu, |seen| seen.registers.clone())?
     }
 
-    /// Waits until a thread has parked, or `jiffies` have passed. May return early.
-    pub(crate) fn wait_for_parked(&self, jiffies: Jiffies) {
+    /// Remembers that `vcpu` was locked out, until a thread comes to run it.
+    pub(crate) fn note_locked_out(&self, vcpu: &Vcpu) {
+        self.with_seen(vcpu, |seen| seen.locked_out = true);
+    }
+
+    /// Returns whether `vcpu` was locked out, and no thread has come to run it since.
+    pub(crate) fn was_locked_out(&self, vcpu: &Vcpu) -> bool {
+        self.with_seen(vcpu, |seen| seen.locked_out)
+            .unwrap_or(false)
+    }
+
+    fn with_seen<R>(&self, vcpu: &Vcpu, look: impl FnOnce(&mut Seen) -> R) -> Option<R> {
         let mut runners = self.runners.lock();
-        let _ = self
-            .parked
-            .wait_interruptible_timeout(&mut runners, jiffies);
+        runners.room.vcpus.get_mut(vcpu.index()).map(look)
+    }
+
+    /// Waits until all runners have parked, or `jiffies` have passed. May return early.
+    ///
+    /// `seen` is what [`Self::parks`] was when the caller looked: if all have parked since, this
+    /// does not wait.
+    pub(crate) fn wait_for_parked(&self, seen: u64, jiffies: Jiffies) {
+        let mut runners = self.runners.lock();
+        if runners.moving > 0 || runners.parks == seen {
+            let _ = self
+                .parked
+                .wait_interruptible_timeout(&mut runners, jiffies);
+        }
     }
 }
 
@@ -324,13 +513,6 @@ struct RunnerGuard<'a> {
 }
 
 impl RunnerGuard<'_> {
-    fn with<R>(&self, change: impl FnOnce(&mut Runner, Option<&Arc<Parking>>) -> R) -> Option<R> {
-        let mut guard = self.watch.runners.lock();
-        let runners = &mut *guard;
-        let runner = runners.places.get_mut(self.index)?.as_mut()?;
-        Some(change(runner, runners.parking.as_ref()))
-    }
-
     /// Parks until no freeze is on.
     // Not inlined: KVM_RUN needs the stack, so this frame must be gone by then.
     #[inline(never)]
@@ -338,19 +520,25 @@ impl RunnerGuard<'_> {
         if parking.is_none() {
             return Next::EnterKvm;
         }
+        // For all that is allocated here, also by KVM and by the work: the guest stands.
+        let _no_io = NoIo::begin();
         let since = Instant::<Monotonic>::now();
         while let Some(current) = parking {
             let snapshot = call.read_registers();
-            let mut waited = Ok(());
+            let mut end = ParkingEnd::Thawed;
             if self.set_parked(&current, snapshot.registers) {
-                self.watch.parked.notify_all();
-                waited = current.park();
+                end = current.park();
             }
             if let Some(result) = snapshot.result_for_vmm {
                 return Next::Return(result);
             }
-            if waited.is_err() {
-                return Next::Return(task::return_value(EINTR));
+            match end {
+                ParkingEnd::Thawed => (),
+                ParkingEnd::Killed => return Next::Return(task::return_value(EINTR)),
+                ParkingEnd::Freezing => {
+                    self.leave_parked();
+                    return Next::Return(task::restart_current_call());
+                }
             }
             parking = self.unpark();
         }
@@ -362,28 +550,48 @@ impl RunnerGuard<'_> {
 
     /// Marks the thread as parked, unless the freeze of `parking` is over. Returns whether it has.
     fn set_parked(&self, parking: &Arc<Parking>, registers: Option<Arc<Registers>>) -> bool {
-        let parked = self.with(|runner, current| {
-            let is_on = current.is_some_and(|current| Arc::ptr_eq(current, parking));
-            if is_on {
-                runner.state = RunnerState::Parked;
-                runner.registers = registers;
-            }
-            is_on
-        });
-        parked.unwrap_or(false)
+        let mut guard = self.watch.runners.lock();
+        let runners = &mut *guard;
+        let current = runners.parking.as_ref();
+        if !current.is_some_and(|current| Arc::ptr_eq(current, parking)) {
+            return false;
+        }
+        runners.set_state(self.index, RunnerState::Parked);
+        runners.parks = runners.parks.wrapping_add(1);
+        if let Some(vcpu) = runners.vcpu_of(self.index) {
+            runners.change(vcpu, |seen| seen.registers = registers);
+        }
+        let all_have = runners.moving == 0;
+        drop(guard);
+        if all_have {
+            self.watch.parked.notify_all();
+        }
+        true
     }
 
     /// Marks the thread as parked no more. Returns where to park if another freeze is on already.
     fn unpark(&self) -> Option<Arc<Parking>> {
-        self.with(|runner, parking| {
-            runner.state = RunnerState::on_entry(parking);
-            runner.registers = None;
+        let mut guard = self.watch.runners.lock();
+        let runners = &mut *guard;
+        let state = RunnerState::on_entry(runners.parking.as_ref());
+        runners.set_state(self.index, state);
+        if let Some(Some(runner)) = runners.room.places.get_mut(self.index) {
             // A kick that was meant for its last call, before it was a runner, may have come only
             // now, and would end the next call.
             runner.kicked = true;
-            parking.cloned()
-        })
-        .flatten()
+        }
+        runners.parking.clone()
+    }
+
+    /// Notes that the thread leaves though the freeze is on. Its vCPU stays as it is: no thread
+    /// can run it without parking first.
+    fn leave_parked(&self) {
+        let mut runners = self.watch.runners.lock();
+        if runners.parking.is_some() {
+            if let Some(vcpu) = runners.vcpu_of(self.index) {
+                runners.change(vcpu, |seen| seen.left = true);
+            }
+        }
     }
 
     /// Gives up the place, and returns whether the thread was kicked.
@@ -395,12 +603,7 @@ impl RunnerGuard<'_> {
 
     /// Gives up the place. Call this once: then it may be another thread's.
     fn give_up(&self) -> Option<Runner> {
-        let mut guard = self.watch.runners.lock();
-        let runners = &mut *guard;
-        let runner = runners.places.get_mut(self.index).and_then(Option::take);
-        // There is room: as much as `places` has.
-        let _ = runners.free.push_within_capacity(self.index);
-        runner
+        self.watch.runners.lock().remove(self.index)
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What tells VMs and vCPUs apart. It says nothing about whether they still exist.
+//! What tells VMs apart. It says nothing about whether they still exist.
 
 use crate::bindings;
 
@@ -17,16 +17,5 @@ impl VmId {
     /// Returns the identity as a number, which is never 0.
     pub(crate) fn as_raw(self) -> usize {
         self.0
-    }
-}
-
-/// The identity of a vCPU.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct VcpuId(usize);
-
-impl VcpuId {
-    /// Returns the identity of the vCPU at this address.
-    pub(super) fn of(vcpu: *const bindings::kvm_vcpu) -> Self {
-        Self(vcpu.addr())
     }
 }

@@ -2,8 +2,10 @@
 
 //! Locking out vCPUs that are not parked, so that nobody runs them.
 //!
-//! Lock order: `kvm->lock`, then `vcpu->mutex` (`Documentation/virt/kvm/locking.rst`). All are only
-//! tried, never waited for, as KVM's own `kvm_trylock_all_vcpus` does.
+//! Each `vcpu->mutex` is only tried, never waited for, as KVM's own `kvm_trylock_all_vcpus` does.
+//! So no order of locks matters. KVM does that under `kvm->lock`, which keeps others from locking
+//! all vCPUs at once. These would fail or wait in any case; and calls of the VMM that change the VM
+//! need not wait.
 
 use kernel::{
     prelude::*,
@@ -18,31 +20,29 @@ use crate::bindings;
 
 /// vCPUs that nobody can run or change while this lives.
 ///
-/// `kvm->lock` is held throughout, so that no vCPU can be added, and so that lockdep accepts many
-/// locks of one class.
-///
 /// # Invariants
 ///
-/// The current task owns `vm->lock` and the `mutex` of each of `vcpus`, which are vCPUs of `vm`.
+/// The current task owns the lock of `begin_locking_out`, and the `mutex` of each of `vcpus`, which
+/// are vCPUs of `vm` in the order of their indices.
 pub(crate) struct LockedVcpus<'a> {
     vm: &'a Vm,
-    vcpus: KVec<&'a Vcpu>,
+    vcpus: KVVec<&'a Vcpu>,
     _not_send: NotThreadSafe,
 }
 
 impl<'a> LockedVcpus<'a> {
-    /// Locks `vm`, with room for `capacity` vCPUs.
+    /// Makes room for `capacity` vCPUs of `vm`. None is locked out yet.
     ///
     /// # Errors
     ///
-    /// `EBUSY`: somebody is changing the VM. `ENOMEM`.
-    pub(crate) fn try_new(vm: &'a Vm, capacity: usize) -> Result<Self> {
-        let vcpus = KVec::with_capacity(capacity, GFP_KERNEL)?;
-        // SAFETY: `vm` is a valid VM.
-        if unsafe { bindings::mutex_trylock(&raw mut (*vm.as_raw()).lock) } == 0 {
+    /// `EBUSY`: there is one already. `ENOMEM`.
+    pub(crate) fn with_capacity(vm: &'a Vm, capacity: usize) -> Result<Self> {
+        let vcpus = KVVec::with_capacity(capacity, GFP_KERNEL)?;
+        // SAFETY: The drop ends it, in the same task.
+        if !unsafe { bindings::begin_locking_out() } {
             return Err(EBUSY);
         }
-        // INVARIANT: `vm->lock` has just been taken.
+        // INVARIANT: The lock has just been taken.
         Ok(Self {
             vm,
             vcpus,
@@ -50,51 +50,55 @@ impl<'a> LockedVcpus<'a> {
         })
     }
 
-    /// Locks out one more vCPU.
+    /// Locks out one more vCPU, one of a higher index than those before.
     ///
     /// # Errors
     ///
-    /// `EBUSY`: it is running, or another ioctl works on it. `EINVAL`: it is another VM's.
-    /// `ENOMEM`: there is no room.
+    /// `EBUSY`: it is running, or another ioctl works on it. `EINVAL`: it is another VM's, or comes
+    /// too late. `ENOMEM`: there is no room.
     pub(crate) fn try_add(&mut self, vcpu: &'a Vcpu) -> Result {
-        if vcpu.vm_id() != self.vm.id() {
+        let is_next = |last: &&Vcpu| last.index() < vcpu.index();
+        if vcpu.vm_id() != self.vm.id() || !self.vcpus.last().is_none_or(is_next) {
             return Err(EINVAL);
         }
         if self.vcpus.len() == self.vcpus.capacity() {
             return Err(ENOMEM);
         }
-        // SAFETY: Both are valid, and by the type invariant `vm->lock` is held.
-        let taken = unsafe {
-            bindings::mutex_trylock_nest_lock(
-                &raw mut (*vcpu.as_raw()).mutex,
-                &raw mut (*self.vm.as_raw()).lock,
-            )
-        };
-        if !taken {
+        // SAFETY: The vCPU is valid, and by the type invariant the lock above is held.
+        if !unsafe { bindings::trylock_vcpu(vcpu.as_raw()) } {
             return Err(EBUSY);
         }
         // INVARIANT: The mutex has just been taken. There is room.
         self.vcpus.push_within_capacity(vcpu).map_err(|_| ENOMEM)
     }
 
-    /// Returns how many vCPUs are locked out.
-    pub(crate) fn len(&self) -> usize {
-        self.vcpus.len()
+    /// Lets all of them go.
+    pub(crate) fn release(&mut self) {
+        // INVARIANT: Each one that is unlocked has been taken off the list.
+        while let Some(vcpu) = self.vcpus.pop() {
+            // SAFETY: By the type invariant.
+            unsafe { bindings::mutex_unlock(&raw mut (*vcpu.as_raw()).mutex) };
+        }
+    }
+
+    /// Returns the vCPUs that are locked out.
+    pub(crate) fn vcpus(&self) -> &[&'a Vcpu] {
+        &self.vcpus
     }
 
     /// Returns whether `vcpu` is locked out.
     pub(crate) fn contains(&self, vcpu: &Vcpu) -> bool {
-        self.vcpus.iter().any(|locked| locked.id() == vcpu.id())
+        let found = self
+            .vcpus
+            .binary_search_by_key(&vcpu.index(), |locked| locked.index());
+        found.is_ok()
     }
 }
 
 impl Drop for LockedVcpus<'_> {
     fn drop(&mut self) {
-        for vcpu in &self.vcpus {
-            // SAFETY: By the type invariant.
-            unsafe { bindings::mutex_unlock(&raw mut (*vcpu.as_raw()).mutex) };
-        }
-        // SAFETY: By the type invariant.
-        unsafe { bindings::mutex_unlock(&raw mut (*self.vm.as_raw()).lock) };
+        self.release();
+        // SAFETY: By the type invariant. No vCPU is locked below it any more.
+        unsafe { bindings::end_locking_out() };
     }
 }

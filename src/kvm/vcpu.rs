@@ -9,10 +9,7 @@ use kernel::{
     types::Opaque, //
 };
 
-use super::ids::{
-    VcpuId,
-    VmId, //
-};
+use super::ids::VmId;
 use crate::{
     bindings,
     linux::task, //
@@ -42,15 +39,17 @@ impl Vcpu {
         self.0.get()
     }
 
-    /// Returns the identity of this vCPU.
-    pub(crate) fn id(&self) -> VcpuId {
-        VcpuId::of(self.as_raw())
-    }
-
     /// Returns the identity of its VM.
     pub(crate) fn vm_id(&self) -> VmId {
         // SAFETY: By the type invariant `self` is valid; the field never changes.
         VmId::of(unsafe { (*self.as_raw()).kvm })
+    }
+
+    /// Returns its index: vCPUs are counted from 0, in the order of their creation.
+    pub(crate) fn index(&self) -> usize {
+        // SAFETY: By the type invariant `self` is valid; the field never changes.
+        let index = unsafe { (*self.as_raw()).vcpu_idx };
+        usize::try_from(index).unwrap_or(usize::MAX)
     }
 
     /// Returns the number that the VMM gave the vCPU, usually its APIC id.
@@ -67,9 +66,43 @@ impl Vcpu {
         unsafe { task::owned(task) }
     }
 
-    /// Returns whether an ioctl, KVM_RUN or another, is working on the vCPU.
-    pub(crate) fn is_busy(&self) -> bool {
+    /// Returns whether a thread is in KVM_RUN, for the guest to run.
+    pub(crate) fn is_in_kvm_run(&self) -> bool {
         // SAFETY: By the type invariant `self` is valid.
-        unsafe { bindings::mutex_is_locked(&raw mut (*self.as_raw()).mutex) }
+        unsafe { bindings::vcpu_wants_to_run(self.as_raw()) }
     }
+
+    /// Returns the number of the thread that holds the vCPU's mutex, if any does, and in which
+    /// ioctl.
+    pub(crate) fn holder(&self) -> Option<Holder> {
+        let mut ioctl = 0;
+        // SAFETY: By the type invariant `self` is valid; `ioctl` is valid for writing.
+        let thread =
+            unsafe { bindings::mutex_holder(&raw mut (*self.as_raw()).mutex, &raw mut ioctl) };
+        (thread != 0).then_some(Holder { thread, ioctl })
+    }
+
+    /// Kicks the thread that is in KVM_RUN. One that is elsewhere, in user space or in another
+    /// system call, is left alone: it would see an `EINTR` that it did not expect.
+    pub(crate) fn kick(&self) {
+        if !self.is_in_kvm_run() {
+            return;
+        }
+        let Some(thread) = self.thread() else {
+            return;
+        };
+        // SAFETY: By the type invariant `self` is valid, and so is the task.
+        if unsafe { bindings::set_notify_flag_in_kvm_run(self.as_raw(), thread.as_ptr()) } {
+            task::wake_kicked(&thread);
+        }
+    }
+}
+
+/// The thread that works on a vCPU.
+#[derive(Clone, Copy)]
+pub(crate) struct Holder {
+    /// Its number, in the first PID namespace.
+    pub(crate) thread: c_int,
+    /// Its ioctl, 0 if it makes none.
+    pub(crate) ioctl: c_uint,
 }

@@ -64,6 +64,24 @@ impl Completion {
         left > 0
     }
 
+    /// Waits for the completion, at most for `timeout`. Returns whether it is complete.
+    ///
+    /// # Errors
+    ///
+    /// `ERESTARTSYS`: the current thread is being killed.
+    pub(crate) fn wait_killable_timeout(&self, timeout: Delta) -> Result<bool> {
+        let timeout = u32::try_from(timeout.as_millis_ceil()).unwrap_or(u32::MAX);
+        let jiffies = msecs_to_jiffies(timeout);
+        // SAFETY: By the type invariant.
+        let left = unsafe {
+            bindings::wait_for_completion_killable_timeout(self.completion.get(), jiffies)
+        };
+        if left < 0 {
+            return Err(ERESTARTSYS);
+        }
+        Ok(left > 0)
+    }
+
     /// Waits for the completion.
     ///
     /// # Errors

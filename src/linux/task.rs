@@ -9,6 +9,7 @@
 use core::ptr::NonNull;
 
 use kernel::{
+    alloc::Flags,
     fs::LocalFile,
     prelude::*,
     sync::aref::ARef,
@@ -117,9 +118,17 @@ pub(crate) fn for_each_file<F: FnMut(u32, &LocalFile)>(process: &Task, mut visit
 /// This is what `TWA_SIGNAL` task work does, less the work (`kernel/task_work.c`): code that looks
 /// for pending signals sees one, KVM_RUN returns `-EINTR`, and on its way to user space the thread
 /// finds nothing to do.
+///
+/// Does nothing if it is kicked already, by this module or by others, and has not noticed yet.
 pub(crate) fn kick(thread: &Task) {
     // SAFETY: `thread` is a valid task.
-    unsafe { bindings::set_notify_flag(thread.as_ptr()) };
+    if unsafe { bindings::set_notify_flag(thread.as_ptr()) } {
+        wake_kicked(thread);
+    }
+}
+
+/// Completes a kick: makes a thread look at its flags.
+pub(crate) fn wake_kicked(thread: &Task) {
     // For a vCPU that is halted in the kernel. `wake_up_state(TASK_INTERRUPTIBLE)` is not exported,
     // and code in other waits copes with a spurious wake-up.
     thread.wake_up();
@@ -138,11 +147,24 @@ pub(crate) fn is_kicked(thread: &Task) -> bool {
 ///
 /// If a signal handler has to run first, the call ends with `EINTR` instead, as if the signal had
 /// interrupted it: no signal is lost on the way (`arch/x86/kernel/signal.c`).
+///
+/// Where somebody else wants the thread back in user space, this is `EINTR`: see
+/// [`has_foreign_task_work`].
 pub(crate) fn restart_current_call() -> c_long {
+    if has_foreign_task_work() {
+        return return_value(EINTR);
+    }
     // The signal code restarts the call, and a thread goes there only with this flag set.
     // SAFETY: `current` is a valid task.
     unsafe { bindings::set_notify_flag(Task::current_raw()) };
     return_value(ERESTARTNOHAND)
+}
+
+/// Returns whether others have queued work that makes the current system call return, as io_uring
+/// does to tell of a completion. A user space that waits for that must see the `EINTR`.
+pub(crate) fn has_foreign_task_work() -> bool {
+    // SAFETY: No preconditions.
+    unsafe { bindings::has_foreign_task_work() }
 }
 
 /// Returns whether a signal is pending for the current thread. A [`kick`] is none.
@@ -157,6 +179,36 @@ pub(crate) fn task_sigpending() -> bool {
 pub(crate) fn fatal_signal_pending() -> bool {
     // SAFETY: `current` is a valid task.
     unsafe { bindings::fatal_signal_pending(Task::current_raw()) }
+}
+
+/// Returns whether the system, or the cgroup of the current thread, is being frozen.
+pub(crate) fn is_freezing() -> bool {
+    // SAFETY: No preconditions.
+    unsafe { bindings::is_freezing() }
+}
+
+/// Returns whether the current thread has to leave the kernel: it is being killed, or frozen.
+pub(crate) fn must_leave() -> bool {
+    fatal_signal_pending() || is_freezing()
+}
+
+/// Returns the flags for what is allocated while a guest stands. There may be no memory until the
+/// guest runs again, so this does not wait, and fails.
+pub(crate) fn gfp_paused() -> Flags {
+    GFP_NOWAIT | __GFP_NOWARN
+}
+
+/// Returns what a thread does, for a line about it.
+pub(crate) fn doing(thread: &Task) -> &'static str {
+    // SAFETY: `thread` is a valid task.
+    let is_on_cpu = unsafe { bindings::task_is_on_cpu(thread.as_ptr()) };
+    if is_on_cpu {
+        "runs"
+    } else if is_running(thread) {
+        "waits for a CPU"
+    } else {
+        "sleeps"
+    }
 }
 
 /// Returns whether a thread runs, or waits for a CPU.

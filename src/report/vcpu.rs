@@ -28,6 +28,7 @@ pub(super) fn print(vcpu: &FrozenVcpu, lines: &mut Lines) {
     let (state, source) = match vcpu.state {
         VcpuState::Parked => ("parked", "kvm_run"),
         VcpuState::Outside => ("outside", "cached"),
+        VcpuState::Running => ("running", "none"),
     };
     let number = vcpu.number;
     let Some(registers) = &vcpu.registers else {

@@ -8,6 +8,7 @@ mod manner;
 mod mapping;
 mod mode;
 mod nested;
+mod ring;
 mod userfault;
 mod vcpu;
 mod vm;
@@ -17,6 +18,6 @@ pub(crate) use self::{
     mapping::{to_usize, Backing, Mapping, HUGE_PAGE},
     mode::{Mode, GDT_LIMIT, IDT_LIMIT},
     userfault::Userfault,
-    vcpu::{port_number, Vcpu, Work, CLOCK_FLAGS, CLOCK_GUEST_STOPPED, MMIO_BYTE},
+    vcpu::{get_sregs, port_number, Vcpu, Work, CLOCK_FLAGS, CLOCK_GUEST_STOPPED, MMIO_BYTE},
     vm::{Slot, Vm, LOW_MEMORY},
 };

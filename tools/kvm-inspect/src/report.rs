@@ -87,6 +87,8 @@ pub enum State {
     Parked,
     /// Its thread was elsewhere, or there was none. The vCPU was locked out of `KVM_RUN`.
     Outside,
+    /// It did not stop in time, and may have run (`late=report`).
+    Running,
 }
 
 /// Where the registers of a vCPU come from.
@@ -238,6 +240,8 @@ pub enum Conclusion {
     VmmKilled,
     /// The allowed pauses were too short: see [`Report::left`].
     TimeUp,
+    /// A vCPU did not stop in time, and may have changed anything meanwhile.
+    NotOneInstant,
     /// Memory changed too fast: see [`Report::uncovered`].
     Changed,
     /// Memory that has content could not be searched: see [`Report::memory`].
@@ -606,6 +610,7 @@ impl FromStr for State {
         match word {
             "parked" => Ok(Self::Parked),
             "outside" => Ok(Self::Outside),
+            "running" => Ok(Self::Running),
             _ => Err(UnknownWord),
         }
     }
@@ -634,6 +639,7 @@ impl FromStr for Conclusion {
             "memslots_changed" => Ok(Self::MemslotsChanged),
             "vmm_killed" => Ok(Self::VmmKilled),
             "time_up" => Ok(Self::TimeUp),
+            "not_one_instant" => Ok(Self::NotOneInstant),
             "changed" => Ok(Self::Changed),
             "incomplete" => Ok(Self::Incomplete),
             _ => Err(UnknownWord),

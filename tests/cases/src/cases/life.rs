@@ -12,7 +12,10 @@ use kvm_inspect_tool::{
     report::{Conclusion, State},
     KernelLog,
 };
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    mount::{mount, MountFlags},
+};
 
 use super::{
     search::{lengthen, long_us},
@@ -25,7 +28,7 @@ use crate::{
     },
     process::{own_pid, wait_until, waits_killably, PAGE},
     role::{hear, say, Other, Role},
-    vmm::{Backing, Mapping, Mode, Vm, Work},
+    vmm::{Backing, Manner, Mapping, Mode, Vm, Work},
 };
 
 pub(super) const CASES: &[Case] = cases![
@@ -35,10 +38,11 @@ pub(super) const CASES: &[Case] = cases![
     insmod_killed,
     vmm_killed.within(600),
     vmm_ends,
+    cgroup_frozen.with_stock(),
     other_tracers,
 ];
 
-pub(super) const ROLES: &[Role] = roles![large, insmod];
+pub(super) const ROLES: &[Role] = roles![large, slow, insmod];
 
 const MIB: u64 = 1 << 20;
 
@@ -347,6 +351,73 @@ fn vmm_ends() {
         errors.len() == 1 && errors[0].contains("no process"),
         "{errors:?}"
     );
+}
+
+/// A VMM that prepares a search that takes long, tells how long, and runs until it is told to end.
+fn slow(_: &[&str]) {
+    let mut vm = Vm::bootable();
+    for work in [Work::Count, Work::Halt] {
+        // The freezer ends KVM_RUN, with and without the module.
+        vm.add_vcpu(Mode::Long, work).set_manner(Manner::Handled);
+    }
+    vm.start();
+    let memory = Mapping::new(LARGE, Backing::Anonymous);
+    memory.touch_all();
+    let inspection = Inspection::of_self()
+        .set("max_pause_ms", 0)
+        .patterns(&["text:not there"]);
+    lengthen(&mut vm, MIB, &memory, &inspection, |report| {
+        long_us(report).max(1_000_000)
+    });
+    say("runs");
+    hear();
+    vm.wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// The VMM's cgroup is frozen while its vCPUs are parked. That does not wait for the thaw.
+fn cgroup_frozen() {
+    const CGROUPS: &str = "/tmp/cgroup";
+    fs::create_dir(CGROUPS).expect("there can be a folder");
+    mount("cgroup2", CGROUPS, "cgroup2", MountFlags::empty(), None).expect("the kernel has it");
+    let group = format!("{CGROUPS}/vmm");
+    fs::create_dir(&group).expect("there can be a group");
+    let write = |name, value: &str| {
+        let path = format!("{group}/{name}");
+        fs::write(&path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
+    };
+    let is_frozen = || {
+        let events = fs::read_to_string(format!("{group}/cgroup.events"));
+        events.is_ok_and(|events| events.contains("frozen 1"))
+    };
+    let mut vmm = Other::start("slow", &[]);
+    while vmm.hear() != "runs" {}
+    let pid = vmm.pid();
+    write("cgroup.procs", &pid.to_string());
+    let mut tries = (0..20).map(|_| {
+        let load = thread::spawn(move || {
+            let inspection = Inspection::of(pid).set("max_pause_ms", 0);
+            inspection.patterns(&["text:not there"]).report()
+        });
+        wait_until("a vCPU is parked", || {
+            waits_killably(pid) || load.is_finished()
+        });
+        let begin = Instant::now();
+        write("cgroup.freeze", "1");
+        wait_until("the VMM is frozen", is_frozen);
+        let took = begin.elapsed();
+        let report = load.join().expect("a panic would have ended the process");
+        assert_eq!(report.states(), [State::Parked; 2]);
+        write("cgroup.freeze", "0");
+        wait_until("the VMM goes on", || !is_frozen());
+        let pause = Duration::from_micros(report.done.pause_us);
+        println!("it took {took:?} to freeze the VMM, in a pause of {pause:?}");
+        took < pause / 2
+    });
+    assert!(tries.any(|quick| quick), "it waited for the thaw");
+    vmm.tell("end");
+    vmm.finish();
+    fs::remove_dir(&group).expect("it is empty");
 }
 
 /// Others trace the same function, before the module comes and while it is there.

@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kvm_inspect_tool::{report::State, KernelLog};
+use kvm_inspect_tool::{
+    report::{Conclusion, State},
+    KernelLog,
+};
 use rustix::{
     io::Errno,
     mount::{mount, MountFlags},
@@ -37,6 +40,9 @@ pub(super) const CASES: &[Case] = cases![
     late_vcpu,
     lockdown.alone().with_stock(),
 ];
+
+/// `KVM_SET_REGS`, as the module prints it.
+const IOCTL: &str = "0x4090ae82";
 
 /// Checks refusals while a guest counts. The same guest can be inspected afterwards.
 fn all_refused(refused: impl FnOnce(&mut Vm)) {
@@ -321,17 +327,32 @@ fn protected() {
     vm.finish();
 }
 
-/// If a vCPU does not stop, because its thread is in another ioctl, all go on at the timeout.
+/// If a vCPU does not stop, because its thread is in another ioctl, all go on at the timeout. It is
+/// the only one that is blamed. On request there is a report all the same.
 fn late_vcpu() {
+    /// More than that are not listed.
+    const NEVER_RAN: usize = 20;
+
     let mut vm = Vm::bootable();
     for _ in 0..2 {
         vm.add_vcpu(Mode::Long, Work::Count);
     }
     vm.start();
     vm.vcpu(1).stop();
+    for _ in 0..NEVER_RAN {
+        vm.add_vcpu(Mode::Long, Work::Count);
+    }
+    let others = |first, second| {
+        let mut states = vec![State::Outside; NEVER_RAN + 2];
+        (states[0], states[1]) = (first, second);
+        states
+    };
 
     let inspection = Inspection::of_self();
     let fault = Userfault::new();
+    let secret = secret(91, 16);
+    vm.write(0x700, &secret);
+    let hits = vm.hits(0, &[0x700]);
     let (first, second) = vm.vcpus().split_at_mut(1);
     std::thread::scope(|scope| {
         // KVM_SET_REGS holds the vCPU while it waits for the registers.
@@ -357,24 +378,31 @@ fn late_vcpu() {
             assert!(
                 vcpus
                     .iter()
-                    .any(|line| line.contains("vcpu 1 did not stop")),
+                    .any(|line| line.contains("vcpu 1 did not stop") && line.contains(IOCTL)),
                 "{refusal:?}"
             );
             vcpus.len() == 1
         });
         assert!(only_one, "the other one never stopped");
+        let report = inspection
+            .clone()
+            .set("late", "report")
+            .set("freeze_timeout_ms", 2000)
+            .patterns(&[hex(&secret)])
+            .partial_report();
+        assert_eq!(report.done.result, Conclusion::NotOneInstant);
+        assert_eq!(report.states(), others(State::Parked, State::Running));
+        assert_eq!(report.hits, hits);
         // The vCPU that had stopped goes on, while the other one still waits.
         first[0].wait_until_it_goes_on();
         fault.resolve();
         call.join().expect("a panic would have ended the process");
     });
-    assert_eq!(
-        inspection.report().states(),
-        [State::Parked, State::Outside]
-    );
+    let states = |inspection: &Inspection| inspection.report().states();
+    assert_eq!(states(&inspection), others(State::Parked, State::Outside));
     vm.vcpu(1).start();
     vm.vcpu(1).wait_until_at_work();
-    assert_eq!(inspection.report().states(), [State::Parked; 2]);
+    assert_eq!(states(&inspection), others(State::Parked, State::Parked));
     vm.finish();
 }
 

@@ -3,7 +3,8 @@
 //! The threads of vCPUs are disturbed in many ways while their VM is inspected again and again.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    thread,
     time::Duration,
 };
 
@@ -17,10 +18,18 @@ use crate::{
     process::wait_until,
     ptrace::Tracer,
     role::{hear, say, Other, Role},
-    vmm::{Manner, Mode, Vm, Work},
+    vmm::{get_sregs, Manner, Mode, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] = cases![signals, stopped, traced, change, vcpus_added,];
+pub(super) const CASES: &[Case] = cases![
+    signals,
+    stopped,
+    traced,
+    change,
+    vcpus_added,
+    other_ioctl,
+    io_uring.with_stock(),
+];
 
 pub(super) const ROLES: &[Role] = roles![takes_signals];
 
@@ -106,6 +115,7 @@ fn stopped() {
                 match state {
                     State::Parked => parked += 1,
                     State::Outside => outside += 1,
+                    State::Running => panic!("that was not asked for"),
                 }
             }
         },
@@ -176,6 +186,69 @@ fn change() {
     );
     println!("counted: thread_changes={changes}");
     vm.wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// A thread that has run the vCPU last waits in `epoll_wait`, while others make other ioctls on the
+/// vCPU. It is not disturbed.
+fn other_ioctl() {
+    const LOOPS: usize = 3;
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::UserSpace)
+        .set_manner(Manner::Polls);
+    let file = vm.vcpu(0).file_number();
+    vm.start();
+    let stop = AtomicBool::new(false);
+    let calls = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for _ in 0..LOOPS {
+            scope.spawn(|| {
+                while !stop.load(SeqCst) {
+                    get_sregs(file);
+                    calls.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        inspect_while(
+            Inspection::of_self(),
+            100,
+            || {
+                let from = calls.load(SeqCst);
+                wait_until("others work on the vCPU", || calls.load(SeqCst) > from);
+            },
+            |report| {
+                assert_ok(report);
+                assert_eq!(report.states(), [State::Outside]);
+            },
+        );
+        stop.store(true, SeqCst);
+    });
+    println!("counted: other_ioctls={}", calls.load(SeqCst));
+    vm.finish();
+}
+
+/// The VMM waits in `KVM_RUN` for its `io_uring`, whose completions end the call. Each one does so,
+/// and nothing else.
+fn io_uring() {
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::Halt).set_manner(Manner::Ring);
+    vm.start();
+    let first = vm.vcpu(0).signals_taken();
+    inspect_while(
+        Inspection::of_self(),
+        60,
+        || {
+            let from = vm.vcpu(0).signals_taken();
+            wait_until("a completion has ended KVM_RUN", || {
+                vm.vcpu(0).signals_taken() > from
+            });
+        },
+        assert_ok,
+    );
+    println!(
+        "counted: completions={}",
+        vm.vcpu(0).signals_taken() - first
+    );
     vm.finish();
 }
 

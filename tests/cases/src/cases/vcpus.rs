@@ -31,6 +31,8 @@ pub(super) const CASES: &[Case] = cases![
     mixed,
     stopped_vmm,
     locked_out.with_stock(),
+    vm_not_locked,
+    many_outside,
     kvmclock_ctrl.with_stock(),
 ];
 
@@ -248,6 +250,50 @@ fn locked_out() {
         "the registers could be read during the pause"
     );
     vm.vcpu(0).wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// During a pause in which vCPUs are locked out, calls on their VM do not wait.
+fn vm_not_locked() {
+    let mut vm = Vm::running(Work::Count);
+    vm.add_vcpu(Mode::Long, Work::Count);
+    let memory = Mapping::new(256 << 10, Backing::Anonymous);
+    memory.fill_all(MATCH[0]);
+    let inspection = Inspection::of_self().patterns(&[hex(&MATCH)]);
+    lengthen(&mut vm, 1 << 20, &memory, &inspection, long_us);
+    // On a busy machine each call may take long.
+    let mut tries = (0..20).map(|_| {
+        let inspection = inspection.clone();
+        let load = thread::spawn(move || inspection.report());
+        let mut longest = Duration::ZERO;
+        while !load.is_finished() {
+            let begin = Instant::now();
+            vm.lock();
+            longest = longest.max(begin.elapsed());
+            thread::sleep(Duration::from_millis(1));
+        }
+        let report = load.join().expect("a panic would have ended the process");
+        assert_eq!(report.states(), [State::Parked, State::Outside]);
+        let stopped = report.done.pause_us - report.done.freeze_us;
+        println!("locked the VM after {longest:?}; the pause after the freeze was {stopped} us");
+        longest < Duration::from_micros(stopped / 2)
+    });
+    assert!(tries.any(|quick| quick), "the VM was locked in the pause");
+    vm.vcpu(0).wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// Many vCPUs are locked out at once: more than a task may hold locks of, in lockdep's eyes.
+fn many_outside() {
+    const MANY: u64 = 100;
+    let mut vm = Vm::running(Work::Count);
+    let idle: Vec<_> = (1..=MANY).map(|id| vm.idle_vcpu(id)).collect();
+    let mut states = vec![State::Outside; 1 + idle.len()];
+    states[0] = State::Parked;
+    for _ in 0..3 {
+        inspect(&vm, &states);
+    }
+    println!("counted: vcpus_outside={MANY}");
     vm.finish();
 }
 

@@ -4,12 +4,16 @@
 
 use std::{
     ffi::{c_char, c_int},
-    mem, ptr,
+    mem, ptr, thread,
+    time::Duration,
 };
 
 use kvm_bindings::{kvm_regs, kvm_signal_mask, KVMIO};
 use kvm_ioctls::{SyncReg, VcpuFd};
+use rustix::{event::epoll, io::Errno};
 use vmm_sys_util::{ioctl::ioctl_with_ptr, ioctl_iow_nr, signal::SIGRTMIN};
+
+use super::ring::Ring;
 
 ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, kvm_signal_mask);
 
@@ -33,6 +37,11 @@ pub(crate) enum Manner {
     Handled,
     /// A signal reaches it in `KVM_RUN` only, because of `KVM_SET_SIGNAL_MASK`. It takes each one.
     SignalMask,
+    /// It waits for events of its own in `KVM_RUN`: each time, a timeout of an `io_uring` ends the
+    /// call. It takes each one.
+    Ring,
+    /// In user space its thread waits in `epoll_wait`, which nothing may interrupt.
+    Polls,
 }
 
 /// Returns the signal of [`Manner::SignalMask`]. Signals of this kind are queued: none is lost.
@@ -46,6 +55,7 @@ pub(super) struct Conduct {
     calls: u64,
     /// The value of R15 before [`Manner::SyncRegs`] changed it.
     first_r15: u64,
+    ring: Option<Ring>,
 }
 
 impl Conduct {
@@ -54,6 +64,7 @@ impl Conduct {
             manner,
             calls: 0,
             first_r15: 0,
+            ring: None,
         }
     }
 
@@ -66,8 +77,24 @@ impl Conduct {
                 let_all_in(fd);
             }
             Manner::SyncRegs => self.first_r15 = registers(fd).r15,
-            Manner::ImmediateExit | Manner::Handled => (),
+            Manner::Ring => self.ring = Some(Ring::new()),
+            Manner::ImmediateExit | Manner::Handled | Manner::Polls => (),
         }
+    }
+
+    /// Waits in user space, for a short time or until a signal comes. Returns whether nothing has
+    /// interrupted that.
+    pub(super) fn wait_outside(&self) -> bool {
+        if self.manner != Manner::Polls {
+            thread::sleep(Duration::from_millis(1));
+            return true;
+        }
+        let poll = epoll::create(epoll::CreateFlags::empty()).expect("there can be one");
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }];
+        epoll::wait(poll, &mut events, None) != Err(Errno::INTR)
     }
 
     /// Gives the registers back to the guest.
@@ -100,6 +127,11 @@ impl Conduct {
                 fd.sync_regs_mut().regs = regs;
                 fd.set_sync_dirty_reg(SyncReg::Register);
             }
+            Manner::Ring => {
+                if let Some(ring) = &mut self.ring {
+                    ring.set_timeout();
+                }
+            }
             Manner::ImmediateExit if self.wants_out() => fd.set_kvm_immediate_exit(1),
             _ => (),
         }
@@ -107,7 +139,7 @@ impl Conduct {
 
     /// Checks what a call has left, which was interrupted by `EINTR` or not. Returns whether a
     /// signal of this manner has interrupted it.
-    pub(super) fn after(&self, fd: &mut VcpuFd, interrupted: bool) -> bool {
+    pub(super) fn after(&mut self, fd: &mut VcpuFd, interrupted: bool) -> bool {
         let wants_out = self.manner == Manner::ImmediateExit && self.wants_out();
         let run = fd.get_kvm_run();
         assert_eq!(run.immediate_exit, u8::from(wants_out), "immediate_exit");
@@ -144,6 +176,8 @@ impl Conduct {
                 wants_out
             }
             Manner::Handled => interrupted,
+            Manner::Polls => false,
+            Manner::Ring => interrupted && self.ring.as_mut().is_some_and(Ring::take),
             Manner::SignalMask => interrupted && take(masked_signal()),
         }
     }

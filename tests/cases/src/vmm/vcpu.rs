@@ -5,7 +5,10 @@
 use std::{
     ffi::{c_int, c_void},
     ops::{ControlFlow, Range},
-    os::{fd::AsRawFd, unix::thread::JoinHandleExt},
+    os::{
+        fd::{AsRawFd, BorrowedFd},
+        unix::thread::JoinHandleExt,
+    },
     ptr,
     sync::{
         atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::SeqCst},
@@ -23,8 +26,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use rustix::thread::gettid;
 use vmm_sys_util::{
-    ioctl::ioctl_with_ptr,
-    ioctl_iow_nr,
+    ioctl::{ioctl_with_mut_ref, ioctl_with_ptr},
+    ioctl_ior_nr, ioctl_iow_nr,
     signal::{register_signal_handler, Killable, SIGRTMIN},
 };
 
@@ -38,6 +41,7 @@ use super::{
 };
 use crate::process::{has_feature, process_state, thread_state, wait_until};
 
+ioctl_ior_nr!(KVM_GET_SREGS, KVMIO, 0x83, kvm_sregs);
 ioctl_iow_nr!(KVM_SET_REGS, KVMIO, 0x82, kvm_regs);
 
 /// The guest-physical address of the first program.
@@ -655,6 +659,16 @@ impl Drop for Vcpu {
     }
 }
 
+/// Calls `KVM_GET_SREGS` on a vCPU's file, from any thread.
+pub(crate) fn get_sregs(file: i32) {
+    // SAFETY: The file is that of a vCPU, which the caller keeps open.
+    let file = unsafe { BorrowedFd::borrow_raw(file) };
+    let mut sregs = kvm_sregs::default();
+    // SAFETY: The registers are valid for writing.
+    let result = unsafe { ioctl_with_mut_ref(&file, KVM_GET_SREGS(), &mut sregs) };
+    assert_eq!(result, 0, "the registers can be read");
+}
+
 /// Returns 1 + 2 + … + `count`, modulo 2⁶⁴.
 fn sum_to(count: u64) -> u64 {
     let count = u128::from(count);
@@ -794,7 +808,10 @@ impl Runner {
                 // It does not run again until it is told to stop.
                 self.shared.stays_outside.store(true, SeqCst);
                 while !self.shared.stop.load(SeqCst) {
-                    thread::sleep(Duration::from_millis(1));
+                    let undisturbed = self.conduct.wait_outside();
+                    if !undisturbed && !self.shared.stop.load(SeqCst) {
+                        self.shared.interruptions.fetch_add(1, SeqCst);
+                    }
                 }
                 self.shared.stays_outside.store(false, SeqCst);
             }

@@ -10,7 +10,7 @@ use kvm_bindings::{
     KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY,
 };
 use kvm_inspect_tool::report;
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use super::{
     mapping::{Backing, Mapping},
@@ -165,6 +165,20 @@ impl Vm {
     /// Closes the VM's own file. The vCPUs' files keep the VM.
     pub(crate) fn close_fd(&mut self) {
         self.fd = None;
+    }
+
+    /// Makes a call for which KVM locks the VM (`kvm->lock`), and which changes nothing: there is an
+    /// interrupt controller already.
+    pub(crate) fn lock(&self) {
+        let fd = self.fd.as_ref().expect("it is open");
+        let result = fd.create_irq_chip().map_err(|error| error.errno());
+        assert_eq!(result, Err(libc::EEXIST));
+    }
+
+    /// Makes a vCPU that never runs, with this number.
+    pub(crate) fn idle_vcpu(&self, id: u64) -> VcpuFd {
+        let fd = self.fd.as_ref().expect("it is open");
+        fd.create_vcpu(id).expect("a vCPU can be made")
     }
 
     /// Adds a slot.

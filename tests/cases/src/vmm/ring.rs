@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An `io_uring` with timeouts, as far as a case needs it (`include/uapi/linux/io_uring.h`).
+
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    ptr,
+    sync::atomic::{AtomicU32, Ordering::SeqCst},
+};
+
+/// The time until a timeout is over.
+const TIMEOUT_NS: i64 = 5_000_000;
+
+const ENTRIES: u32 = 4;
+const SQE_LEN: usize = 64;
+const OP_TIMEOUT: u8 = 11;
+const OFFSET_SQ_RING: libc::off_t = 0;
+const OFFSET_CQ_RING: libc::off_t = 0x800_0000;
+const OFFSET_SQES: libc::off_t = 0x1000_0000;
+const PAGE: usize = 4096;
+
+/// `struct io_uring_params`.
+#[repr(C)]
+#[derive(Default)]
+struct Params {
+    entries: [u32; 2],
+    flags: u32,
+    other: [u32; 7],
+    sq: Offsets,
+    cq: Offsets,
+}
+
+/// `struct io_sqring_offsets`, `struct io_cqring_offsets`.
+#[repr(C)]
+#[derive(Default)]
+struct Offsets {
+    head: u32,
+    tail: u32,
+    mask: u32,
+    entries: u32,
+    /// Of submissions the flags, the dropped ones and the array; of completions something else.
+    rest: [u32; 3],
+    other: [u32; 3],
+}
+
+/// A ring. It belongs to the thread that made it.
+pub(super) struct Ring {
+    fd: OwnedFd,
+    sq: *mut u8,
+    cq: *mut u8,
+    sqes: *mut u8,
+    params: Params,
+    is_set: bool,
+    time: Box<[i64; 2]>,
+}
+
+// SAFETY: The pointers are to mappings of its own.
+unsafe impl Send for Ring {}
+
+// SAFETY: A shared reference allows nothing.
+unsafe impl Sync for Ring {}
+
+impl Ring {
+    pub(super) fn new() -> Self {
+        let mut params = Params::default();
+        // SAFETY: The parameters are valid for writing.
+        let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, ENTRIES, &raw mut params) };
+        let error = io::Error::last_os_error();
+        let fd = i32::try_from(fd).expect("file descriptors are small");
+        assert!(fd >= 0, "io_uring_setup: {error}");
+        // SAFETY: It was just made.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let map = |offset| {
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            let (raw, shared) = (fd.as_raw_fd(), libc::MAP_SHARED | libc::MAP_POPULATE);
+            // SAFETY: A new mapping. Each part of so small a ring fits into a page.
+            let at = unsafe { libc::mmap(ptr::null_mut(), PAGE, access, shared, raw, offset) };
+            assert_ne!(at, libc::MAP_FAILED, "a part of the ring is mapped");
+            at.cast::<u8>()
+        };
+        Self {
+            sq: map(OFFSET_SQ_RING),
+            cq: map(OFFSET_CQ_RING),
+            sqes: map(OFFSET_SQES),
+            fd,
+            params,
+            is_set: false,
+            time: Box::new([0, TIMEOUT_NS]),
+        }
+    }
+
+    /// Sets a timeout, unless one is set already.
+    pub(super) fn set_timeout(&mut self) {
+        if self.is_set {
+            return;
+        }
+        self.is_set = true;
+        let mut sqe = [0_u8; SQE_LEN];
+        sqe[0] = OP_TIMEOUT;
+        // `addr` and `len`.
+        let time = ptr::from_ref(self.time.as_ref()).expose_provenance() as u64;
+        sqe[16..24].copy_from_slice(&time.to_ne_bytes());
+        sqe[24..28].copy_from_slice(&1_u32.to_ne_bytes());
+        let tail = Self::word(self.sq, self.params.sq.tail);
+        let index = tail.load(SeqCst) & Self::word(self.sq, self.params.sq.mask).load(SeqCst);
+        // SAFETY: There are `ENTRIES` of them, and the index is less.
+        unsafe {
+            let at = self.sqes.add(index as usize * SQE_LEN);
+            ptr::copy_nonoverlapping(sqe.as_ptr(), at, SQE_LEN);
+        }
+        let array = self.params.sq.rest[2] + 4 * index;
+        Self::word(self.sq, array).store(index, SeqCst);
+        tail.fetch_add(1, SeqCst);
+        let fd = self.fd.as_raw_fd();
+        // SAFETY: It takes one entry, and waits for nothing.
+        let taken =
+            unsafe { libc::syscall(libc::SYS_io_uring_enter, fd, 1, 0, 0, ptr::null::<u8>(), 0) };
+        let error = io::Error::last_os_error();
+        assert_eq!(taken, 1, "io_uring_enter: {error}");
+    }
+
+    /// Takes the completion of the timeout, if it is there.
+    pub(super) fn take(&mut self) -> bool {
+        let head = Self::word(self.cq, self.params.cq.head);
+        if head.load(SeqCst) == Self::word(self.cq, self.params.cq.tail).load(SeqCst) {
+            return false;
+        }
+        head.fetch_add(1, SeqCst);
+        self.is_set = false;
+        true
+    }
+
+    fn word<'a>(ring: *mut u8, offset: u32) -> &'a AtomicU32 {
+        // SAFETY: The kernel gives offsets of aligned words in the mapping, which stays as long as
+        // the process.
+        unsafe { &*ring.add(offset as usize).cast::<AtomicU32>() }
+    }
+}
