@@ -113,8 +113,9 @@ impl Inspection<'_> {
         let mut is_one_instant = freeze.is_complete();
         let frozen_after = freeze.took();
         self.read_registers(&freeze, &mut vcpus)?;
-        slots.read_again(self.vm())?;
-        let map = Arc::new(Map::new(self.target.vm.clone(), slots), GFP_KERNEL)?;
+        slots.read_again(self.vm(), task::gfp_paused())?;
+        let map = Map::new(self.target.vm.clone(), slots);
+        let map = Arc::new(map, task::gfp_paused())?;
         let search = Search::new(map.clone(), self.request.query.clone(), search)?;
         let mut pauses = Pauses::default();
         let mut run = Run {
@@ -232,7 +233,7 @@ impl Inspection<'_> {
     fn read_registers(&self, freeze: &Freeze<'_>, vcpus: &mut KVVec<FrozenVcpu>) -> Result {
         for vcpu in self.vm().vcpus() {
             if let Some(frozen) = freeze.vcpu(vcpu) {
-                vcpus.push(frozen, GFP_KERNEL)?;
+                vcpus.push(frozen, task::gfp_paused())?;
             }
         }
         Ok(())

@@ -23,7 +23,8 @@ pub(crate) use self::{
         Backing,
         Memslot,
         Memslots,
-        FLAG_NAMES, //
+        FLAG_NAMES,
+        SPARE_SLOTS, //
     },
     registers::{
         Register,

@@ -52,10 +52,7 @@ use kernel::{
 
 use self::{
     count::Left,
-    coverage::{
-        Coverage,
-        CHUNK_SHIFT, //
-    },
+    coverage::Coverage,
     hits::Hits,
     pace::Pause,
     queue::Queue,
@@ -112,9 +109,7 @@ const LATE_AFTER: Delta = Delta::from_secs(10);
 
 /// What a search needs, made before the freeze.
 pub(crate) struct Prepared {
-    hits: Hits,
-    workers: KVec<Worker>,
-    coverage: Option<Coverage>,
+    state: State,
     key: Option<KBox<Key>>,
 }
 
@@ -141,10 +136,10 @@ impl Prepared {
             coverage = Some(Coverage::of(slots, COVERAGE_MEMORY)?);
             key = Some(digest::random_key()?);
         }
+        let queue = Queue::new(threads)?;
+        let findings = Findings::new(hits, slots.len(), coverage)?;
         Ok(Self {
-            hits,
-            workers,
-            coverage,
+            state: State::new(queue, workers, findings)?,
             key,
         })
     }
@@ -169,25 +164,14 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// Creates the search of the memory in `map`.
+    /// Creates the search of the memory in `map`. Allocates little, since the guest stands.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
     pub(crate) fn new(map: Arc<Map>, query: Arc<Query>, prepared: Prepared) -> Result<Arc<Self>> {
-        let Prepared {
-            hits,
-            workers,
-            mut coverage,
-            key,
-        } = prepared;
-        if let Some(coverage) = &mut coverage {
-            coverage.fit(map.slots())?;
-        }
-        let chunk_shift = coverage.as_ref().map_or(CHUNK_SHIFT, Coverage::chunk_shift);
-        let queue = Queue::new(workers.len(), 1 << chunk_shift)?;
-        let findings = Findings::new(hits, map.slots().len(), coverage)?;
-        let state = State::new(queue, workers, findings)?;
+        let Prepared { mut state, key } = prepared;
+        state.fit(map.slots())?;
         Arc::pin_init(
             pin_init!(Self {
                 map,
@@ -198,7 +182,7 @@ impl Search {
                 state <- new_mutex!(state, "kvm_inspect::Search::state"),
                 idle <- new_condvar!("kvm_inspect::Search::idle"),
             }),
-            GFP_KERNEL,
+            task::gfp_paused(),
         )
     }
 

@@ -5,6 +5,7 @@
 use core::marker::PhantomData;
 
 use kernel::{
+    alloc::Flags,
     container_of,
     page::PAGE_SHIFT,
     prelude::*, //
@@ -117,6 +118,9 @@ pub(crate) struct Memslots {
     generations: [u64; ADDRESS_SPACES],
 }
 
+/// Room for slots that are made between two looks.
+pub(crate) const SPARE_SLOTS: usize = 256;
+
 const ADDRESS_SPACES: usize = bindings::KVM_MAX_NR_ADDRESS_SPACES as usize;
 
 impl Memslots {
@@ -131,16 +135,17 @@ impl Memslots {
             files: KVVec::new(),
             generations: [0; ADDRESS_SPACES],
         };
-        this.read_again(vm)?;
+        this.read_again(vm, GFP_KERNEL)?;
+        this.slots.reserve(SPARE_SLOTS, GFP_KERNEL)?;
         Ok(this)
     }
 
-    /// Reads them again. Allocates only if there are more now.
+    /// Reads them again. Allocates, with `flags`, only if there are many more now.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn read_again(&mut self, vm: &Vm) -> Result {
+    pub(crate) fn read_again(&mut self, vm: &Vm, flags: Flags) -> Result {
         let Self {
             slots,
             files,
@@ -158,13 +163,13 @@ impl Memslots {
                     return Ok(());
                 }
                 if let Some(file) = file {
-                    files.push(file, GFP_KERNEL)?;
+                    files.push(file, flags)?;
                 }
                 let slot = Memslot {
                     address_space,
                     ..slot
                 };
-                Ok(slots.push(slot, GFP_KERNEL)?)
+                Ok(slots.push(slot, flags)?)
             })
         })
     }

@@ -178,7 +178,7 @@ impl Map {
     ///
     /// `ENOMEM`.
     pub(crate) fn changes(&self, now: &mut Memslots) -> Result<(KVVec<usize>, bool)> {
-        now.read_again(&self.vm)?;
+        now.read_again(&self.vm, GFP_KERNEL)?;
         let mut changed = KVVec::new();
         let mut same = 0_usize;
         for (index, slot) in self.slots().iter().enumerate() {

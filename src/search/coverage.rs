@@ -16,7 +16,10 @@ use kernel::{
     prelude::*, //
 };
 
-use crate::kvm::Memslot;
+use crate::kvm::{
+    Memslot,
+    SPARE_SLOTS, //
+};
 
 /// The least size of a chunk, as a power of two of pages: 256 KiB. Handing one out costs little
 /// beside searching it.
@@ -26,7 +29,7 @@ pub(super) const CHUNK_SHIFT: u32 = 6;
 const CHUNK_COST: usize = 17;
 
 /// Room for chunks of slots that are made between two looks at the memslots.
-const SPARE_CHUNKS: usize = 256;
+const SPARE_CHUNKS: usize = SPARE_SLOTS;
 
 /// How a chunk was searched.
 pub(super) struct Searched {
@@ -85,23 +88,24 @@ impl Coverage {
         Ok(this)
     }
 
-    /// Fits it to `slots`, and forgets all. Allocates only if there are many more than before.
+    /// Fits it to `slots`, and forgets all. Allocates nothing.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`.
+    /// `ENOMEM`: there are many more slots than before.
     pub(super) fn fit(&mut self, slots: &[Memslot]) -> Result {
         let most = self.digests.len();
         if slots.len() > most {
-            *self = Self::of(slots, 0)?;
-            return Ok(());
+            return Err(ENOMEM);
         }
         let (chunk_shift, _) = cut(slots, most);
         self.chunk_shift = chunk_shift;
         self.first.clear();
         let mut count = 0;
         for slot in slots {
-            self.first.push(count, GFP_KERNEL)?;
+            self.first
+                .push_within_capacity(count)
+                .map_err(|_| ENOMEM)?;
             count = count.saturating_add(chunks(slot, chunk_shift));
         }
         Ok(())

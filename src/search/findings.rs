@@ -21,7 +21,10 @@ use super::{
     hits::Hits, //
 };
 use crate::{
-    kvm::Memslot,
+    kvm::{
+        Memslot,
+        SPARE_SLOTS, //
+    },
     memory::{
         Map,
         PageCounts,
@@ -106,18 +109,35 @@ pub(crate) enum PauseOutcome {
 }
 
 impl Findings {
-    /// Creates the findings of a search of `slots` memslots that is about to begin.
+    /// Creates the findings of a search of about `slots` memslots.
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
     pub(super) fn new(hits: Hits, slots: usize, coverage: Option<Coverage>) -> Result<Self> {
+        let room = slots.saturating_add(SPARE_SLOTS);
         Ok(Self {
-            pages: KVVec::from_elem(PageCounts::default(), slots, GFP_KERNEL)?,
-            lost: KVVec::from_elem(false, slots, GFP_KERNEL)?,
+            pages: KVVec::with_capacity(room, GFP_KERNEL)?,
+            lost: KVVec::with_capacity(room, GFP_KERNEL)?,
             coverage,
             ..Self::with_hits(hits)
         })
+    }
+
+    /// Fits them to `slots`, before anything is found. Allocates nothing.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: there are many more slots than before.
+    pub(super) fn fit(&mut self, slots: &[Memslot]) -> Result {
+        for _ in slots {
+            let pages = self.pages.push_within_capacity(PageCounts::default());
+            pages.map_err(|_| ENOMEM)?;
+            self.lost.push_within_capacity(false).map_err(|_| ENOMEM)?;
+        }
+        self.coverage
+            .as_mut()
+            .map_or(Ok(()), |coverage| coverage.fit(slots))
     }
 
     /// Returns findings for no memory at all, which need none.

@@ -10,7 +10,10 @@ use super::{
         Extent,
         PassedBy, //
     },
-    coverage::Coverage,
+    coverage::{
+        Coverage,
+        CHUNK_SHIFT, //
+    },
     findings::Findings, //
 };
 use crate::{
@@ -75,13 +78,18 @@ impl Queue {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(super) fn new(threads: usize, chunk_pages: u64) -> Result<Self> {
+    pub(super) fn new(threads: usize) -> Result<Self> {
         Ok(Self {
             cursor: Cursor::All { slot: 0, page: 0 },
             returned: KVec::with_capacity(threads, GFP_KERNEL)?,
-            chunk_pages,
+            chunk_pages: 1 << CHUNK_SHIFT,
             pause: 0,
         })
+    }
+
+    /// Sets how many pages a chunk has, as a power of two. Nothing was handed out yet.
+    pub(super) fn set_chunk_shift(&mut self, shift: u32) {
+        self.chunk_pages = 1 << shift;
     }
 
     /// Begins a pause.

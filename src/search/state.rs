@@ -29,6 +29,7 @@ use super::{
     worker::Worker, //
 };
 use crate::{
+    kvm::Memslot,
     linux::{
         address_space::UserMemory,
         pages::Absence, //
@@ -93,6 +94,19 @@ impl State {
             slots_may_have_changed: false,
             result: Ok(()),
         })
+    }
+
+    /// Fits it to the memslots, before anything is searched. Allocates nothing.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`: there are many more slots than were prepared for.
+    pub(super) fn fit(&mut self, slots: &[Memslot]) -> Result {
+        self.findings.fit(slots)?;
+        if let Some(coverage) = &self.findings.coverage {
+            self.queue.set_chunk_shift(coverage.chunk_shift());
+        }
+        Ok(())
     }
 
     /// Begins a pause, which is limited by `pause`.
