@@ -51,7 +51,7 @@ const LOG_BYTES: usize = bindings::KVM_INSPECT_LOG_BYTES as usize;
 /// what aligns it (`struct prb_data_block` in `kernel/printk/printk_ringbuffer.c`), and the prefix.
 const RECORD_BYTES: usize = 15 + "kvm_inspect: ".len();
 
-/// How much of a report that does not fit into the log is printed at once.
+/// How much of a report is printed at once.
 const AT_ONCE: usize = LOG_BYTES / 8;
 
 /// How long readers of the log get then.
@@ -72,10 +72,8 @@ struct Lines {
 enum Way {
     /// They are counted.
     Count,
-    /// They are printed.
-    Print,
     /// They are printed, with breaks in which those who read the log can keep up.
-    PrintSlowly,
+    Print,
 }
 
 impl Lines {
@@ -90,16 +88,14 @@ impl Lines {
     fn line(&mut self, keyword: &str, rest: fmt::Arguments<'_>) {
         self.count = self.count.saturating_add(1);
         let number = self.count;
-        if self.way != Way::Print {
-            let before = self.bytes / AT_ONCE;
-            self.bytes = self.bytes.saturating_add(RECORD_BYTES);
-            // Counting does not fail.
-            let _ = fmt::Write::write_fmt(self, fmt!("{keyword} n={number} {rest}"));
-            if self.way == Way::PrintSlowly && self.bytes / AT_ONCE > before {
+        let before = self.bytes / AT_ONCE;
+        self.bytes = self.bytes.saturating_add(RECORD_BYTES);
+        // Counting does not fail.
+        let _ = fmt::Write::write_fmt(self, fmt!("{keyword} n={number} {rest}"));
+        if self.way == Way::Print {
+            if self.bytes / AT_ONCE > before {
                 fsleep(BREAK);
             }
-        }
-        if self.way != Way::Count {
             pr_info!("{keyword} n={number} {rest}\n");
         }
     }
@@ -124,8 +120,7 @@ pub(crate) fn print(outcome: &Outcome, stop: impl Fn() -> bool) {
         return;
     }
     // Others log, too.
-    let is_long = lines.bytes > LOG_BYTES / 4 * 3;
-    if is_long {
+    if lines.bytes > LOG_BYTES / 4 * 3 {
         pr_warn!(
             "warning: the next report takes {} KiB, and the kernel log may have {} KiB only; read \
              it meanwhile (dmesg --follow), make it larger (log_buf_len=), or ask for less \
@@ -134,12 +129,7 @@ pub(crate) fn print(outcome: &Outcome, stop: impl Fn() -> bool) {
             LOG_BYTES / 1024
         );
     }
-    let way = if is_long {
-        Way::PrintSlowly
-    } else {
-        Way::Print
-    };
-    print_lines(outcome, &mut Lines::new(way), stop);
+    print_lines(outcome, &mut Lines::new(Way::Print), stop);
 }
 
 /// Returns whether all was printed.

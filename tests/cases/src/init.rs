@@ -245,9 +245,16 @@ impl HostLog {
         })
     }
 
-    /// Reads the lines since the last call. The buffer must not overflow in between.
+    /// Reads the lines since the last call. Of more than the buffer holds, the first are lost; then
+    /// those of importance are on the console, too.
     fn read(&mut self) -> io::Result<()> {
-        for line in self.log.lines()? {
+        let lines = loop {
+            match self.log.lines() {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => (),
+                lines => break lines?,
+            }
+        };
+        for line in lines {
             if !line.starts_with("kvm_inspect: ") {
                 self.others.push(line.clone());
             }

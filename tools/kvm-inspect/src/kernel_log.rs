@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{open, Mode, OFlags};
+use rustix::{
+    fs::{open, Mode, OFlags},
+    process::setpriority_process,
+};
 
 /// Longer than any record (`include/linux/printk.h`, `PRINTK_MESSAGE_MAX`).
 const RECORD_MAX: usize = 8192;
@@ -111,6 +114,8 @@ impl Follower {
         let thread = thread.spawn({
             let shared = shared.clone();
             move || {
+                // This thread alone goes before others, if it may: lines are lost else.
+                let _ = setpriority_process(None, -20);
                 while !shared.is_over.load(Ordering::Relaxed) {
                     shared.read();
                     thread::sleep(NAP);

@@ -23,7 +23,7 @@ fn changed(from: &str, to: &str) -> Vec<String> {
 }
 
 /// Numbers lines anew.
-fn numbered(lines: Vec<String>) -> Vec<String> {
+fn numbered(lines: &[String]) -> Vec<String> {
     let count = lines.len();
     let lines = lines.iter().enumerate().map(|(index, line)| {
         let words = line.split(' ').filter(|word| !word.starts_with("n="));
@@ -102,7 +102,7 @@ fn a_vcpu_may_have_only_some_registers() {
         "state=outside source=cached",
     );
     lines.retain(|line| !line.contains("segment n=") || !line.contains(" vcpu=0 "));
-    let report = Report::parse(&numbered(lines)).expect("it is a report");
+    let report = Report::parse(&numbered(&lines)).expect("it is a report");
     let vcpu = &report.vcpus[0];
     assert_eq!((vcpu.state, vcpu.source), (State::Outside, Source::Cached));
     assert!(vcpu.mode.is_none() && vcpu.segments.is_empty());
@@ -118,7 +118,7 @@ fn rare_lines_are_read() {
     ] {
         lines.insert(last, line.to_owned());
     }
-    let report = Report::parse(&numbered(lines)).expect("it is a report");
+    let report = Report::parse(&numbered(&lines)).expect("it is a report");
     assert_eq!(report.fd, None);
     assert_eq!(
         report.left.map(|place| (place.space, place.gpa)),
@@ -131,7 +131,7 @@ fn rare_lines_are_read() {
 fn what_is_new_is_no_error() {
     let mut lines = changed("uncovered_bytes=0", "uncovered_bytes=0 copied_bytes=1");
     lines.insert(1, "clock tsc=1".to_owned());
-    let report = Report::parse(&numbered(lines)).expect("it is a report");
+    let report = Report::parse(&numbered(&lines)).expect("it is a report");
     assert_eq!(report.unknown, ["clock n=2 tsc=1", "done copied_bytes=1"]);
 }
 
@@ -189,7 +189,7 @@ fn a_missing_line_is_an_error() {
     for (prefix, keyword) in [("as=1 id=3", "slot"), ("hit ", "hit")] {
         let mut lines = recorded();
         lines.retain(|line| !line.contains(prefix));
-        let error = Report::parse(&numbered(lines)).expect_err(keyword);
+        let error = Report::parse(&numbered(&lines)).expect_err(keyword);
         assert!(
             matches!(error, ParseError::Count { keyword: of, .. } if of == keyword),
             "{error}"
@@ -198,12 +198,12 @@ fn a_missing_line_is_an_error() {
     let mut lines = recorded();
     lines.retain(|line| !line.contains(" id=1 state="));
     assert_eq!(
-        Report::parse(&numbered(lines)),
+        Report::parse(&numbered(&lines)),
         Err(ParseError::VcpuMissing(1))
     );
     let lines = recorded();
     assert_eq!(
-        Report::parse(&numbered(lines[1..].to_vec())),
+        Report::parse(&numbered(&lines[1..])),
         Err(ParseError::LineMissing("vm"))
     );
     let end = lines.len() - 1;
@@ -219,7 +219,7 @@ fn omitted_lines_are_counted() {
     let mut lines = changed("slots=8", "slots=1008");
     let last = lines.len() - 1;
     lines.insert(last, "omitted what=slots count=1000".to_owned());
-    let report = Report::parse(&numbered(lines)).expect("it is a report");
+    let report = Report::parse(&numbered(&lines)).expect("it is a report");
     assert_eq!((report.slots.len(), report.omitted_slots), (8, 1000));
 }
 
