@@ -325,19 +325,21 @@ fn assert_pages_add_up(report: &Report) {
             *kinds.entry(kind.clone()).or_insert(0) += count;
         }
     }
-    assert_eq!(report.memory.all, report.pages());
-    assert_eq!(report.memory.present, report.present());
-    for (kind, count) in &report.memory.kinds {
-        assert_eq!(kinds.get(kind).copied().unwrap_or(0), *count, "{kind}");
+    let memory = &report.memory;
+    if report.omitted_slots == 0 {
+        assert_eq!(memory.all, report.pages());
+        assert_eq!(memory.present, report.present());
+        for (kind, count) in &memory.kinds {
+            assert_eq!(kinds.get(kind).copied().unwrap_or(0), *count, "{kind}");
+        }
     }
     let Done {
         absent_pages,
         private_pages,
         ..
     } = report.done;
-    assert_eq!(private_pages, report.memory.of("private"));
-    let all = report.present() + absent_pages + private_pages;
-    assert_eq!(all, report.pages());
+    assert_eq!(private_pages, memory.of("private"));
+    assert_eq!(memory.present + absent_pages + private_pages, memory.all);
 }
 
 /// Loads the module with parameters as they are written here, which must succeed.
