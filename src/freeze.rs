@@ -194,8 +194,9 @@ impl<'a> Freeze<'a> {
     /// Returns the state and registers of `vcpu`; [`None`] if it is not stopped (any more).
     pub(crate) fn vcpu(&self, vcpu: &Vcpu) -> Option<FrozenVcpu> {
         let (state, registers) = if self.has_locked(vcpu) {
-            let registers = Arc::new(Registers::cached(vcpu), GFP_KERNEL);
-            (VcpuState::Outside, registers.ok())
+            let registers = Registers::read_locked(vcpu);
+            let registers = registers.and_then(|registers| Arc::new(registers, GFP_KERNEL).ok());
+            (VcpuState::Outside, registers)
         } else if self.watch.location(vcpu) == VcpuLocation::Parked {
             (VcpuState::Parked, self.watch.registers(vcpu))
         } else {

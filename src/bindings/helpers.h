@@ -9,6 +9,33 @@
 #include <linux/kvm_host.h>
 #include <linux/rcupdate_wait.h>
 
+/* What KVM holds of a vCPU's registers. */
+struct kvm_inspect_registers {
+	u64 rip, rflags;
+	u64 general[16]; /* in the order of KVM's enumeration */
+	u64 cr0, cr2, cr3, cr4, cr8, efer, apic_base;
+	struct kvm_segment cs, ds, es, fs, gs, ss, tr, ldt;
+	struct kvm_dtable gdt, idt;
+	u64 kernel_gs_base, lstar, star, cstar, sfmask;
+	u64 sysenter_cs, sysenter_esp, sysenter_eip;
+	u64 tsc_aux, pat, xcr0;
+	u64 dr[4], dr6, dr7;
+	u32 lacks; /* what could not be read */
+	bool nested; /* they are those of a nested guest */
+	bool smm;
+	bool unfinished; /* the VMM has not completed the last exit */
+};
+
+enum {
+	/* rflags, segments, tables, sysenter_* */
+	KVM_INSPECT_LACKS_VMCS = 1 << 0,
+	KVM_INSPECT_LACKS_RIP = 1 << 1,
+	KVM_INSPECT_LACKS_RSP = 1 << 2,
+	KVM_INSPECT_LACKS_CR0 = 1 << 3,
+	KVM_INSPECT_LACKS_CR3 = 1 << 4,
+	KVM_INSPECT_LACKS_CR4 = 1 << 5,
+};
+
 /* Elements that pattern= and range= may have. */
 #define KVM_INSPECT_MAX_LIST 256
 
@@ -56,6 +83,7 @@ int kvm_inspect_may_read_memory(void);
 /* <linux/mutex.h> */
 bool kvm_inspect_mutex_trylock_nest_lock(struct mutex *mutex, struct mutex *nest);
 bool kvm_inspect_mutex_is_locked(struct mutex *mutex);
+int kvm_inspect_mutex_lock_killable(struct mutex *mutex);
 
 /* <linux/rcupdate.h>, <linux/rcupdate_wait.h> */
 void kvm_inspect_synchronize_rcu_tasks(void);
@@ -75,9 +103,11 @@ void kvm_inspect_kvm_put_kvm(struct kvm *kvm);
 int kvm_inspect_online_vcpus(struct kvm *kvm);
 struct kvm_vcpu *kvm_inspect_kvm_get_vcpu(struct kvm *kvm, int index);
 struct task_struct *kvm_inspect_get_vcpu_task(struct kvm_vcpu *vcpu);
-bool kvm_inspect_kvm_register_is_available(struct kvm_vcpu *vcpu, unsigned int reg);
-u64 kvm_inspect_kvm_get_cr8(struct kvm_vcpu *vcpu);
+bool kvm_inspect_read_registers(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *to);
+void kvm_inspect_read_svm(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *to);
+void kvm_inspect_read_vmx(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *to);
 bool kvm_inspect_is_sev(struct kvm *kvm);
+bool kvm_inspect_is_sev_es(struct kvm *kvm);
 bool kvm_inspect_kvm_mem_is_private(struct kvm *kvm, gfn_t gfn);
 int kvm_inspect_kvm_arch_nr_memslot_as_ids(struct kvm *kvm);
 struct kvm_memslots *kvm_inspect___kvm_memslots(struct kvm *kvm, int as_id);

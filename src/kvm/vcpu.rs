@@ -67,6 +67,11 @@ impl Vcpu {
         unsafe { task::owned(task) }
     }
 
+    pub(super) fn mutex(&self) -> *mut bindings::mutex {
+        // SAFETY: By the type invariant `self` is valid.
+        unsafe { &raw mut (*self.as_raw()).mutex }
+    }
+
     /// Returns whether an ioctl, KVM_RUN or another, is working on the vCPU.
     pub(crate) fn is_busy(&self) -> bool {
         // SAFETY: By the type invariant `self` is valid.

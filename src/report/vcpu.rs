@@ -24,25 +24,36 @@ use crate::{
 
 /// Prints what is known of `vcpu`.
 pub(super) fn print(vcpu: &FrozenVcpu) {
-    let (state, source) = match vcpu.state {
-        VcpuState::Parked => ("parked", "kvm_run"),
-        VcpuState::Outside => ("outside", "cached"),
+    let state = match vcpu.state {
+        VcpuState::Parked => "parked",
+        VcpuState::Outside => "outside",
     };
     let number = vcpu.number;
     let Some(registers) = &vcpu.registers else {
         pr_info!("vcpu id={number} state={state} source=none\n");
         return;
     };
-    pr_info!(
-        "vcpu id={number} state={state} source={source}{}\n",
-        ModeKeys(registers)
-    );
-    pr_info!("regs vcpu={number}{}\n", Keys(&registers.general));
-    pr_info!("control vcpu={number}{}\n", Keys(&registers.control));
-    let Some(segments) = &registers.segments else {
-        return;
+    let source = if registers.is_complete() {
+        "kvm"
+    } else {
+        "cached"
     };
-    for (name, segment) in &segments.segments {
+    pr_info!(
+        "vcpu id={number} state={state} source={source}{} nested={} smm={} exit={}\n",
+        ModeKeys(registers),
+        u8::from(registers.is_nested()),
+        u8::from(registers.is_smm()),
+        if registers.is_unfinished() {
+            "unfinished"
+        } else {
+            "complete"
+        }
+    );
+    pr_info!("regs vcpu={number}{}\n", Keys(&registers.general()));
+    pr_info!("control vcpu={number}{}\n", Keys(&registers.control()));
+    pr_info!("msrs vcpu={number}{}\n", Keys(&registers.msrs()));
+    pr_info!("debug vcpu={number}{}\n", Keys(&registers.debug()));
+    for (name, segment) in registers.segments().iter().flatten() {
         pr_info!(
             "segment vcpu={number} name={name} selector={:#x} base={:#x} limit={:#x} type={:#x} \
              s={} dpl={} present={} avl={} l={} db={} g={} unusable={}\n",
@@ -60,7 +71,7 @@ pub(super) fn print(vcpu: &FrozenVcpu) {
             segment.unusable
         );
     }
-    for (name, table) in &segments.tables {
+    for (name, table) in registers.tables().iter().flatten() {
         pr_info!(
             "table vcpu={number} name={name} base={:#x} limit={:#x}\n",
             table.base,
@@ -74,13 +85,13 @@ struct ModeKeys<'a>(&'a Registers);
 
 impl fmt::Display for ModeKeys<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(segments) = &self.0.segments else {
+        let (Some([cr0, cr4, efer, rflags]), Some(segments)) =
+            (self.0.of_mode(), self.0.segments())
+        else {
             return Ok(());
         };
-        let [(_, cs), .., (_, ss), _, _] = &segments.segments;
-        let (cr0, cr4) = (self.0.control("cr0"), self.0.control("cr4"));
-        let efer = self.0.control("efer");
-        let mode = Mode::new(cr0, efer, self.0.general("rflags"), cs.l != 0);
+        let [(_, cs), .., (_, ss), _, _] = &segments;
+        let mode = Mode::new(cr0, efer, rflags, cs.l != 0);
         let paging = Paging::new(cr0, cr4, efer);
         // The stack segment has the privilege level; `cs` may be conforming.
         write!(f, " mode={mode} paging={paging} cpl={}", ss.dpl)

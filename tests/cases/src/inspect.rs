@@ -19,7 +19,7 @@ use rustix::{
     system::{delete_module, finit_module},
 };
 
-use crate::process::{own_pid, wait_until};
+use crate::process::{has_feature, own_pid, wait_until};
 
 /// Where the harness puts the module.
 const MODULE: &str = "/modules/kvm_inspect.ko";
@@ -260,12 +260,10 @@ fn assert_consistent(report: &Report) {
     } = report;
     assert!(report.unknown.is_empty(), "unknown: {:#?}", report.unknown);
     for vcpu in &report.vcpus {
-        let source = match vcpu.state {
-            State::Parked => Source::KvmRun,
-            State::Outside => Source::Cached,
-        };
-        assert_eq!(vcpu.source, source, "source of vCPU {}", vcpu.id);
-        assert_eq!(vcpu.mode.is_some(), vcpu.state == State::Parked, "{vcpu:?}");
+        // On Intel some registers of a vCPU that is not parked may be out of reach.
+        let may_lack = vcpu.state == State::Outside && has_feature("vmx");
+        assert!(vcpu.source == Source::Kvm || may_lack, "{vcpu:?}");
+        assert_eq!(vcpu.mode.is_some(), vcpu.source == Source::Kvm, "{vcpu:?}");
     }
     assert!(hits.is_sorted(), "not in order: {hits:#?}");
     assert!(done.hits >= hits.len() as u64, "{done:?}");
