@@ -263,8 +263,10 @@ impl<'a> Freeze<'a> {
     /// Returns the state and registers of `vcpu`; [`None`] if it is not stopped (any more).
     pub(crate) fn vcpu(&self, vcpu: &Vcpu) -> Option<FrozenVcpu> {
         let (state, registers) = if self.locked.contains(vcpu) {
-            let registers = Arc::new(Registers::cached(vcpu), task::gfp_paused());
-            (VcpuState::Outside, registers.ok())
+            let registers = Registers::read_locked(vcpu);
+            let flags = task::gfp_paused();
+            let registers = registers.and_then(|registers| Arc::new(registers, flags).ok());
+            (VcpuState::Outside, registers)
         } else if self.watch.location(vcpu) == VcpuLocation::Parked {
             (VcpuState::Parked, self.watch.registers(vcpu))
         } else if self.state == State::Partial {

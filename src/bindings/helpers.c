@@ -438,6 +438,11 @@ int kvm_inspect_mutex_holder(struct mutex *mutex, unsigned int *ioctl)
 }
 #endif
 
+int kvm_inspect_mutex_lock_killable(struct mutex *mutex)
+{
+	return mutex_lock_killable(mutex);
+}
+
 void kvm_inspect_synchronize_rcu_tasks(void)
 {
 	synchronize_rcu_tasks();
@@ -530,13 +535,8 @@ bool kvm_inspect_set_notify_flag_in_kvm_run(struct kvm_vcpu *vcpu, struct task_s
 	return set;
 }
 
-bool kvm_inspect_kvm_register_is_available(struct kvm_vcpu *vcpu, unsigned int reg)
-{
-	return test_bit(reg, vcpu->arch.regs_avail);
-}
-
 /* As kvm_get_cr8(), which KVM keeps to itself. */
-u64 kvm_inspect_kvm_get_cr8(struct kvm_vcpu *vcpu)
+static u64 get_cr8(struct kvm_vcpu *vcpu)
 {
 	struct kvm_lapic *apic = vcpu->arch.apic;
 
@@ -545,10 +545,38 @@ u64 kvm_inspect_kvm_get_cr8(struct kvm_vcpu *vcpu)
 	return (kvm_lapic_get_reg(apic, APIC_TASKPRI) & 0xf0) >> 4;
 }
 
-/* Set by KVM_SEV_INIT and all its kin, before the first vCPU runs (sev.c, __sev_guest_init()). */
-bool kvm_inspect_is_sev(struct kvm *kvm)
+/* Call this with vcpu->mutex. Changes nothing; false if KVM itself cannot know them. */
+bool kvm_inspect_read_registers(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *to)
 {
-	return READ_ONCE(kvm->arch.apicv_inhibit_reasons) & BIT(APICV_INHIBIT_REASON_SEV);
+	struct kvm_vcpu_arch *arch = &vcpu->arch;
+	int i;
+
+	if (arch->guest_state_protected)
+		return false;
+	to->rip = arch->rip;
+	for (i = 0; i < ARRAY_SIZE(to->general); i++)
+		to->general[i] = arch->regs[i];
+	to->cr0 = arch->cr0;
+	to->cr2 = arch->cr2;
+	to->cr3 = arch->cr3;
+	to->cr4 = arch->cr4;
+	to->cr8 = get_cr8(vcpu);
+	to->efer = arch->efer;
+	to->apic_base = arch->apic_base;
+	to->pat = arch->pat;
+	to->xcr0 = arch->xcr0;
+	for (i = 0; i < ARRAY_SIZE(to->dr); i++)
+		to->dr[i] = arch->db[i];
+	to->dr6 = arch->dr6;
+	to->dr7 = arch->dr7;
+	to->nested = arch->hflags & HF_GUEST_MASK;
+	to->smm = kvm_arch_vcpu_memslots_id(vcpu) != 0;
+	to->unfinished = arch->complete_userspace_io;
+	if (boot_cpu_has(X86_FEATURE_SVM))
+		kvm_inspect_read_svm(vcpu, to);
+	else
+		kvm_inspect_read_vmx(vcpu, to);
+	return true;
 }
 
 bool kvm_inspect_kvm_mem_is_private(struct kvm *kvm, gfn_t gfn)

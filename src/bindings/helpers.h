@@ -9,6 +9,33 @@
 #include <linux/kvm_host.h>
 #include <linux/rcupdate_wait.h>
 
+/* What KVM holds of a vCPU's registers. */
+struct kvm_inspect_registers {
+	u64 rip, rflags;
+	u64 general[16]; /* in the order of KVM's enumeration */
+	u64 cr0, cr2, cr3, cr4, cr8, efer, apic_base;
+	struct kvm_segment cs, ds, es, fs, gs, ss, tr, ldt;
+	struct kvm_dtable gdt, idt;
+	u64 kernel_gs_base, lstar, star, cstar, sfmask;
+	u64 sysenter_cs, sysenter_esp, sysenter_eip;
+	u64 tsc_aux, pat, xcr0;
+	u64 dr[4], dr6, dr7;
+	u32 lacks; /* what could not be read */
+	bool nested; /* they are those of a nested guest */
+	bool smm;
+	bool unfinished; /* the VMM has not completed the last exit */
+};
+
+enum {
+	/* rflags, segments, tables, sysenter_* */
+	KVM_INSPECT_LACKS_VMCS = 1 << 0,
+	KVM_INSPECT_LACKS_RIP = 1 << 1,
+	KVM_INSPECT_LACKS_RSP = 1 << 2,
+	KVM_INSPECT_LACKS_CR0 = 1 << 3,
+	KVM_INSPECT_LACKS_CR3 = 1 << 4,
+	KVM_INSPECT_LACKS_CR4 = 1 << 5,
+};
+
 /* The most bytes of all arguments together: 256 of the longest patterns, and ranges, fit. */
 #define KVM_INSPECT_MAX_ARGUMENTS (512 * 1024)
 
@@ -87,6 +114,7 @@ bool kvm_inspect_begin_locking_out(void);
 void kvm_inspect_end_locking_out(void);
 bool kvm_inspect_trylock_vcpu(struct kvm_vcpu *vcpu);
 int kvm_inspect_mutex_holder(struct mutex *mutex, unsigned int *ioctl);
+int kvm_inspect_mutex_lock_killable(struct mutex *mutex);
 
 /* <linux/rcupdate.h>, <linux/rcupdate_wait.h> */
 void kvm_inspect_synchronize_rcu_tasks(void);
@@ -108,9 +136,11 @@ struct kvm_vcpu *kvm_inspect_kvm_get_vcpu(struct kvm *kvm, int index);
 struct task_struct *kvm_inspect_get_vcpu_task(struct kvm_vcpu *vcpu);
 bool kvm_inspect_vcpu_wants_to_run(struct kvm_vcpu *vcpu);
 bool kvm_inspect_set_notify_flag_in_kvm_run(struct kvm_vcpu *vcpu, struct task_struct *task);
-bool kvm_inspect_kvm_register_is_available(struct kvm_vcpu *vcpu, unsigned int reg);
-u64 kvm_inspect_kvm_get_cr8(struct kvm_vcpu *vcpu);
+bool kvm_inspect_read_registers(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *to);
+void kvm_inspect_read_svm(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *to);
+void kvm_inspect_read_vmx(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *to);
 bool kvm_inspect_is_sev(struct kvm *kvm);
+bool kvm_inspect_is_sev_es(struct kvm *kvm);
 bool kvm_inspect_kvm_mem_is_private(struct kvm *kvm, gfn_t gfn);
 int kvm_inspect_kvm_arch_nr_memslot_as_ids(struct kvm *kvm);
 struct kvm_memslots *kvm_inspect___kvm_memslots(struct kvm *kvm, int as_id);

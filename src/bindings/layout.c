@@ -9,6 +9,8 @@
 #include <linux/kvm_host.h>
 #include <linux/rcupdate_wait.h>
 
+#include "helpers.h"
+
 /* Names must be plain identifiers: `offset_<struct>_at_<field>` is taken apart by Kbuild. */
 #define FIELD(type, field) \
 	DEFINE(offset_##type##_at_##field, offsetof(struct type, field))
@@ -44,15 +46,9 @@ int main(void)
 	FIELD(kvm_vcpu, vcpu_idx);
 	FIELD(kvm_vcpu, mutex);
 	FIELD(kvm_vcpu, run);
-	FIELD(kvm_vcpu, arch);
-	FIELD(kvm_vcpu_arch, regs);
-	FIELD(kvm_vcpu_arch, rip);
-	FIELD(kvm_vcpu_arch, cr0);
-	FIELD(kvm_vcpu_arch, cr2);
-	FIELD(kvm_vcpu_arch, cr3);
-	FIELD(kvm_vcpu_arch, cr4);
-	FIELD(kvm_vcpu_arch, efer);
-	FIELD(kvm_vcpu_arch, apic_base);
+	FIELD(kvm_inspect_registers, cs);
+	FIELD(kvm_inspect_registers, unfinished);
+	SIZE(kvm_inspect_registers);
 
 	FIELD(kvm_memslots, generation);
 	FIELD(kvm_memslots, gfn_tree);
@@ -67,14 +63,6 @@ int main(void)
 
 	FIELD(kvm_run, immediate_exit__unsafe);
 	FIELD(kvm_run, exit_reason);
-	FIELD(kvm_run, kvm_valid_regs);
-	FIELD(kvm_run, kvm_dirty_regs);
-	FIELD(kvm_run, s);
-	FIELD(kvm_sync_regs, regs);
-	FIELD(kvm_sync_regs, sregs);
-	SIZE(kvm_sync_regs);
-	SIZE(kvm_regs);
-	SIZE(kvm_sregs);
 	SIZE(kvm_segment);
 
 	return 0;

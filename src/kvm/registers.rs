@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The registers of a vCPU.
+//!
+//! They are read where KVM itself keeps them, never in the `kvm_run` page, which the VMM may write.
 
 use super::Vcpu;
 use crate::bindings;
@@ -8,157 +10,185 @@ use crate::bindings;
 /// A register's name and value; no value if it is not known.
 pub(crate) type Register = (&'static str, Option<u64>);
 
-/// The registers of one vCPU at one moment.
-#[derive(Clone, Copy)]
-pub(crate) struct Registers {
-    /// `rip`, `rflags` and the general registers.
-    pub(crate) general: [Register; 18],
-    /// Control registers, `efer` and `apic_base`.
-    pub(crate) control: [Register; 7],
-    /// Segments and descriptor tables; not known of a vCPU that is not parked.
-    pub(crate) segments: Option<Segments>,
-}
+/// A segment's name and value.
+pub(crate) type Segment = (&'static str, bindings::kvm_segment);
 
-/// Segment registers and descriptor tables.
-#[derive(Clone, Copy)]
-pub(crate) struct Segments {
-    /// The segment registers with their hidden parts.
-    pub(crate) segments: [(&'static str, bindings::kvm_segment); 8],
-    /// `gdt` and `idt`.
-    pub(crate) tables: [(&'static str, bindings::kvm_dtable); 2],
-}
+/// The registers of one vCPU at one moment.
+pub(crate) struct Registers(bindings::kvm_inspect_registers);
 
 impl Registers {
-    /// Creates them from what KVM itself has stored.
-    pub(super) fn from_kvm(regs: &bindings::kvm_regs, sregs: &bindings::kvm_sregs) -> Self {
-        Self {
-            general: [
-                ("rip", Some(regs.rip)),
-                ("rflags", Some(regs.rflags)),
-                ("rax", Some(regs.rax)),
-                ("rbx", Some(regs.rbx)),
-                ("rcx", Some(regs.rcx)),
-                ("rdx", Some(regs.rdx)),
-                ("rsi", Some(regs.rsi)),
-                ("rdi", Some(regs.rdi)),
-                ("rsp", Some(regs.rsp)),
-                ("rbp", Some(regs.rbp)),
-                ("r8", Some(regs.r8)),
-                ("r9", Some(regs.r9)),
-                ("r10", Some(regs.r10)),
-                ("r11", Some(regs.r11)),
-                ("r12", Some(regs.r12)),
-                ("r13", Some(regs.r13)),
-                ("r14", Some(regs.r14)),
-                ("r15", Some(regs.r15)),
-            ],
-            control: [
-                ("cr0", Some(sregs.cr0)),
-                ("cr2", Some(sregs.cr2)),
-                ("cr3", Some(sregs.cr3)),
-                ("cr4", Some(sregs.cr4)),
-                ("cr8", Some(sregs.cr8)),
-                ("efer", Some(sregs.efer)),
-                ("apic_base", Some(sregs.apic_base)),
-            ],
-            segments: Some(Segments {
-                segments: [
-                    ("cs", sregs.cs),
-                    ("ds", sregs.ds),
-                    ("es", sregs.es),
-                    ("fs", sregs.fs),
-                    ("gs", sregs.gs),
-                    ("ss", sregs.ss),
-                    ("tr", sregs.tr),
-                    ("ldt", sregs.ldt),
-                ],
-                tables: [("gdt", sregs.gdt), ("idt", sregs.idt)],
-            }),
-        }
-    }
-
-    /// Creates them from what KVM holds in memory for a vCPU that is locked out, so that nobody
-    /// changes it.
+    /// Reads the registers of a vCPU that nobody runs, once its mutex can be had.
     ///
-    /// On Intel some registers may still be in the VMCS only; KVM's mask of cached registers says
-    /// which. Only the vendor modules know flags and segments.
-    pub(crate) fn cached(vcpu: &Vcpu) -> Self {
-        let vcpu = vcpu.as_raw();
-        // SAFETY: A valid vCPU, whose `arch` consists of plain values.
-        let arch = unsafe { &raw const (*vcpu).arch };
-        let if_cached = |register: u32, value: usize| {
-            // SAFETY: A valid vCPU, and a register of KVM's enumeration.
-            let cached = unsafe { bindings::kvm_register_is_available(vcpu, register) };
-            if cached {
-                u64::try_from(value).ok()
-            } else {
-                None
-            }
-        };
-        // SAFETY: A valid vCPU; these are plain values.
-        let (regs, rip) = unsafe { ((*arch).regs, (*arch).rip) };
-        let general = |register: u32| {
-            let value = usize::try_from(register).ok().and_then(|at| regs.get(at));
-            value.and_then(|value| if_cached(register, *value))
-        };
-        // SAFETY: A valid vCPU; these are plain values.
-        let (cr0, cr2, cr3, cr4, cr8, efer, apic_base) = unsafe {
-            (
-                (*arch).cr0,
-                (*arch).cr2,
-                (*arch).cr3,
-                (*arch).cr4,
-                bindings::kvm_get_cr8(vcpu),
-                (*arch).efer,
-                (*arch).apic_base,
-            )
-        };
-        Self {
-            general: [
-                ("rip", if_cached(bindings::kvm_reg_VCPU_REG_RIP, rip)),
-                ("rflags", None),
-                ("rax", general(bindings::kvm_reg_VCPU_REGS_RAX)),
-                ("rbx", general(bindings::kvm_reg_VCPU_REGS_RBX)),
-                ("rcx", general(bindings::kvm_reg_VCPU_REGS_RCX)),
-                ("rdx", general(bindings::kvm_reg_VCPU_REGS_RDX)),
-                ("rsi", general(bindings::kvm_reg_VCPU_REGS_RSI)),
-                ("rdi", general(bindings::kvm_reg_VCPU_REGS_RDI)),
-                ("rsp", general(bindings::kvm_reg_VCPU_REGS_RSP)),
-                ("rbp", general(bindings::kvm_reg_VCPU_REGS_RBP)),
-                ("r8", general(bindings::kvm_reg_VCPU_REGS_R8)),
-                ("r9", general(bindings::kvm_reg_VCPU_REGS_R9)),
-                ("r10", general(bindings::kvm_reg_VCPU_REGS_R10)),
-                ("r11", general(bindings::kvm_reg_VCPU_REGS_R11)),
-                ("r12", general(bindings::kvm_reg_VCPU_REGS_R12)),
-                ("r13", general(bindings::kvm_reg_VCPU_REGS_R13)),
-                ("r14", general(bindings::kvm_reg_VCPU_REGS_R14)),
-                ("r15", general(bindings::kvm_reg_VCPU_REGS_R15)),
-            ],
-            control: [
-                ("cr0", if_cached(bindings::kvm_reg_VCPU_REG_CR0, cr0)),
-                ("cr2", u64::try_from(cr2).ok()),
-                ("cr3", if_cached(bindings::kvm_reg_VCPU_REG_CR3, cr3)),
-                ("cr4", if_cached(bindings::kvm_reg_VCPU_REG_CR4, cr4)),
-                ("cr8", Some(cr8)),
-                ("efer", Some(efer)),
-                ("apic_base", Some(apic_base)),
-            ],
-            segments: None,
+    /// Waits for the mutex as KVM_RUN does. [`None`] if the thread is being killed, or if KVM does
+    /// not know them.
+    pub(super) fn read(vcpu: &Vcpu) -> Option<Self> {
+        let mutex = vcpu.mutex();
+        // SAFETY: A valid vCPU's mutex, which this thread does not hold.
+        if unsafe { bindings::mutex_lock_killable(mutex) } != 0 {
+            return None;
         }
+        let registers = Self::read_locked(vcpu);
+        // SAFETY: Just taken.
+        unsafe { bindings::mutex_unlock(mutex) };
+        registers
     }
 
-    /// Returns the value of a control register, 0 if it is not known.
-    pub(crate) fn control(&self, name: &str) -> u64 {
-        value(&self.control, name)
+    /// Reads the registers of a vCPU whose mutex the caller holds.
+    ///
+    /// On Intel some of them may be in a VMCS that no CPU has loaded; those are not known then.
+    /// [`None`] if KVM does not know any.
+    pub(crate) fn read_locked(vcpu: &Vcpu) -> Option<Self> {
+        let mut raw = bindings::kvm_inspect_registers::default();
+        // SAFETY: A valid vCPU. Values that change meanwhile would be wrong, nothing more.
+        unsafe { bindings::read_registers(vcpu.as_raw(), &raw mut raw) }.then_some(Self(raw))
     }
 
-    /// Returns the value of a general register, 0 if it is not known.
-    pub(crate) fn general(&self, name: &str) -> u64 {
-        value(&self.general, name)
+    fn lacks(&self, what: u32) -> bool {
+        self.0.lacks & what != 0
     }
-}
 
-fn value(registers: &[Register], name: &str) -> u64 {
-    let found = registers.iter().find(|register| register.0 == name);
-    found.and_then(|register| register.1).unwrap_or(0)
+    fn unless_lacking(&self, what: u32, value: u64) -> Option<u64> {
+        (!self.lacks(what)).then_some(value)
+    }
+
+    /// Returns whether all registers are known.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.0.lacks == 0
+    }
+
+    /// Returns whether they are those of a nested guest.
+    pub(crate) fn is_nested(&self) -> bool {
+        self.0.nested
+    }
+
+    /// Returns whether the vCPU is in system management mode.
+    pub(crate) fn is_smm(&self) -> bool {
+        self.0.smm
+    }
+
+    /// Returns whether the last exit to the VMM is still to be completed.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.0.unfinished
+    }
+
+    /// Returns `rip`, `rflags` and the general registers.
+    pub(crate) fn general(&self) -> [Register; 18] {
+        // KVM's order is the one of the instructions' encoding.
+        let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] =
+            self.0.general;
+        [
+            (
+                "rip",
+                self.unless_lacking(bindings::KVM_INSPECT_LACKS_RIP, self.0.rip),
+            ),
+            (
+                "rflags",
+                self.unless_lacking(bindings::KVM_INSPECT_LACKS_VMCS, self.0.rflags),
+            ),
+            ("rax", Some(rax)),
+            ("rbx", Some(rbx)),
+            ("rcx", Some(rcx)),
+            ("rdx", Some(rdx)),
+            ("rsi", Some(rsi)),
+            ("rdi", Some(rdi)),
+            (
+                "rsp",
+                self.unless_lacking(bindings::KVM_INSPECT_LACKS_RSP, rsp),
+            ),
+            ("rbp", Some(rbp)),
+            ("r8", Some(r8)),
+            ("r9", Some(r9)),
+            ("r10", Some(r10)),
+            ("r11", Some(r11)),
+            ("r12", Some(r12)),
+            ("r13", Some(r13)),
+            ("r14", Some(r14)),
+            ("r15", Some(r15)),
+        ]
+    }
+
+    /// Returns the control registers, `efer` and `apic_base`.
+    pub(crate) fn control(&self) -> [Register; 7] {
+        let raw = &self.0;
+        [
+            (
+                "cr0",
+                self.unless_lacking(bindings::KVM_INSPECT_LACKS_CR0, raw.cr0),
+            ),
+            ("cr2", Some(raw.cr2)),
+            (
+                "cr3",
+                self.unless_lacking(bindings::KVM_INSPECT_LACKS_CR3, raw.cr3),
+            ),
+            (
+                "cr4",
+                self.unless_lacking(bindings::KVM_INSPECT_LACKS_CR4, raw.cr4),
+            ),
+            ("cr8", Some(raw.cr8)),
+            ("efer", Some(raw.efer)),
+            ("apic_base", Some(raw.apic_base)),
+        ]
+    }
+
+    /// Returns the model-specific registers, and `xcr0`.
+    pub(crate) fn msrs(&self) -> [Register; 11] {
+        let raw = &self.0;
+        let vmcs = |value| self.unless_lacking(bindings::KVM_INSPECT_LACKS_VMCS, value);
+        [
+            ("kernel_gs_base", Some(raw.kernel_gs_base)),
+            ("lstar", Some(raw.lstar)),
+            ("star", Some(raw.star)),
+            ("cstar", Some(raw.cstar)),
+            ("sfmask", Some(raw.sfmask)),
+            ("sysenter_cs", vmcs(raw.sysenter_cs)),
+            ("sysenter_esp", vmcs(raw.sysenter_esp)),
+            ("sysenter_eip", vmcs(raw.sysenter_eip)),
+            ("tsc_aux", Some(raw.tsc_aux)),
+            ("pat", Some(raw.pat)),
+            ("xcr0", Some(raw.xcr0)),
+        ]
+    }
+
+    /// Returns the debug registers.
+    pub(crate) fn debug(&self) -> [Register; 6] {
+        let [dr0, dr1, dr2, dr3] = self.0.dr;
+        [
+            ("dr0", Some(dr0)),
+            ("dr1", Some(dr1)),
+            ("dr2", Some(dr2)),
+            ("dr3", Some(dr3)),
+            ("dr6", Some(self.0.dr6)),
+            ("dr7", Some(self.0.dr7)),
+        ]
+    }
+
+    /// Returns the segment registers with their hidden parts, if they are known.
+    pub(crate) fn segments(&self) -> Option<[Segment; 8]> {
+        let raw = &self.0;
+        (!self.lacks(bindings::KVM_INSPECT_LACKS_VMCS)).then_some([
+            ("cs", raw.cs),
+            ("ds", raw.ds),
+            ("es", raw.es),
+            ("fs", raw.fs),
+            ("gs", raw.gs),
+            ("ss", raw.ss),
+            ("tr", raw.tr),
+            ("ldt", raw.ldt),
+        ])
+    }
+
+    /// Returns `gdt` and `idt`, if they are known.
+    pub(crate) fn tables(&self) -> Option<[(&'static str, bindings::kvm_dtable); 2]> {
+        (!self.lacks(bindings::KVM_INSPECT_LACKS_VMCS))
+            .then_some([("gdt", self.0.gdt), ("idt", self.0.idt)])
+    }
+
+    /// Returns `cr0`, `cr4`, `efer` and `rflags`, if all are known.
+    pub(crate) fn of_mode(&self) -> Option<[u64; 4]> {
+        let unknown = bindings::KVM_INSPECT_LACKS_VMCS
+            | bindings::KVM_INSPECT_LACKS_CR0
+            | bindings::KVM_INSPECT_LACKS_CR4;
+        let raw = &self.0;
+        (!self.lacks(unknown)).then_some([raw.cr0, raw.cr4, raw.efer, raw.rflags])
+    }
 }

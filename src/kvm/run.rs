@@ -152,56 +152,47 @@ impl RunCall<'_> {
         unsafe { ioctl(self.file, command as c_ulong, 0) }
     }
 
-    /// Makes KVM store the registers, without entering the guest.
+    /// Has KVM complete what the last exit to the VMM left unfinished, an IN for example, without
+    /// entering the guest, and reads the registers.
     ///
-    /// With `immediate_exit` set KVM_RUN completes what the last exit to the VMM left unfinished,
-    /// an IN for example, and returns `-EINTR`. On its way out it stores what `kvm_valid_regs` asks
-    /// for (`arch/x86/kvm/x86.c`, `kvm_arch_vcpu_ioctl_run`). That is the truth on AMD and on
-    /// Intel, and calls nothing that KVM does not export. While a nested guest runs, they are that
-    /// guest's.
+    /// With `immediate_exit` set KVM_RUN does the former and returns `-EINTR`. The registers are
+    /// then read where KVM itself keeps them (see [`Registers`]): the VMM, which may write the
+    /// `kvm_run` page at any time, can neither forge nor suppress them. If it takes back
+    /// `immediate_exit`, the guest is entered, and the next kick ends that. On Intel KVM_RUN has
+    /// also loaded the VMCS on this CPU. If the CPU has loaded another meanwhile, it is loaded
+    /// again.
     ///
-    /// The fields used here are put back. Those that every KVM_RUN reads (`kvm_dirty_regs`) or
-    /// writes (`flags`, `if_flag`, `cr8`, `apic_base`) are left as the VMM's own call, which
-    /// follows, would leave them.
+    /// The page is left as the VMM's own call, which follows, would leave it.
     // Not inlined: KVM_RUN needs the stack, so this frame must be gone by then.
     #[inline(never)]
     pub(crate) fn read_registers(&self) -> Snapshot {
         // Not 1, to tell it from what the VMM may write there meanwhile.
         const OUR_IMMEDIATE_EXIT: u8 = 2;
-        const REGS: u64 = bindings::KVM_SYNC_X86_REGS as u64;
-        const SREGS: u64 = bindings::KVM_SYNC_X86_SREGS as u64;
-        // `X86_EFLAGS_FIXED`, set in each value that rflags can have.
-        const RFLAGS_FIXED: u64 = 1 << 1;
 
         let page = self.run_page();
-        let (vmm_valid_regs, vmm_regs, vmm_sregs) = (page.valid_regs(), page.regs(), page.sregs());
-        if page.dirty_regs() & REGS == 0 {
-            // This shows whether KVM stores them. (With the bit set, KVM is about to read them.)
-            page.set_rflags(0);
-        }
-        page.set_valid_regs(vmm_valid_regs | REGS | SREGS);
         page.exchange_immediate_exit(0, OUR_IMMEDIATE_EXIT);
-
         let result = self.original();
-
         page.exchange_immediate_exit(OUR_IMMEDIATE_EXIT, 0);
-        page.set_valid_regs(vmm_valid_regs);
-        let (regs, sregs) = (page.regs(), page.sregs());
-        let stored = regs.rflags & RFLAGS_FIXED != 0;
-        // What the VMM has asked for itself stays as KVM wrote it.
-        if !stored || vmm_valid_regs & REGS == 0 {
-            page.set_regs(vmm_regs);
-        }
-        if !stored || vmm_valid_regs & SREGS == 0 {
-            page.set_sregs(vmm_sregs);
-        }
-
-        let _no_io = NoIo::begin();
-        let registers = stored.then(|| Registers::from_kvm(&regs, &sregs));
         Snapshot {
-            registers: registers.and_then(|registers| Arc::new(registers, GFP_KERNEL).ok()),
+            registers: self.registers(),
             result_for_vmm: (result != task::return_value(EINTR)).then_some(result),
         }
+    }
+
+    fn registers(&self) -> Option<Arc<Registers>> {
+        const ATTEMPTS: usize = 8;
+
+        let mut registers = Registers::read(self.vcpu())?;
+        for _ in 1..ATTEMPTS {
+            if registers.is_complete() {
+                break;
+            }
+            // Has no other effect than to load the vCPU, whatever it returns.
+            self.ioctl(bindings::KVM_INSPECT_GET_TSC_KHZ);
+            registers = Registers::read(self.vcpu())?;
+        }
+        let _no_io = NoIo::begin();
+        Arc::new(registers, GFP_KERNEL).ok()
     }
 
     /// Returns the reason of the vCPU's last exit, in the page that the VMM sees.
@@ -217,7 +208,7 @@ impl RunCall<'_> {
 
 /// What [`RunCall::read_registers`] has brought about.
 pub(crate) struct Snapshot {
-    /// The registers; [`None`] if KVM did not store them, as for a protected guest, or if there is
+    /// The registers; [`None`] if KVM does not know them, as for a protected guest, or if there is
     /// no memory.
     pub(crate) registers: Option<Arc<Registers>>,
     /// A result that KVM meant for the VMM, which must get it: completing the last exit has brought
@@ -248,52 +239,6 @@ impl RunPage<'_> {
     fn exchange_immediate_exit(&self, old: u8, new: u8) {
         // SAFETY: By the type invariant.
         unsafe { bindings::cmpxchg_u8(&raw mut (*self.0).immediate_exit__unsafe, old, new) };
-    }
-
-    fn valid_regs(&self) -> u64 {
-        // SAFETY: By the type invariant.
-        unsafe { (&raw const (*self.0).kvm_valid_regs).read_volatile() }
-    }
-
-    fn set_valid_regs(&self, mask: u64) {
-        // SAFETY: By the type invariant.
-        unsafe { (&raw mut (*self.0).kvm_valid_regs).write_volatile(mask) };
-    }
-
-    fn dirty_regs(&self) -> u64 {
-        // SAFETY: By the type invariant.
-        unsafe { (&raw const (*self.0).kvm_dirty_regs).read_volatile() }
-    }
-
-    fn regs(&self) -> bindings::kvm_regs {
-        // SAFETY: By the type invariant.
-        unsafe { (&raw const (*self.stored()).regs).read_volatile() }
-    }
-
-    fn set_regs(&self, regs: bindings::kvm_regs) {
-        // SAFETY: By the type invariant.
-        unsafe { (&raw mut (*self.stored()).regs).write_volatile(regs) };
-    }
-
-    fn set_rflags(&self, rflags: u64) {
-        // SAFETY: By the type invariant.
-        unsafe { (&raw mut (*self.stored()).regs.rflags).write_volatile(rflags) };
-    }
-
-    fn sregs(&self) -> bindings::kvm_sregs {
-        // SAFETY: By the type invariant.
-        unsafe { (&raw const (*self.stored()).sregs).read_volatile() }
-    }
-
-    fn set_sregs(&self, sregs: bindings::kvm_sregs) {
-        // SAFETY: By the type invariant.
-        unsafe { (&raw mut (*self.stored()).sregs).write_volatile(sregs) };
-    }
-
-    /// Returns where KVM stores the registers, inside the page.
-    fn stored(&self) -> *mut bindings::kvm_sync_regs {
-        // SAFETY: By the type invariant.
-        unsafe { (&raw mut (*self.0).s.regs).cast() }
     }
 }
 

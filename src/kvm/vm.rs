@@ -236,14 +236,20 @@ impl Vm {
             )
         };
         // SAFETY: By the type invariant `self` is valid.
-        let sev = unsafe { bindings::is_sev(self.as_raw()) };
+        let (sev, sev_es) = unsafe {
+            (
+                bindings::is_sev(self.as_raw()),
+                bindings::is_sev_es(self.as_raw()),
+            )
+        };
         match u32::from(kind) {
             bindings::KVM_X86_SEV_VM => Some(c"SEV"),
             bindings::KVM_X86_SEV_ES_VM => Some(c"SEV-ES"),
             bindings::KVM_X86_SNP_VM => Some(c"SEV-SNP"),
             bindings::KVM_X86_TDX_VM => Some(c"TDX"),
             // KVM_SEV_INIT and KVM_SEV_ES_INIT, the old way, leave the type alone.
-            _ if sev => Some(c"SEV or SEV-ES"),
+            _ if sev_es => Some(c"SEV-ES"),
+            _ if sev => Some(c"SEV"),
             _ if protected => Some(c"hardware"),
             _ => None,
         }

@@ -25,33 +25,43 @@ use crate::{
 
 /// Prints what is known of `vcpu`.
 pub(super) fn print(vcpu: &FrozenVcpu, lines: &mut Lines) {
-    let (state, source) = match vcpu.state {
-        VcpuState::Parked => ("parked", "kvm_run"),
-        VcpuState::Outside => ("outside", "cached"),
-        VcpuState::Running => ("running", "none"),
+    let state = match vcpu.state {
+        VcpuState::Parked => "parked",
+        VcpuState::Outside => "outside",
+        VcpuState::Running => "running",
     };
     let number = vcpu.number;
     let Some(registers) = &vcpu.registers else {
         line!(lines, "vcpu", "id={number} state={state} source=none");
         return;
     };
+    let source = if registers.is_complete() {
+        "kvm"
+    } else {
+        "cached"
+    };
     line!(
         lines,
         "vcpu",
-        "id={number} state={state} source={source}{}",
-        ModeKeys(registers)
+        "id={number} state={state} source={source}{} nested={} smm={} exit={}",
+        ModeKeys(registers),
+        u8::from(registers.is_nested()),
+        u8::from(registers.is_smm()),
+        if registers.is_unfinished() {
+            "unfinished"
+        } else {
+            "complete"
+        }
     );
-    line!(lines, "regs", "vcpu={number}{}", Keys(&registers.general));
-    line!(
-        lines,
-        "control",
-        "vcpu={number}{}",
-        Keys(&registers.control)
-    );
-    let Some(segments) = &registers.segments else {
-        return;
-    };
-    for (name, segment) in &segments.segments {
+    for (keyword, keys) in [
+        ("regs", Keys(&registers.general())),
+        ("control", Keys(&registers.control())),
+        ("msrs", Keys(&registers.msrs())),
+        ("debug", Keys(&registers.debug())),
+    ] {
+        lines.line(keyword, fmt!("vcpu={number}{keys}"));
+    }
+    for (name, segment) in registers.segments().iter().flatten() {
         line!(
             lines,
             "segment",
@@ -71,7 +81,7 @@ pub(super) fn print(vcpu: &FrozenVcpu, lines: &mut Lines) {
             segment.unusable
         );
     }
-    for (name, table) in &segments.tables {
+    for (name, table) in registers.tables().iter().flatten() {
         line!(
             lines,
             "table",
@@ -87,13 +97,13 @@ struct ModeKeys<'a>(&'a Registers);
 
 impl fmt::Display for ModeKeys<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(segments) = &self.0.segments else {
+        let (Some([cr0, cr4, efer, rflags]), Some(segments)) =
+            (self.0.of_mode(), self.0.segments())
+        else {
             return Ok(());
         };
-        let [(_, cs), .., (_, ss), _, _] = &segments.segments;
-        let (cr0, cr4) = (self.0.control("cr0"), self.0.control("cr4"));
-        let efer = self.0.control("efer");
-        let mode = Mode::new(cr0, efer, self.0.general("rflags"), cs.l != 0);
+        let [(_, cs), .., (_, ss), _, _] = &segments;
+        let mode = Mode::new(cr0, efer, rflags, cs.l != 0);
         let paging = Paging::new(cr0, cr4, efer);
         // The stack segment has the privilege level; `cs` may be conforming.
         write!(f, " mode={mode} paging={paging} cpl={}", ss.dpl)

@@ -8,7 +8,7 @@
 #include <linux/kvm_host.h>
 #include <linux/module.h>
 
-#include "x86.h" /* KVM's own, of arch/x86/kvm */
+#include "svm/svm.h" /* KVM's own, of arch/x86/kvm */
 
 static int fd = -1;
 module_param(fd, int, 0);
@@ -20,7 +20,11 @@ MODULE_PARM_DESC(state, "Say that the registers are protected");
 
 static bool sev;
 module_param(sev, bool, 0);
-MODULE_PARM_DESC(sev, "Say that it is a SEV guest, made the old way");
+MODULE_PARM_DESC(sev, "Say that it is a SEV guest, as KVM_SEV_INIT does, and mirrors, and migration");
+
+static bool sev_es;
+module_param(sev_es, bool, 0);
+MODULE_PARM_DESC(sev_es, "Say that it is a SEV-ES guest");
 
 static int vm_type = -1;
 module_param(vm_type, int, 0);
@@ -42,8 +46,10 @@ static int __init protect_init(void)
 	saved_type = the_vm()->arch.vm_type;
 	if (state)
 		the_vm()->arch.has_protected_state = true;
-	if (sev)
-		the_vm()->arch.apicv_inhibit_reasons |= BIT(APICV_INHIBIT_REASON_SEV);
+	if (sev || sev_es)
+		to_kvm_sev_info(the_vm())->active = true;
+	if (sev_es)
+		to_kvm_sev_info(the_vm())->es_active = true;
 	if (vm_type >= 0)
 		the_vm()->arch.vm_type = vm_type;
 	return 0;
@@ -53,8 +59,10 @@ static void __exit protect_exit(void)
 {
 	if (state)
 		the_vm()->arch.has_protected_state = false;
-	if (sev)
-		the_vm()->arch.apicv_inhibit_reasons &= ~BIT(APICV_INHIBIT_REASON_SEV);
+	if (sev_es)
+		to_kvm_sev_info(the_vm())->es_active = false;
+	if (sev || sev_es)
+		to_kvm_sev_info(the_vm())->active = false;
 	the_vm()->arch.vm_type = saved_type;
 	fput(file);
 }

@@ -20,7 +20,7 @@ use rustix::{
     system::{delete_module, finit_module},
 };
 
-use crate::process::{own_pid, wait_until, PAGE};
+use crate::process::{has_feature, own_pid, wait_until, PAGE};
 
 /// Where the harness puts the module.
 const MODULE: &str = "/modules/kvm_inspect.ko";
@@ -284,13 +284,14 @@ fn assert_consistent(report: &Report) {
     assert!(report.is_checked, "{:?}", report.limits);
     assert!(report.unknown.is_empty(), "unknown: {:#?}", report.unknown);
     for vcpu in &report.vcpus {
-        let source = match vcpu.state {
-            State::Parked => Source::KvmRun,
-            State::Outside => Source::Cached,
+        // On Intel some registers of a vCPU that is not parked may be out of reach.
+        let may_lack = vcpu.state == State::Outside && has_feature("vmx");
+        let expected = match vcpu.state {
             State::Running => Source::None,
+            State::Parked | State::Outside => Source::Kvm,
         };
-        assert_eq!(vcpu.source, source, "source of vCPU {}", vcpu.id);
-        assert_eq!(vcpu.mode.is_some(), vcpu.state == State::Parked, "{vcpu:?}");
+        assert!(vcpu.source == expected || may_lack, "{vcpu:?}");
+        assert_eq!(vcpu.mode.is_some(), vcpu.source == Source::Kvm, "{vcpu:?}");
     }
     assert!(hits.is_sorted(), "not in order: {hits:#?}");
     assert!(done.hits >= hits.len() as u64, "{done:?}");

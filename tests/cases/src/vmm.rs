@@ -3,6 +3,7 @@
 //! A small VMM that knows every byte and every register of its guests.
 
 mod code;
+mod forger;
 mod lone;
 mod manner;
 mod mapping;

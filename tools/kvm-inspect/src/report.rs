@@ -94,9 +94,9 @@ pub enum State {
 /// Where the registers of a vCPU come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// KVM has written all of them down.
-    KvmRun,
-    /// From KVM's memory, which has only some.
+    /// All are those that KVM itself holds.
+    Kvm,
+    /// The same, but some could not be read.
     Cached,
     /// There are none.
     None,
@@ -113,10 +113,20 @@ pub struct Vcpu {
     pub source: Source,
     /// Its mode, if all registers are known.
     pub mode: Option<Mode>,
+    /// They are those of a nested guest.
+    pub nested: bool,
+    /// It is in system management mode.
+    pub smm: bool,
+    /// The VMM has not completed its last exit.
+    pub unfinished: bool,
     /// The line `regs`.
     pub general: BTreeMap<String, u64>,
     /// The line `control`.
     pub control: BTreeMap<String, u64>,
+    /// The line `msrs`.
+    pub msrs: BTreeMap<String, u64>,
+    /// The line `debug`.
+    pub debug: BTreeMap<String, u64>,
     /// The lines `segment`, by their names.
     pub segments: BTreeMap<String, BTreeMap<String, u64>>,
     /// The lines `table`, by their names.
@@ -419,6 +429,14 @@ impl Report {
                 let vcpu = self.vcpu_of(&mut line)?;
                 vcpu.control = line.numbers()?;
             }
+            "msrs" => {
+                let vcpu = self.vcpu_of(&mut line)?;
+                vcpu.msrs = line.numbers()?;
+            }
+            "debug" => {
+                let vcpu = self.vcpu_of(&mut line)?;
+                vcpu.debug = line.numbers()?;
+            }
             "segment" => {
                 let vcpu = self.vcpu_of(&mut line)?;
                 let name = line.text("name")?;
@@ -515,8 +533,13 @@ impl Vcpu {
                     cpl: line.number("cpl")?,
                 }),
             },
+            nested: line.optional("nested") == Some("1"),
+            smm: line.optional("smm") == Some("1"),
+            unfinished: line.optional("exit") == Some("unfinished"),
             general: BTreeMap::new(),
             control: BTreeMap::new(),
+            msrs: BTreeMap::new(),
+            debug: BTreeMap::new(),
             segments: BTreeMap::new(),
             tables: BTreeMap::new(),
         })
@@ -621,7 +644,7 @@ impl FromStr for Source {
 
     fn from_str(word: &str) -> Result<Self, UnknownWord> {
         match word {
-            "kvm_run" => Ok(Self::KvmRun),
+            "kvm" => Ok(Self::Kvm),
             "cached" => Ok(Self::Cached),
             "none" => Ok(Self::None),
             _ => Err(UnknownWord),

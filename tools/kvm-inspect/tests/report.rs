@@ -80,7 +80,7 @@ fn a_report_is_read_whole() {
 fn registers_belong_to_their_vcpu() {
     let report = Report::parse(&recorded()).expect("it is a report");
     let vcpu = report.vcpu(1).expect("there are two");
-    assert_eq!(vcpu.source, Source::KvmRun);
+    assert_eq!(vcpu.source, Source::Kvm);
     let mode = vcpu.mode.as_ref().expect("all registers are known");
     assert_eq!((&*mode.name, &*mode.paging, mode.cpl), ("long", "5", 0));
     assert_eq!(vcpu.general["rflags"], 0x212);
@@ -98,7 +98,7 @@ fn registers_belong_to_their_vcpu() {
 #[test]
 fn a_vcpu_may_have_only_some_registers() {
     let mut lines = changed(
-        "state=parked source=kvm_run mode=long paging=5 cpl=0",
+        "state=parked source=kvm mode=long paging=5 cpl=0",
         "state=outside source=cached",
     );
     lines.retain(|line| !line.contains("segment n=") || !line.contains(" vcpu=0 "));

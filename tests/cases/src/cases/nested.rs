@@ -46,6 +46,9 @@ fn guest() {
                 thread::sleep(Duration::from_secs(10));
                 panic!("{rip:#x} is in neither")
             });
+            // The words of the report tell which.
+            assert_eq!(report.vcpus[0].nested, program == 1);
+            assert!(!report.vcpus[1].nested);
             frozen_in[program] += 1;
         },
     );

@@ -4,14 +4,14 @@
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
-use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
-use kvm_inspect_tool::report::{self, State};
+use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_inspect_tool::report::{self, Source, State};
 
 use super::{times, Case};
 use crate::{
     inspect::Inspection,
     process::has_feature,
-    vmm::{port_number, Mode, Vcpu, Vm, Work, GDT_LIMIT, IDT_LIMIT, MMIO_BYTE},
+    vmm::{port_number, Manner, Mode, Vcpu, Vm, Work, GDT_LIMIT, IDT_LIMIT, MMIO_BYTE},
 };
 
 pub(super) const CASES: &[Case] = cases![
@@ -22,6 +22,9 @@ pub(super) const CASES: &[Case] = cases![
     outside.with_stock(),
     after_exit.with_stock(),
     port_io.with_stock(),
+    msrs.with_stock(),
+    paused.with_stock(),
+    forged.with_stock(),
 ];
 
 /// In real mode.
@@ -82,7 +85,7 @@ fn parked(modes: &[Mode]) {
                 // It has gone on since, in its loop.
                 regs.rip = reported_rip;
             }
-            assert_same(reported, &regs, &vcpu.sregs());
+            assert_same(reported, &regs, vcpu);
             assert_loaded(reported, vcpu);
         }
         vm.start();
@@ -111,7 +114,7 @@ fn outside() {
     assert_eq!(report.states(), [State::Outside; 4]);
     for (reported, vcpu) in report.vcpus.iter().zip(vm.vcpus()) {
         vcpu.stop();
-        assert_cached(reported, &vcpu.regs(), &vcpu.sregs());
+        assert_held(reported, vcpu);
     }
     vm.finish();
 }
@@ -122,54 +125,40 @@ fn outside() {
 fn after_exit() {
     const NAP: Duration = Duration::from_millis(20);
 
-    // Each with the registers that KVM does not read to handle the exit.
-    for (work, in_vmcs) in [
-        (Work::Spin, &["rip", "rsp"][..]),
-        (Work::RegistersSpin, &["rip", "rsp"]),
-        (Work::UserSpace, &["rsp"]),
-        (Work::Mmio, &[]),
+    for work in [
+        Work::Spin,
+        Work::RegistersSpin,
+        Work::UserSpace,
+        Work::Mmio,
     ] {
-        let at_exit = |nap| {
+        let at_exit = || {
             let mut vm = Vm::running(work);
-            thread::sleep(nap);
+            thread::sleep(NAP);
             vm.stop();
             vm
         };
-        // Locked out: the report has what KVM has in memory. On a busy machine a vCPU may be
-        // stopped before it has entered the guest again, after a look at its registers: then all is
-        // in memory.
-        let mut naps = (0..8).map(|power| NAP * (1 << power));
-        let found = naps.find_map(|nap| {
-            let vm = at_exit(nap);
-            let report = Inspection::of_self().report();
-            let general = &report.vcpus[0].general;
-            let is_there = in_vmcs
-                .iter()
-                .any(|register| general.contains_key(*register));
-            (!is_intel() || !is_there).then_some((vm, report))
-        });
-        let (mut vm, report) = found.unwrap_or_else(|| panic!("{in_vmcs:?} are in memory"));
+        // Locked out: the report has what KVM holds, and says whether the VMM has still to answer.
+        let mut vm = at_exit();
+        let report = Inspection::of_self().report();
         let (reported, vcpu) = (&report.vcpus[0], vm.vcpu(0));
         assert_eq!(reported.state, State::Outside);
-        assert_cached(reported, &vcpu.regs(), &vcpu.sregs());
-        // KVM has them in memory since the ioctl.
-        let known = Inspection::of_self().report();
-        for register in ["rip", "rsp"] {
-            let told = known.vcpus[0].general.get(register).copied();
-            assert_eq!(told, general(&vcpu.regs()).get(register).copied());
+        if work == Work::Mmio {
+            assert!(reported.unfinished);
         }
+        assert_held(reported, vcpu);
         vm.finish();
         drop(vm);
 
         // Parked: KVM is asked, and completes the exit.
-        let mut vm = at_exit(NAP);
+        let mut vm = at_exit();
         let vcpu = vm.vcpu(0);
         vcpu.start_without_guest();
         let report = Inspection::of_self().report();
         let reported = &report.vcpus[0];
         assert_eq!(reported.state, State::Parked);
+        assert!(!reported.unfinished);
         vcpu.stop();
-        assert_same(reported, &vcpu.regs(), &vcpu.sregs());
+        assert_same(reported, &vcpu.regs(), vcpu);
         assert!(
             vcpu.is_in_final_loop(reported.general["rip"]),
             "{reported:?}"
@@ -178,6 +167,93 @@ fn after_exit() {
             assert_eq!(reported.general["rax"], u64::from_le_bytes([MMIO_BYTE; 8]));
         }
     }
+}
+
+/// All the other registers, of a vCPU that runs and of one that has never run.
+fn msrs() {
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::Spin);
+    vm.add_vcpu(Mode::Long, Work::Spin);
+    for id in [0, 1] {
+        let vcpu = vm.vcpu(id);
+        for (at, (name, index)) in (1..).zip(MSRS) {
+            let value = match name {
+                "pat" => 0x0007_0406_0007_0406,
+                "sfmask" | "sysenter_cs" | "tsc_aux" => 0x1000 * at,
+                "star" => 0x0023_0010_0000_0000 + at,
+                _ => 0xffff_8000_1234_0000 + at,
+            };
+            // AMD's processors keep only half of it.
+            let value = if name.starts_with("sysenter_e") && !is_intel() {
+                0x1234_0000 + at
+            } else {
+                value
+            };
+            vcpu.set_msr(index, value);
+        }
+        vcpu.set_debug_regs(&kvm_debugregs {
+            db: [0x1111_0000, 0x2222_0000, 0x3333_0000, 0x4444_0000],
+            dr6: 0xffff_0ff0,
+            dr7: 0x400,
+            ..kvm_debugregs::default()
+        });
+    }
+    vm.vcpu(0).start();
+    vm.vcpu(0).wait_until_at_work();
+    let report = Inspection::of_self().report();
+    assert_eq!(report.states(), [State::Parked, State::Outside]);
+    assert_eq!(report.vcpus[0].source, Source::Kvm);
+    vm.stop();
+    for (reported, vcpu) in report.vcpus.iter().zip(vm.vcpus()) {
+        assert_others(reported, vcpu);
+    }
+    vm.finish();
+}
+
+/// Of a VM that its VMM has paused, all registers are known.
+fn paused() {
+    for mode in [Mode::Long, Mode::Protected, Mode::Real] {
+        let mut vm = Vm::bootable();
+        vm.add_vcpu(mode, Work::RegistersSpin);
+        vm.start();
+        vm.stop();
+        let report = Inspection::of_self().report();
+        let (reported, vcpu) = (&report.vcpus[0], vm.vcpu(0));
+        assert_eq!(
+            (reported.state, reported.source),
+            (State::Outside, Source::Kvm)
+        );
+        assert_same(reported, &vcpu.regs(), vcpu);
+        assert!(reported.mode.is_some());
+        vm.finish();
+    }
+}
+
+/// A VMM that writes its `kvm_run` page all the time can neither forge nor suppress them.
+fn forged() {
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::RegistersSpin)
+        .set_manner(Manner::Handled);
+    vm.start();
+    vm.stop();
+    let forger = vm.vcpu(0).forge();
+    vm.start();
+    let reports: Vec<_> = (0..times(20))
+        .map(|_| Inspection::of_self().report())
+        .collect();
+    vm.stop();
+    drop(forger);
+    let vcpu = vm.vcpu(0);
+    for report in &reports {
+        let reported = &report.vcpus[0];
+        assert_eq!(reported.source, Source::Kvm);
+        let mut regs = vcpu.regs();
+        let rip = reported.general["rip"];
+        assert!(vcpu.is_in_final_loop(rip), "{reported:?}");
+        regs.rip = rip;
+        assert_same(reported, &regs, vcpu);
+    }
+    vm.finish();
 }
 
 /// During port I/O the registers are those of one moment: with the number that was read or the one
@@ -207,9 +283,52 @@ fn port_io() {
     vm.finish();
 }
 
-/// Checks that the report has exactly the registers of `KVM_GET_REGS` and `KVM_GET_SREGS`.
-fn assert_same(reported: &report::Vcpu, regs: &kvm_regs, sregs: &kvm_sregs) {
+/// The keys of `msrs`, but for `xcr0`.
+const MSRS: [(&str, u32); 10] = [
+    ("kernel_gs_base", 0xc000_0102),
+    ("lstar", 0xc000_0082),
+    ("star", 0xc000_0081),
+    ("cstar", 0xc000_0083),
+    ("sfmask", 0xc000_0084),
+    ("sysenter_cs", 0x174),
+    ("sysenter_esp", 0x175),
+    ("sysenter_eip", 0x176),
+    ("tsc_aux", 0xc000_0103),
+    ("pat", 0x277),
+];
+
+/// Checks the lines `msrs` and `debug` against the VMM's own ioctls.
+fn assert_others(reported: &report::Vcpu, vcpu: &Vcpu) {
     let id = reported.id;
+    for (name, index) in MSRS {
+        let told = reported.msrs.get(name);
+        if told.is_some() || reported.source == Source::Kvm {
+            assert_eq!(told, Some(&vcpu.msr(index)), "{name} of vCPU {id}");
+        }
+    }
+    if let Some(xcr0) = vcpu.xcr0() {
+        assert_eq!(reported.msrs["xcr0"], xcr0, "xcr0 of vCPU {id}");
+    }
+    let debug = vcpu.debug_regs();
+    let [dr0, dr1, dr2, dr3] = debug.db;
+    let expected = named([
+        ("dr0", dr0),
+        ("dr1", dr1),
+        ("dr2", dr2),
+        ("dr3", dr3),
+        ("dr6", debug.dr6),
+        ("dr7", debug.dr7),
+    ]);
+    assert_eq!(reported.debug, expected, "debug registers of vCPU {id}");
+}
+
+/// Checks that the report has exactly the registers of the VMM's own ioctls.
+fn assert_same(reported: &report::Vcpu, regs: &kvm_regs, vcpu: &Vcpu) {
+    let id = reported.id;
+    let sregs = &vcpu.sregs();
+    assert_eq!(reported.source, Source::Kvm, "vCPU {id}");
+    assert!(!reported.nested && !reported.smm);
+    assert_others(reported, vcpu);
     assert_eq!(reported.general, general(regs), "registers of vCPU {id}");
     assert_eq!(
         reported.control,
@@ -247,31 +366,31 @@ fn assert_same(reported: &report::Vcpu, regs: &kvm_regs, sregs: &kvm_sregs) {
     assert_eq!(reported.tables, tables, "tables of vCPU {id}");
 }
 
-/// Checks that the report has only registers of `KVM_GET_REGS` and `KVM_GET_SREGS`, and all that
-/// KVM always has in memory.
-fn assert_cached(reported: &report::Vcpu, regs: &kvm_regs, sregs: &kvm_sregs) {
+/// Checks that the report has the registers of the VMM's own ioctls: all of them, or on Intel those
+/// that are in memory.
+fn assert_held(reported: &report::Vcpu, vcpu: &Vcpu) {
+    if reported.source == Source::Kvm {
+        assert_same(reported, &vcpu.regs(), vcpu);
+        return;
+    }
+    assert!(is_intel(), "all are in memory");
     let id = reported.id;
     for (told, all) in [
-        (&reported.general, general(regs)),
-        (&reported.control, control(sregs)),
+        (&reported.general, general(&vcpu.regs())),
+        (&reported.control, control(&vcpu.sregs())),
     ] {
         for (register, value) in all {
-            let may_be_absent = match register.as_str() {
-                // Only the vendor's module knows it.
-                "rflags" => {
-                    assert!(!told.contains_key("rflags"));
-                    true
-                }
-                // On Intel they may be in the VMCS alone.
-                "rip" | "rsp" | "cr0" | "cr3" | "cr4" => is_intel(),
-                _ => false,
-            };
+            let may_be_absent = matches!(
+                register.as_str(),
+                "rflags" | "rip" | "rsp" | "cr0" | "cr3" | "cr4"
+            );
             match told.get(&register) {
                 None => assert!(may_be_absent, "no {register} of vCPU {id}"),
                 told => assert_eq!(told, Some(&value), "{register} of vCPU {id}"),
             }
         }
     }
+    assert_others(reported, vcpu);
     assert!(reported.segments.is_empty() && reported.tables.is_empty());
 }
 

@@ -20,7 +20,7 @@ use std::{
 
 use cases::protocol::{GUEST_LOST, HOST_IN_GUEST};
 use kvm_bindings::{
-    kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, Msrs, KVMIO, KVM_EXIT_INTERNAL_ERROR,
+    kvm_debugregs, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, Msrs, KVMIO, KVM_EXIT_INTERNAL_ERROR,
     KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
@@ -33,6 +33,7 @@ use vmm_sys_util::{
 
 use super::{
     code::{self, Program, READY_PORT, SPIN_PAUSE_LEN},
+    forger::Forger,
     lone::Lone,
     manner::{masked_signal, Conduct, Manner},
     mapping::{to_usize, Mapping},
@@ -536,6 +537,46 @@ impl Vcpu {
     /// Returns the other registers. It must not run.
     pub(crate) fn sregs(&self) -> kvm_sregs {
         self.fd().get_sregs().expect("the registers can be read")
+    }
+
+    /// Returns a model-specific register. It must not run.
+    pub(crate) fn msr(&self, index: u32) -> u64 {
+        let entry = kvm_msr_entry {
+            index,
+            ..Default::default()
+        };
+        let mut msrs = Msrs::from_entries(&[entry]).expect("one fits");
+        assert_eq!(self.fd().get_msrs(&mut msrs), Ok(1), "MSR {index:#x}");
+        msrs.as_slice()[0].data
+    }
+
+    /// Sets a model-specific register. It must not run.
+    pub(crate) fn set_msr(&mut self, index: u32, data: u64) {
+        set_msr(self.fd(), index, data);
+    }
+
+    /// Returns the debug registers. It must not run.
+    pub(crate) fn debug_regs(&self) -> kvm_debugregs {
+        let result = self.fd().get_debug_regs();
+        result.expect("the registers can be read")
+    }
+
+    /// Sets the debug registers. It must not run.
+    pub(crate) fn set_debug_regs(&mut self, registers: &kvm_debugregs) {
+        let result = self.fd().set_debug_regs(registers);
+        result.expect("the registers are consistent");
+    }
+
+    /// Returns XCR0; [`None`] if the processor has none. It must not run.
+    pub(crate) fn xcr0(&self) -> Option<u64> {
+        let xcrs = self.fd().get_xcrs().ok()?;
+        xcrs.xcrs.iter().take(to_usize(xcrs.nr_xcrs.into())).find(|xcr| xcr.xcr == 0).map(|xcr| xcr.value)
+    }
+
+    /// Starts a thread that writes lies into its `kvm_run` page. It must not run.
+    pub(crate) fn forge(&self) -> Forger {
+        // SAFETY: The descriptor is open, and borrowed for this call only.
+        Forger::start(unsafe { BorrowedFd::borrow_raw(self.fd().as_raw_fd()) })
     }
 
     /// Sets CR8. It must not run.

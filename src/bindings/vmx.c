@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What only KVM's part for Intel knows; see helpers.h. Much of it is in the VMCS alone, which only
+ * the CPU can read on which KVM has loaded it last, until that loads another.
+ */
+
+#include <linux/smp.h>
+
+#include "vmx/vmx.h"
+
+#include "helpers.h"
+
+/* With VMX off they fail, too. */
+static bool vmread(unsigned long field, unsigned long *value)
+{
+	unsigned long read = 0;
+	bool ok = false;
+
+	asm volatile("1: vmread %[field], %[read]\n\t"
+		     "seta %[ok]\n"
+		     "2:\n\t"
+		     _ASM_EXTABLE(1b, 2b)
+		     : [read] "+r"(read), [ok] "+q"(ok)
+		     : [field] "r"(field)
+		     : "cc");
+	*value = read;
+	return ok;
+}
+
+static u64 current_vmcs_address(void)
+{
+	u64 address = ~0ULL;
+
+	asm volatile("1: vmptrst %[address]\n"
+		     "2:\n\t"
+		     _ASM_EXTABLE(1b, 2b)
+		     : [address] "+m"(address)
+		     :
+		     : "cc");
+	return address;
+}
+
+struct reading {
+	struct kvm_vcpu *vcpu;
+	struct kvm_inspect_registers *to;
+	bool ok;
+};
+
+static u64 field(struct reading *reading, unsigned long number)
+{
+	unsigned long value;
+
+	if (!vmread(number, &value))
+		reading->ok = false;
+	return value;
+}
+
+/* As vmx_get_segment(). */
+static void read_segment(struct reading *reading, int number, struct kvm_segment *to)
+{
+	/* Neighbours lie two apart, in the order of this enumeration but for LDTR and TR. */
+	static const u8 order[] = {
+		[VCPU_SREG_ES] = 0, [VCPU_SREG_CS] = 1, [VCPU_SREG_SS] = 2, [VCPU_SREG_DS] = 3,
+		[VCPU_SREG_FS] = 4, [VCPU_SREG_GS] = 5, [VCPU_SREG_LDTR] = 6, [VCPU_SREG_TR] = 7,
+	};
+	struct vcpu_vmx *vmx = to_vmx(reading->vcpu);
+	unsigned long at = 2 * order[number];
+	u16 selector = field(reading, GUEST_ES_SELECTOR + at);
+	u64 base = field(reading, GUEST_ES_BASE + at);
+	u32 rights;
+
+	memset(to, 0, sizeof(*to));
+	if (vmx->rmode.vm86_active && number != VCPU_SREG_LDTR) {
+		*to = vmx->rmode.segs[number];
+		if (number != VCPU_SREG_TR && to->selector != selector) {
+			to->base = base;
+			to->selector = selector;
+		}
+		return;
+	}
+	rights = field(reading, GUEST_ES_AR_BYTES + at);
+	to->base = base;
+	to->limit = field(reading, GUEST_ES_LIMIT + at);
+	to->selector = selector;
+	to->unusable = (rights >> 16) & 1;
+	to->type = rights & 15;
+	to->s = (rights >> 4) & 1;
+	to->dpl = (rights >> 5) & 3;
+	to->present = !to->unusable;
+	to->avl = (rights >> 12) & 1;
+	to->l = (rights >> 13) & 1;
+	to->db = (rights >> 14) & 1;
+	to->g = (rights >> 15) & 1;
+}
+
+/* Bits that the guest may change without KVM's seeing it are in the VMCS. */
+static u64 merge(u64 cached, u64 owned, u64 vmcs)
+{
+	return (cached & ~owned) | (vmcs & owned);
+}
+
+/* Runs with interrupts off, on the CPU where the VMCS may be current. */
+static void read_vmcs(void *argument)
+{
+	struct reading *reading = argument;
+	struct kvm_inspect_registers *to = reading->to;
+	struct kvm_vcpu *vcpu = reading->vcpu;
+	struct vcpu_vmx *vmx = to_vmx(vcpu);
+	const unsigned long *cached = vcpu->arch.regs_avail;
+
+	if (!(native_read_cr4() & X86_CR4_VMXE) ||
+	    current_vmcs_address() != __pa(vmx->loaded_vmcs->vmcs))
+		return;
+	reading->ok = true;
+	if (!test_bit(VCPU_REG_RIP, cached))
+		to->rip = field(reading, GUEST_RIP);
+	if (!test_bit(VCPU_REGS_RSP, cached))
+		to->general[VCPU_REGS_RSP] = field(reading, GUEST_RSP);
+	if (!test_bit(VCPU_REG_CR0, cached))
+		to->cr0 = merge(to->cr0, vcpu->arch.cr0_guest_owned_bits,
+				field(reading, GUEST_CR0));
+	if (!test_bit(VCPU_REG_CR4, cached))
+		to->cr4 = merge(to->cr4, vcpu->arch.cr4_guest_owned_bits,
+				field(reading, GUEST_CR4));
+	if (!test_bit(VCPU_REG_CR3, cached) &&
+	    !(field(reading, CPU_BASED_VM_EXEC_CONTROL) & CPU_BASED_CR3_LOAD_EXITING))
+		to->cr3 = field(reading, GUEST_CR3);
+	to->rflags = vmx->rflags;
+	if (!test_bit(VCPU_REG_RFLAGS, cached)) {
+		to->rflags = field(reading, GUEST_RFLAGS);
+		if (vmx->rmode.vm86_active)
+			to->rflags = merge(vmx->rmode.save_rflags,
+					   ~(u64)(X86_EFLAGS_IOPL | X86_EFLAGS_VM), to->rflags);
+	}
+	read_segment(reading, VCPU_SREG_CS, &to->cs);
+	read_segment(reading, VCPU_SREG_DS, &to->ds);
+	read_segment(reading, VCPU_SREG_ES, &to->es);
+	read_segment(reading, VCPU_SREG_FS, &to->fs);
+	read_segment(reading, VCPU_SREG_GS, &to->gs);
+	read_segment(reading, VCPU_SREG_SS, &to->ss);
+	read_segment(reading, VCPU_SREG_TR, &to->tr);
+	read_segment(reading, VCPU_SREG_LDTR, &to->ldt);
+	to->gdt.base = field(reading, GUEST_GDTR_BASE);
+	to->gdt.limit = field(reading, GUEST_GDTR_LIMIT);
+	to->idt.base = field(reading, GUEST_IDTR_BASE);
+	to->idt.limit = field(reading, GUEST_IDTR_LIMIT);
+	to->sysenter_cs = field(reading, GUEST_SYSENTER_CS);
+	to->sysenter_esp = field(reading, GUEST_SYSENTER_ESP);
+	to->sysenter_eip = field(reading, GUEST_SYSENTER_EIP);
+}
+
+void kvm_inspect_read_vmx(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *to)
+{
+	/* The order in which KVM registers them (vmx_setup_user_return_msrs()). */
+	enum { SFMASK, LSTAR, CSTAR, EFER, TSC_AUX, STAR };
+	struct vcpu_vmx *vmx = to_vmx(vcpu);
+	const struct vmx_uret_msr *msrs = vmx->guest_uret_msrs;
+	const unsigned long *cached = vcpu->arch.regs_avail;
+	bool has_tsc_aux = boot_cpu_has(X86_FEATURE_RDTSCP) || boot_cpu_has(X86_FEATURE_RDPID);
+	struct reading reading = { .vcpu = vcpu, .to = to };
+	int cpu = READ_ONCE(vmx->loaded_vmcs->cpu);
+
+	to->lacks = 0;
+	to->sfmask = msrs[SFMASK].data;
+	to->lstar = msrs[LSTAR].data;
+	to->cstar = msrs[CSTAR].data;
+	to->star = msrs[has_tsc_aux ? STAR : STAR - 1].data;
+	to->tsc_aux = has_tsc_aux ? msrs[TSC_AUX].data : 0;
+	to->kernel_gs_base = vmx->msr_guest_kernel_gs_base;
+
+	/* An interrupt on the CPU where KVM has loaded it last; fails if that is offline. */
+	if (cpu >= 0)
+		smp_call_function_single(cpu, read_vmcs, &reading, 1);
+	if (reading.ok)
+		return;
+
+	to->lacks = KVM_INSPECT_LACKS_VMCS;
+	if (!test_bit(VCPU_REG_RIP, cached))
+		to->lacks |= KVM_INSPECT_LACKS_RIP;
+	if (!test_bit(VCPU_REGS_RSP, cached))
+		to->lacks |= KVM_INSPECT_LACKS_RSP;
+	if (!test_bit(VCPU_REG_CR0, cached))
+		to->lacks |= KVM_INSPECT_LACKS_CR0;
+	if (!test_bit(VCPU_REG_CR3, cached))
+		to->lacks |= KVM_INSPECT_LACKS_CR3;
+	if (!test_bit(VCPU_REG_CR4, cached))
+		to->lacks |= KVM_INSPECT_LACKS_CR4;
+}
