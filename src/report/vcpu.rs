@@ -2,7 +2,10 @@
 
 //! The report's lines about one vCPU.
 
-use kernel::fmt;
+use kernel::{
+    fmt,
+    prelude::*, //
+};
 
 use super::{
     line,
