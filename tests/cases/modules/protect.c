@@ -6,6 +6,7 @@
 
 #include <linux/file.h>
 #include <linux/kvm_host.h>
+#include <linux/mmu_notifier.h>
 #include <linux/module.h>
 
 #include "svm/svm.h" /* KVM's own, of arch/x86/kvm */
@@ -46,6 +47,12 @@ static int __init protect_init(void)
 	saved_type = the_vm()->arch.vm_type;
 	if (state)
 		the_vm()->arch.has_protected_state = true;
+	/* KVM looks at it for any such guest: there is no CPU whose cache it must flush. */
+	if ((sev || sev_es) &&
+	    !zalloc_cpumask_var(&to_kvm_sev_info(the_vm())->have_run_cpus, GFP_KERNEL)) {
+		fput(file);
+		return -ENOMEM;
+	}
 	if (sev || sev_es)
 		to_kvm_sev_info(the_vm())->active = true;
 	if (sev_es)
@@ -61,8 +68,13 @@ static void __exit protect_exit(void)
 		the_vm()->arch.has_protected_state = false;
 	if (sev_es)
 		to_kvm_sev_info(the_vm())->es_active = false;
-	if (sev || sev_es)
+	if (sev || sev_es) {
 		to_kvm_sev_info(the_vm())->active = false;
+		/* No reclaim that has seen the mark still uses the mask. */
+		mmu_notifier_synchronize();
+		free_cpumask_var(to_kvm_sev_info(the_vm())->have_run_cpus);
+		memset(&to_kvm_sev_info(the_vm())->have_run_cpus, 0, sizeof(cpumask_var_t));
+	}
 	the_vm()->arch.vm_type = saved_type;
 	fput(file);
 }

@@ -318,8 +318,8 @@ fn protected() {
     protect("state=1", &["protected", "hardware"]);
     if has_feature("svm") {
         // Without AVIC, and whatever the VM's type is.
-        protect("sev=1", &["protected", "(SEV)"]);
-        protect("sev_es=1", &["protected", "(SEV-ES)"]);
+        protect("sev=1", &["protected", "\"SEV\""]);
+        protect("sev_es=1", &["protected", "\"SEV-ES\""]);
     }
     for (kind, name) in kinds {
         protect(&format!("vm_type={kind}"), &["protected", name]);

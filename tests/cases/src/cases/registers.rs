@@ -125,12 +125,7 @@ fn outside() {
 fn after_exit() {
     const NAP: Duration = Duration::from_millis(20);
 
-    for work in [
-        Work::Spin,
-        Work::RegistersSpin,
-        Work::UserSpace,
-        Work::Mmio,
-    ] {
+    for work in [Work::Spin, Work::RegistersSpin, Work::UserSpace, Work::Mmio] {
         let at_exit = || {
             let mut vm = Vm::running(work);
             thread::sleep(NAP);

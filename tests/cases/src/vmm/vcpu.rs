@@ -20,8 +20,8 @@ use std::{
 
 use cases::protocol::{GUEST_LOST, HOST_IN_GUEST};
 use kvm_bindings::{
-    kvm_debugregs, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, Msrs, KVMIO, KVM_EXIT_INTERNAL_ERROR,
-    KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE,
+    kvm_debugregs, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, Msrs, KVMIO,
+    KVM_EXIT_INTERNAL_ERROR, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use rustix::thread::gettid;
@@ -570,7 +570,11 @@ impl Vcpu {
     /// Returns XCR0; [`None`] if the processor has none. It must not run.
     pub(crate) fn xcr0(&self) -> Option<u64> {
         let xcrs = self.fd().get_xcrs().ok()?;
-        xcrs.xcrs.iter().take(to_usize(xcrs.nr_xcrs.into())).find(|xcr| xcr.xcr == 0).map(|xcr| xcr.value)
+        xcrs.xcrs
+            .iter()
+            .take(to_usize(xcrs.nr_xcrs.into()))
+            .find(|xcr| xcr.xcr == 0)
+            .map(|xcr| xcr.value)
     }
 
     /// Starts a thread that writes lies into its `kvm_run` page. It must not run.
