@@ -33,7 +33,8 @@ pub(crate) struct Target {
 /// # Errors
 ///
 /// After a line that says what is wrong: `ENOENT`, it has no VM open, or not with this file
-/// descriptor; `E2BIG`, it has more than [`MAX_VMS`]. `ENOMEM`.
+/// descriptor; `E2BIG`, it has more than [`MAX_VMS`]; `ENOEXEC`, KVM
+/// is not the one that this module was built for. `ENOMEM`.
 pub(crate) fn find(request: &Request, process: &Task) -> Result<KVec<Target>> {
     let pid = request.pid;
     let mut targets: KVec<Target> = KVec::with_capacity(MAX_VMS, GFP_KERNEL)?;
@@ -56,6 +57,13 @@ pub(crate) fn find(request: &Request, process: &Task) -> Result<KVec<Target>> {
         }
     });
 
+    if !targets.iter().all(|target| target.vm.has_this_layout()) {
+        return Err(refuse!(
+            ENOEXEC,
+            "the loaded KVM is not the one that this module was built for; build it with the \
+             headers of that KVM"
+        ));
+    }
     if too_many {
         return Err(refuse!(
             E2BIG,

@@ -579,6 +579,47 @@ bool kvm_inspect_read_registers(struct kvm_vcpu *vcpu, struct kvm_inspect_regist
 	return true;
 }
 
+/*
+ * What holds of every vCPU, at any moment, in a KVM with the layouts that this module was built
+ * for. Only pointers into the structure itself are looked at, and none is followed.
+ */
+bool kvm_inspect_vcpu_has_this_layout(struct kvm_vcpu *vcpu)
+{
+	struct kvm_vcpu_arch *arch = &vcpu->arch;
+	struct kvm_mmu *mmu = READ_ONCE(arch->mmu);
+
+	if (mmu != &arch->root_mmu && mmu != &arch->guest_mmu)
+		return false;
+	if (!virt_addr_valid(vcpu->kvm) && !is_vmalloc_addr(vcpu->kvm))
+		return false;
+	return boot_cpu_has(X86_FEATURE_SVM) ? kvm_inspect_svm_has_this_layout(vcpu) :
+					       kvm_inspect_vmx_has_this_layout(vcpu);
+}
+
+/* The same of a VM. Its vCPUs are looked for only in a VM that looks right itself. */
+bool kvm_inspect_has_this_layout(struct kvm *kvm)
+{
+	int online = atomic_read(&kvm->online_vcpus);
+	int i;
+
+	for (i = 0; i < KVM_MAX_NR_ADDRESS_SPACES; i++) {
+		struct kvm_memslots *slots = rcu_access_pointer(kvm->memslots[i]);
+
+		if (slots != &kvm->__memslots[i][0] && slots != &kvm->__memslots[i][1])
+			return false;
+	}
+	if (online < 0 || online > kvm->max_vcpus || kvm->max_vcpus > KVM_MAX_VCPUS)
+		return false;
+	for (i = 0; i < online; i++) {
+		struct kvm_vcpu *vcpu = kvm_get_vcpu(kvm, i);
+
+		if (!vcpu || !virt_addr_valid(vcpu) || vcpu->kvm != kvm || vcpu->vcpu_idx != i ||
+		    !kvm_inspect_vcpu_has_this_layout(vcpu))
+			return false;
+	}
+	return true;
+}
+
 bool kvm_inspect_kvm_mem_is_private(struct kvm *kvm, gfn_t gfn)
 {
 	return kvm_mem_is_private(kvm, gfn);

@@ -139,6 +139,10 @@ bool kvm_inspect_set_notify_flag_in_kvm_run(struct kvm_vcpu *vcpu, struct task_s
 bool kvm_inspect_read_registers(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *to);
 void kvm_inspect_read_svm(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *to);
 void kvm_inspect_read_vmx(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *to);
+bool kvm_inspect_has_this_layout(struct kvm *kvm);
+bool kvm_inspect_vcpu_has_this_layout(struct kvm_vcpu *vcpu);
+bool kvm_inspect_svm_has_this_layout(struct kvm_vcpu *vcpu);
+bool kvm_inspect_vmx_has_this_layout(struct kvm_vcpu *vcpu);
 bool kvm_inspect_is_sev(struct kvm *kvm);
 bool kvm_inspect_is_sev_es(struct kvm *kvm);
 bool kvm_inspect_kvm_mem_is_private(struct kvm *kvm, gfn_t gfn);

@@ -26,6 +26,16 @@ bool kvm_inspect_is_sev_es(struct kvm *kvm)
 #endif
 }
 
+bool kvm_inspect_svm_has_this_layout(struct kvm_vcpu *vcpu)
+{
+	struct vcpu_svm *svm = to_svm(vcpu);
+	struct kvm_vmcb_info *info = READ_ONCE(svm->current_vmcb);
+
+	return (info == &svm->vmcb01 || info == &svm->nested.vmcb02) &&
+	       virt_addr_valid(svm->vmcb01.ptr) &&
+	       __sme_clr(svm->vmcb01.pa) == __pa(svm->vmcb01.ptr);
+}
+
 /* As svm_get_segment() makes it. */
 static void read_segment(const struct vmcb_seg *from, struct kvm_segment *to)
 {

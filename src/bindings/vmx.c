@@ -10,6 +10,18 @@
 
 #include "helpers.h"
 
+bool kvm_inspect_vmx_has_this_layout(struct kvm_vcpu *vcpu)
+{
+	struct vcpu_vmx *vmx = to_vmx(vcpu);
+	struct loaded_vmcs *loaded = READ_ONCE(vmx->loaded_vmcs);
+
+	/* A TDX guest has another structure, and is refused. */
+	if (vcpu->kvm->arch.vm_type == KVM_X86_TDX_VM)
+		return true;
+	return (loaded == &vmx->vmcs01 || loaded == &vmx->nested.vmcs02) &&
+	       virt_addr_valid(vmx->vmcs01.vmcs);
+}
+
 /* With VMX off they fail, too. */
 static bool vmread(unsigned long field, unsigned long *value)
 {

@@ -104,8 +104,15 @@ impl KvmFile {
             // `kvm_dev_ioctl_create_vm`).
             Kind::Vm => private_data.cast(),
             // SAFETY: `kvm_vcpu_ioctl` runs on files whose private data is the vCPU, which holds
-            // a reference to its VM (`kvm_vm_ioctl_create_vcpu`).
-            Kind::Vcpu => unsafe { (*private_data.cast::<bindings::kvm_vcpu>()).kvm },
+            // a reference to its VM (`kvm_vm_ioctl_create_vcpu`). That of another KVM than the one
+            // this module was built for is not followed.
+            Kind::Vcpu => unsafe {
+                let vcpu: *mut bindings::kvm_vcpu = private_data.cast();
+                if !bindings::vcpu_has_this_layout(vcpu) {
+                    return None;
+                }
+                (*vcpu).kvm
+            },
         };
         // SAFETY: The open file keeps the VM in existence.
         let vm = unsafe { Vm::get(vm) }?;
@@ -194,6 +201,15 @@ impl Vm {
     /// Returns the identity of this VM.
     pub(crate) fn id(&self) -> VmId {
         VmId::of(self.as_raw())
+    }
+
+    /// Returns whether KVM's structures look as in the KVM that this module was built for.
+    ///
+    /// Checks what holds in every VM at any time: where pointers into the structures themselves
+    /// point to.
+    pub(crate) fn has_this_layout(&self) -> bool {
+        // SAFETY: By the type invariant `self` is valid.
+        unsafe { bindings::has_this_layout(self.as_raw()) }
     }
 
     /// Returns the address space of the process that made the VM. The guest's memory lies there.

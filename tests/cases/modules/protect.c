@@ -21,7 +21,7 @@ MODULE_PARM_DESC(state, "Say that the registers are protected");
 
 static bool sev;
 module_param(sev, bool, 0);
-MODULE_PARM_DESC(sev, "Say that it is a SEV guest, as KVM_SEV_INIT does, and mirrors, and migration");
+MODULE_PARM_DESC(sev, "Say that it is a SEV guest, however it was made");
 
 static bool sev_es;
 module_param(sev_es, bool, 0);
@@ -30,6 +30,10 @@ MODULE_PARM_DESC(sev_es, "Say that it is a SEV-ES guest");
 static int vm_type = -1;
 module_param(vm_type, int, 0);
 MODULE_PARM_DESC(vm_type, "Say that the VM is of this type");
+
+static bool skew;
+module_param(skew, bool, 0);
+MODULE_PARM_DESC(skew, "Change what each VM has in the same place");
 
 static struct file *file;
 static typeof_member(struct kvm_arch, vm_type) saved_type;
@@ -57,6 +61,8 @@ static int __init protect_init(void)
 		to_kvm_sev_info(the_vm())->active = true;
 	if (sev_es)
 		to_kvm_sev_info(the_vm())->es_active = true;
+	if (skew)
+		kvm_get_vcpu(the_vm(), 0)->vcpu_idx ^= 1;
 	if (vm_type >= 0)
 		the_vm()->arch.vm_type = vm_type;
 	return 0;
@@ -75,6 +81,8 @@ static void __exit protect_exit(void)
 		free_cpumask_var(to_kvm_sev_info(the_vm())->have_run_cpus);
 		memset(&to_kvm_sev_info(the_vm())->have_run_cpus, 0, sizeof(cpumask_var_t));
 	}
+	if (skew)
+		kvm_get_vcpu(the_vm(), 0)->vcpu_idx ^= 1;
 	the_vm()->arch.vm_type = saved_type;
 	fput(file);
 }

@@ -37,6 +37,7 @@ pub(super) const CASES: &[Case] = cases![
     probe_taken,
     probes_off.with_stock(),
     protected,
+    other_kvm,
     late_vcpu,
     lockdown.alone().with_stock(),
 ];
@@ -328,6 +329,20 @@ fn protected() {
     assert_eq!(report.hits, vm.hits(0, &[0x600]));
     vm.start();
     vm.vcpu(0).wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// A KVM whose structures do not look as in the one that the module was built for. A module changes
+/// what is the same in every VM.
+fn other_kvm() {
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::Count);
+    let inspection = Inspection::of_self();
+    let parameters = format!("fd={} skew=1", vm.fd());
+    load_module("/modules/protect.ko", &parameters).expect("the test's own module");
+    inspection.refused(Errno::NOEXEC, &["the loaded KVM", "built for"]);
+    unload_module("protect");
+    inspection.report();
     vm.finish();
 }
 
