@@ -63,7 +63,7 @@ impl Inspector {
     ///
     /// What kept the first inspection from being done, after a line that says so. `EINTR`: the
     /// caller is being killed.
-    pub(crate) fn start(request: Request) -> Result<Self> {
+    pub(crate) fn start(mut request: Request) -> Result<Self> {
         let pid = request.pid;
         // Looked up here, because the number is one of the caller's PID namespace.
         let process = Process::find(pid).map_err(|error| {
@@ -72,6 +72,8 @@ impl Inspector {
                 "there is no process {pid}; give the process number of the VMM as pid="
             )
         })?;
+        // It may have been that of a thread.
+        request.pid = process.number();
         let first = Arc::pin_init(First::new(), GFP_KERNEL)?;
         let unload = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
         let inspections = Inspections {
@@ -147,6 +149,9 @@ impl Inspections {
     fn all(&self, thread: &mut OnKthread) -> Result {
         // Before the hook: most mistakes show here.
         let (mut process, mut targets) = self.find()?;
+        if targets.is_empty() {
+            return Err(target::explain_none(&self.request));
+        }
         loop {
             let hook = Hook::arm().map_err(explain_probe)?;
             let mut watched = KVec::with_capacity(MAX_VMS, GFP_KERNEL)?;
@@ -166,14 +171,38 @@ impl Inspections {
                     return Ok(());
                 }
                 (process, targets) = self.find()?;
+                if targets.is_empty() {
+                    break interval;
+                }
             };
             drop(watched);
             drop(hook);
-            if self.unload.wait_timeout(interval) {
-                return Ok(());
+            if targets.is_empty() && interval < LONG_INTERVAL {
+                // Already waited. The VMM may be about to make a new VM.
+                self.say_none();
             }
-            (process, targets) = self.find()?;
+            let mut none_said = interval < LONG_INTERVAL;
+            loop {
+                if self.unload.wait_timeout(interval) {
+                    return Ok(());
+                }
+                (process, targets) = self.find()?;
+                if !targets.is_empty() {
+                    break;
+                }
+                if !none_said {
+                    self.say_none();
+                    none_said = true;
+                }
+            }
         }
+    }
+
+    fn say_none(&self) {
+        pr_info!(
+            "process {} has no VM now; the next inspection is when it has one\n",
+            self.request.pid
+        );
     }
 
     /// Tells `insmod` how the first inspection ended, and the kernel log how a later one did.

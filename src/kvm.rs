@@ -39,6 +39,7 @@ pub(crate) use self::{
         Kinds,
         Kvm,
         KvmFile,
+        UnknownKind,
         Vm, //
     }, //
 };

@@ -2,7 +2,10 @@
 
 //! Finding the VMs of a process, through its open files.
 
+use core::ops::ControlFlow;
+
 use kernel::{
+    fs::LocalFile,
     prelude::*,
     sync::aref::ARef,
     task::Task, //
@@ -14,9 +17,13 @@ use crate::{
     kvm::{
         Kinds,
         KvmFile,
+        UnknownKind,
         Vm, //
     },
-    linux::task,
+    linux::task::{
+        self,
+        FileVisitor, //
+    },
     request::Request, //
 };
 
@@ -28,52 +35,45 @@ pub(crate) struct Target {
     pub(crate) vm: ARef<Vm>,
 }
 
-/// Finds the VMs that `request` names among the open files of `process`.
+/// Finds the VMs that `request` names among the open files of `process`. There may be none.
 ///
 /// # Errors
 ///
-/// After a line that says what is wrong: `ENOENT`, it has no VM open, or not with this file
-/// descriptor; `E2BIG`, it has more than [`MAX_VMS`]; `ENOEXEC`, KVM
-/// is not the one that this module was built for. `ENOMEM`.
+/// After a line that says so: `E2BIG`, it has more than [`MAX_VMS`]; `ENOEXEC`, KVM is not the one
+/// that this module was built for. `ENOMEM`.
 pub(crate) fn find(request: &Request, process: &Task) -> Result<KVec<Target>> {
-    let pid = request.pid;
-    let mut targets: KVec<Target> = KVec::with_capacity(MAX_VMS, GFP_KERNEL)?;
-    let mut too_many = false;
-    let mut kinds = Kinds::default();
-    task::for_each_file(process, |fd, file| {
-        let Some(file) = KvmFile::of(file, &mut kinds) else {
-            return;
-        };
-        let fd = matches!(file, KvmFile::Vm(_)).then_some(fd);
-        if request.vm_fd.is_some() && fd != request.vm_fd {
-            return;
-        }
-        let vm = file.into_vm();
-        if let Some(known) = targets.iter_mut().find(|known| known.vm.id() == vm.id()) {
-            // Not the last reference, so that dropping it here, under a lock, does not sleep.
-            known.fd = known.fd.or(fd);
-        } else {
-            too_many |= targets.push_within_capacity(Target { fd, vm }).is_err();
-        }
-    });
-
-    if !targets.iter().all(|target| target.vm.has_this_layout()) {
+    let mut finder = Finder {
+        vm_fd: request.vm_fd,
+        kinds: Kinds::default(),
+        targets: KVec::with_capacity(MAX_VMS, GFP_KERNEL)?,
+        too_many: false,
+    };
+    task::for_each_file(process, &mut finder)?;
+    if !finder
+        .targets
+        .iter()
+        .all(|target| target.vm.has_this_layout())
+    {
         return Err(refuse!(
             ENOEXEC,
             "the loaded KVM is not the one that this module was built for; build it with the \
              headers of that KVM"
         ));
     }
-    if too_many {
+    if finder.too_many {
         return Err(refuse!(
             E2BIG,
-            "process {pid} has more than {MAX_VMS} VMs; name one with vm_fd="
+            "process {} has more than {MAX_VMS} VMs; name one with vm_fd=",
+            request.pid
         ));
     }
-    if !targets.is_empty() {
-        return Ok(targets);
-    }
-    Err(match request.vm_fd {
+    Ok(finder.targets)
+}
+
+/// Logs a line that says that [`find`] has found none. Returns `ENOENT`.
+pub(crate) fn explain_none(request: &Request) -> Error {
+    let pid = request.pid;
+    match request.vm_fd {
         Some(fd) => refuse!(
             ENOENT,
             "file descriptor {fd} of process {pid} is not a VM; leave out vm_fd= to inspect all \
@@ -83,5 +83,40 @@ pub(crate) fn find(request: &Request, process: &Task) -> Result<KVec<Target>> {
             ENOENT,
             "process {pid} has no VM; give the process number of the VMM, not of its parent"
         ),
-    })
+    }
+}
+
+struct Finder {
+    vm_fd: Option<u32>,
+    kinds: Kinds,
+    targets: KVec<Target>,
+    too_many: bool,
+}
+
+impl FileVisitor for Finder {
+    fn visit(&mut self, fd: u32, file: &LocalFile) -> ControlFlow<()> {
+        let file = match KvmFile::of(file, &mut self.kinds) {
+            Ok(Some(file)) => file,
+            Ok(None) => return ControlFlow::Continue(()),
+            Err(UnknownKind) => return ControlFlow::Break(()),
+        };
+        let fd = matches!(file, KvmFile::Vm(_)).then_some(fd);
+        if self.vm_fd.is_some() && fd != self.vm_fd {
+            return ControlFlow::Continue(());
+        }
+        let vm = file.into_vm();
+        let mut targets = self.targets.iter_mut();
+        if let Some(known) = targets.find(|known| known.vm.id() == vm.id()) {
+            // Not the last reference, so that dropping it here, under a lock, does not sleep.
+            known.fd = known.fd.or(fd);
+        } else {
+            let target = Target { fd, vm };
+            self.too_many |= self.targets.push_within_capacity(target).is_err();
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn prepare(&mut self) -> Result {
+        self.kinds.look_up()
+    }
 }

@@ -13,6 +13,7 @@
 #include <linux/mutex.h>
 #include <linux/pagemap.h>
 #include <linux/pgtable.h>
+#include <linux/pid.h>
 #include <linux/rbtree.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
@@ -105,6 +106,37 @@ bool kvm_inspect_is_dying(struct task_struct *task)
 	       !atomic_read(&task->signal->live);
 }
 
+/* A reference to the process with this number, or that with a thread of this number. */
+struct pid *kvm_inspect_find_get_tgid(pid_t number)
+{
+	struct pid *pid = find_get_pid(number), *tgid = NULL;
+	struct task_struct *task;
+
+	rcu_read_lock();
+	task = pid_task(pid, PIDTYPE_PID);
+	if (task)
+		tgid = get_pid(task_tgid(task));
+	rcu_read_unlock();
+	put_pid(pid);
+	return tgid;
+}
+
+/* The first thread of a process may end before the others, and then has no files any more. */
+struct task_struct *kvm_inspect_get_thread_with_files(struct task_struct *process)
+{
+	struct task_struct *thread;
+
+	rcu_read_lock();
+	for_each_thread(process, thread) {
+		if (READ_ONCE(thread->files) && tryget_task_struct(thread)) {
+			rcu_read_unlock();
+			return thread;
+		}
+	}
+	rcu_read_unlock();
+	return NULL;
+}
+
 /* On NULL (the task has exited) nothing is locked. */
 struct files_struct *kvm_inspect_lock_files(struct task_struct *task)
 {
@@ -124,7 +156,8 @@ void kvm_inspect_unlock_files(struct task_struct *task)
 
 void kvm_inspect_cond_resched(void)
 {
-	cond_resched();
+	/* Also a quiescent state for RCU tasks: who searches for minutes must not hold these up. */
+	cond_resched_tasks_rcu_qs();
 }
 
 unsigned int kvm_inspect_memalloc_noio_save(void)

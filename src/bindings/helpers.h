@@ -60,6 +60,8 @@ bool kvm_inspect_is_freezing(void);
 bool kvm_inspect_task_is_on_cpu(struct task_struct *task);
 bool kvm_inspect_task_is_running(struct task_struct *task);
 bool kvm_inspect_is_dying(struct task_struct *task);
+struct pid *kvm_inspect_find_get_tgid(pid_t number);
+struct task_struct *kvm_inspect_get_thread_with_files(struct task_struct *process);
 struct files_struct *kvm_inspect_lock_files(struct task_struct *task);
 void kvm_inspect_unlock_files(struct task_struct *task);
 void kvm_inspect_cond_resched(void);

@@ -93,10 +93,20 @@ impl KvmFile {
     /// Takes a reference to the VM of `file`; [`None`] if the file is not KVM's.
     ///
     /// Does not sleep.
-    pub(crate) fn of(file: &LocalFile, kinds: &mut Kinds) -> Option<Self> {
+    ///
+    /// # Errors
+    ///
+    /// [`UnknownKind`]: this can be told after [`Kinds::look_up`].
+    pub(crate) fn of(file: &LocalFile, kinds: &mut Kinds) -> Result<Option<Self>, UnknownKind> {
         // SAFETY: An open file has operations, which do not change.
-        let ioctl = unsafe { (*(*file.as_ptr()).f_op).unlocked_ioctl }?;
+        let Some(ioctl) = (unsafe { (*(*file.as_ptr()).f_op).unlocked_ioctl }) else {
+            return Ok(None);
+        };
         let kind = kinds.of(ioctl as usize)?;
+        Ok(kind.and_then(|kind| Self::of_kind(file, kind)))
+    }
+
+    fn of_kind(file: &LocalFile, kind: Kind) -> Option<Self> {
         // SAFETY: KVM sets it when it makes the file, and never changes it.
         let private_data = unsafe { (*file.as_ptr()).private_data };
         let vm = match kind {
@@ -137,21 +147,52 @@ enum Kind {
     Vcpu,
 }
 
+/// The kind of a file is not known yet.
+pub(crate) struct UnknownKind;
+
 /// Recognizes KVM's files by their `unlocked_ioctl`.
 ///
-/// KVM's operations are not exported, so the function's name decides. A lookup takes long, and a
-/// process may have very many files, but few kinds of them: the last ones are remembered.
+/// KVM's operations are not exported, so the function's name decides. A lookup takes long. So each
+/// function is looked up once, and not where locks are held: a process may have very many files.
 #[derive(Default)]
 pub(crate) struct Kinds {
-    known: [(usize, Option<Kind>); 8],
-    next: usize,
+    /// In ascending order of the functions.
+    known: KVec<(usize, Option<Kind>)>,
+    unknown: Option<usize>,
 }
 
 impl Kinds {
-    fn of(&mut self, ioctl: usize) -> Option<Kind> {
-        if let Some((_, kind)) = self.known.iter().find(|known| known.0 == ioctl) {
-            return *kind;
+    fn of(&mut self, ioctl: usize) -> Result<Option<Kind>, UnknownKind> {
+        match self.known.binary_search_by_key(&ioctl, |known| known.0) {
+            Ok(index) => Ok(self.known.get(index).and_then(|known| known.1)),
+            Err(_) => {
+                self.unknown = Some(ioctl);
+                Err(UnknownKind)
+            }
         }
+    }
+
+    /// Looks up what could not be told last. This takes some microseconds.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn look_up(&mut self) -> Result {
+        let Some(ioctl) = self.unknown.take() else {
+            return Ok(());
+        };
+        let search = self.known.binary_search_by_key(&ioctl, |known| known.0);
+        if let Err(index) = search {
+            self.known.reserve(1, GFP_KERNEL)?;
+            let known = (ioctl, Self::kind_of(ioctl));
+            self.known
+                .insert_within_capacity(index, known)
+                .map_err(|_| ENOMEM)?;
+        }
+        Ok(())
+    }
+
+    fn kind_of(ioctl: usize) -> Option<Kind> {
         let mut name = [0; SYMBOL_LEN];
         // SAFETY: `sprint_symbol` writes at most `KSYM_SYMBOL_LEN` bytes; the address is only
         // looked up.
@@ -165,12 +206,7 @@ impl Kinds {
         };
         // Another module may have functions of these names.
         let is_module = name.contains(&b'[');
-        let kind = kind.filter(|_| !is_module || name.windows(5).any(|part| part == b"[kvm]"));
-        if let Some(oldest) = self.known.get_mut(self.next) {
-            *oldest = (ioctl, kind);
-        }
-        self.next = (self.next + 1) % self.known.len();
-        kind
+        kind.filter(|_| !is_module || name.windows(5).any(|part| part == b"[kvm]"))
     }
 }
 

@@ -6,7 +6,10 @@
 //! [`include/linux/fdtable.h`](srctree/include/linux/fdtable.h),
 //! [`include/linux/sched/signal.h`](srctree/include/linux/sched/signal.h)
 
-use core::ptr::NonNull;
+use core::{
+    ops::ControlFlow,
+    ptr::NonNull, //
+};
 
 use kernel::{
     alloc::Flags,
@@ -30,21 +33,28 @@ pub(crate) struct Process(NonNull<bindings::pid>);
 unsafe impl Send for Process {}
 
 impl Process {
-    /// Finds the process with this number, in the PID namespace of the current task.
+    /// Finds the process with this number, or that with a thread of this number, in the PID
+    /// namespace of the current task.
     ///
     /// # Errors
     ///
-    /// `ESRCH`: there is no such process, or the number is that of a thread.
+    /// `ESRCH`: there is neither.
     pub(crate) fn find(number: bindings::pid_t) -> Result<Self> {
         // SAFETY: Any number is valid; the result is null or a reference that is ours.
-        let pid = unsafe { bindings::find_get_pid(number) };
+        let pid = unsafe { bindings::find_get_tgid(number) };
         // INVARIANT: The reference has just been taken.
         let this = Self(NonNull::new(pid).ok_or(ESRCH)?);
         this.task()?;
         Ok(this)
     }
 
-    /// Returns its first thread.
+    /// Returns its number, in the PID namespace of the current task.
+    pub(crate) fn number(&self) -> bindings::pid_t {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::pid_vnr(self.0.as_ptr()) }
+    }
+
+    /// Returns its first thread, which may have ended before the others.
     ///
     /// # Errors
     ///
@@ -82,35 +92,96 @@ pub(crate) fn is_dying(process: &Task) -> bool {
     unsafe { bindings::is_dying(process.as_ptr()) }
 }
 
-/// Calls `visit` with each open file of a process and its number, in ascending order.
+/// What is done with each open file of a process.
+pub(crate) trait FileVisitor {
+    /// Looks at an open file. Spin locks are held: this must not sleep, and must be quick.
+    ///
+    /// With [`ControlFlow::Break`] the same file is looked at again, after [`Self::prepare`].
+    fn visit(&mut self, number: u32, file: &LocalFile) -> ControlFlow<()>;
+
+    /// Does what a visit could not do. No lock is held.
+    ///
+    /// # Errors
+    ///
+    /// They end the visits.
+    fn prepare(&mut self) -> Result;
+}
+
+/// The most files that are visited with the locks held. A process may have millions.
+const FILES_AT_ONCE: u32 = 1024;
+
+/// Shows `visitor` each open file of a process and its number, in ascending order. A process that is
+/// exiting has none.
 ///
-/// Spin locks are held meanwhile: `visit` must not sleep, and must be quick, since a process may
-/// have a million files. A process that is exiting has none.
-pub(crate) fn for_each_file<F: FnMut(u32, &LocalFile)>(process: &Task, mut visit: F) {
+/// # Errors
+///
+/// As [`FileVisitor::prepare`].
+pub(crate) fn for_each_file<V: FileVisitor>(process: &Task, visitor: &mut V) -> Result {
+    /// One stretch of files.
+    struct Stretch<'a, V> {
+        visitor: &'a mut V,
+        left: u32,
+        /// Where to go on, and whether to prepare before that.
+        next: Option<u32>,
+        prepare: bool,
+    }
+
     /// # Safety
     ///
     /// Only for the call of `iterate_fd` below.
-    unsafe extern "C" fn step<F: FnMut(u32, &LocalFile)>(
-        visit: *const c_void,
+    unsafe extern "C" fn step<V: FileVisitor>(
+        stretch: *const c_void,
         file: *mut bindings::file,
         number: c_uint,
     ) -> c_int {
         // SAFETY: `iterate_fd` passes on the pointer it got below, which is only used here.
-        let visit = unsafe { &mut *visit.cast_mut().cast::<F>() };
+        let stretch = unsafe { &mut *stretch.cast_mut().cast::<Stretch<'_, V>>() };
+        if stretch.left == 0 {
+            stretch.next = Some(number);
+            return 1;
+        }
+        stretch.left -= 1;
         // SAFETY: The file is open, and stays so while `files->file_lock` is held.
-        visit(number, unsafe { LocalFile::from_raw_file(file) });
+        let file = unsafe { LocalFile::from_raw_file(file) };
+        if stretch.visitor.visit(number, file).is_break() {
+            (stretch.next, stretch.prepare) = (Some(number), true);
+            return 1;
+        }
         0
     }
 
-    // SAFETY: `process` is a valid task.
-    let files = unsafe { bindings::lock_files(process.as_ptr()) };
-    if files.is_null() {
-        return;
+    let mut from = Some(0);
+    while let Some(first) = from {
+        let mut stretch = Stretch {
+            visitor: &mut *visitor,
+            left: FILES_AT_ONCE,
+            next: None,
+            prepare: false,
+        };
+        // SAFETY: `process` is a valid task. The result is null or a reference that is ours.
+        let thread = unsafe { owned(bindings::get_thread_with_files(process.as_ptr())) };
+        let Some(thread) = thread else {
+            break;
+        };
+        // SAFETY: `thread` is a valid task.
+        let files = unsafe { bindings::lock_files(thread.as_ptr()) };
+        if files.is_null() {
+            // It has just ended. Another one may have them.
+            cond_resched();
+            continue;
+        }
+        // SAFETY: The task lock keeps `files` in place, and `stretch` outlives the call.
+        unsafe { bindings::iterate_fd(files, first, Some(step::<V>), (&raw mut stretch).cast()) };
+        // SAFETY: Locked above.
+        unsafe { bindings::unlock_files(thread.as_ptr()) };
+        let (next, prepare) = (stretch.next, stretch.prepare);
+        if prepare {
+            visitor.prepare()?;
+        }
+        cond_resched();
+        from = next;
     }
-    // SAFETY: The task lock keeps `files` in place, and `visit` outlives the call.
-    unsafe { bindings::iterate_fd(files, 0, Some(step::<F>), (&raw mut visit).cast()) };
-    // SAFETY: Locked above.
-    unsafe { bindings::unlock_files(process.as_ptr()) };
+    Ok(())
 }
 
 /// Kicks a thread: it leaves an interruptible wait or a guest, without a signal.

@@ -9,15 +9,20 @@ use kvm_inspect_tool::report::{Report, State};
 use super::{secret, Case};
 use crate::{
     inspect::{hex, Inspection},
-    process::own_pid,
+    process::{own_pid, process_state, wait_until},
     role::{hear, say, Other, Role},
     vmm::{Mode, Vcpu, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] =
-    cases![silent, two_vms.with_stock(), two_vmms.with_stock(), by_vcpu,];
+pub(super) const CASES: &[Case] = cases![
+    silent,
+    two_vms.with_stock(),
+    two_vmms.with_stock(),
+    by_vcpu,
+    without_main_thread,
+];
 
-pub(super) const ROLES: &[Role] = roles![has_secret];
+pub(super) const ROLES: &[Role] = roles![has_secret, ends_main_thread];
 
 /// It finds a VM whose vCPUs make no ioctl: one halts, one spins, one never ran.
 fn silent() {
@@ -124,4 +129,27 @@ fn by_vcpu() {
     assert_eq!(report.states(), [State::Parked; 2]);
     assert_eq!(report.hits, vm.hits(0, &[0x500]));
     vm.finish();
+}
+
+/// It finds the VM of a VMM whose first thread has ended, by its number and by that of a thread.
+fn without_main_thread() {
+    let mut vmm = Other::start("ends_main_thread", &[]);
+    let thread: i32 = vmm.hear().parse().expect("a number");
+    wait_until("its first thread has ended", || {
+        process_state(vmm.pid()) == 'Z'
+    });
+    for number in [vmm.pid(), thread] {
+        let report = Inspection::of(number).report();
+        assert_eq!(report.pid, vmm.pid());
+        assert_eq!(report.states(), [State::Parked]);
+    }
+    vmm.kill();
+}
+
+/// A VMM whose first thread ends. It prints the number of its vCPU's thread.
+fn ends_main_thread(_: &[&str]) {
+    let mut vm = Vm::running(Work::Count);
+    say(&vm.vcpu(0).tid().to_string());
+    // SAFETY: This ends the thread, and leaves its stack as it is.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
 }

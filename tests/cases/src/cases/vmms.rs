@@ -27,6 +27,7 @@ pub(super) const CASES: &[Case] = cases![
     unloaded,
     file_held,
     come_and_go,
+    made_anew,
     kvm_stays,
 ];
 
@@ -224,6 +225,33 @@ fn come_and_go() {
     assert!(of_ours > 0 && of_others > 0);
     vm.wait_until_it_goes_on();
     vm.finish();
+}
+
+/// A VMM closes its VM, and makes a new one some time later, as for a guest's reboot. Inspections go
+/// on with that.
+fn made_anew() {
+    for interval in [5, 1000] {
+        let mut vm = Vm::running(Work::Count);
+        let mut loaded = Inspection::of_self().set("interval_ms", interval).load();
+        vm.finish();
+        drop(vm);
+        let mut lines = Vec::new();
+        wait_until("the module says that there is no VM", || {
+            lines.extend(loaded.reports_and_others().1);
+            lines.iter().any(|line| line.contains("has no VM now"))
+        });
+        let mut vm = Vm::running(Work::Count);
+        wait_until("the new VM is inspected", || {
+            let (reports, others) = loaded.reports_and_others();
+            lines.extend(others);
+            let mut reports = reports.iter();
+            reports.any(|report| report.fd == Some(vm.fd()) && report.vcpus.len() == 1)
+        });
+        assert_eq!(lines.len(), 1, "{lines:#?}");
+        loaded.unload_for_lines();
+        vm.vcpu(0).wait_until_it_goes_on();
+        vm.finish();
+    }
 }
 
 /// KVM cannot be unloaded while the module is there, nor its vendor's part while there is a VM.
