@@ -113,15 +113,17 @@ pub(crate) fn check(raw: &RawParameters) -> Result<Request> {
         max_slots: size("max_slots", raw.max_slots, MAX_LINES)?,
         max_vcpus: size("max_vcpus", raw.max_vcpus, MAX_LINES)?,
         are_checked,
+        bring_in: number("bring_in", raw.bring_in, 0, 1)? == 1,
+        late: late()?,
     };
     Ok(Request {
         pid: i32::try_from(number("pid", raw.pid, 1, max_pid)?)?,
         vm_fd: u32::try_from(number("vm_fd", raw.vm_fd, -1, max_fd)?).ok(),
         interval: time(limits.interval_ms),
         freeze_timeout: Delta::from_millis(limits.freeze_timeout_ms),
-        late: late()?,
+        late: limits.late,
         max_pause: time(limits.max_pause_ms),
-        bring_in: number("bring_in", raw.bring_in, 0, 1)? == 1,
+        bring_in: limits.bring_in,
         threads: limits.threads,
         query: Arc::new(query(raw, limits)?, GFP_KERNEL)?,
     })

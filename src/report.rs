@@ -178,7 +178,7 @@ fn print_query(query: &Query, lines: &mut Lines) {
         lines,
         "limits",
         "max_hits={} context={} max_pause_ms={} freeze_timeout_ms={} interval_ms={} threads={} \
-         max_slots={} max_vcpus={} parameters={}",
+         max_slots={} max_vcpus={} parameters={} bring_in={} late={}",
         query.max_hits,
         query.context,
         limits.max_pause_ms,
@@ -191,7 +191,9 @@ fn print_query(query: &Query, lines: &mut Lines) {
             "checked"
         } else {
             "unchecked"
-        }
+        },
+        u8::from(limits.bring_in),
+        limits.late.name()
     );
 }
 

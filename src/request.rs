@@ -32,6 +32,16 @@ pub(crate) enum Late {
     Report,
 }
 
+impl Late {
+    /// Returns its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Report => "report",
+        }
+    }
+}
+
 /// What to inspect, and how.
 pub(crate) struct Request {
     /// The VMM's process number.
@@ -79,6 +89,10 @@ pub(crate) struct Limits {
     pub(crate) max_vcpus: usize,
     /// Whether the parameters were compared with what was written.
     pub(crate) are_checked: bool,
+    /// `bring_in=`
+    pub(crate) bring_in: bool,
+    /// `late=`
+    pub(crate) late: Late,
 }
 
 /// What to search for in memory, and what to report of it.

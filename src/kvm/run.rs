@@ -28,10 +28,7 @@ use crate::{
     bindings,
     linux::{
         kprobe::Arguments,
-        task::{
-            self,
-            NoIo, //
-        }, //
+        task, //
     }, //
 };
 
@@ -191,8 +188,7 @@ impl RunCall<'_> {
             self.ioctl(bindings::KVM_INSPECT_GET_TSC_KHZ);
             registers = Registers::read(self.vcpu())?;
         }
-        let _no_io = NoIo::begin();
-        Arc::new(registers, GFP_KERNEL).ok()
+        Arc::new(registers, task::gfp_paused()).ok()
     }
 
     /// Returns the reason of the vCPU's last exit, in the page that the VMM sees.

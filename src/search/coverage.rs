@@ -103,9 +103,7 @@ impl Coverage {
         self.first.clear();
         let mut count = 0;
         for slot in slots {
-            self.first
-                .push_within_capacity(count)
-                .map_err(|_| ENOMEM)?;
+            self.first.push_within_capacity(count).map_err(|_| ENOMEM)?;
             count = count.saturating_add(chunks(slot, chunk_shift));
         }
         Ok(())

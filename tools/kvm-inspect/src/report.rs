@@ -41,6 +41,8 @@ pub struct Report {
     pub ranges: Vec<RangeInclusive<u64>>,
     /// The limits, by their names.
     pub limits: BTreeMap<String, u64>,
+    /// `late=`
+    pub late: String,
     /// Whether the parameters are certainly those that were written.
     pub is_checked: bool,
     /// The vCPUs that were printed.
@@ -364,6 +366,7 @@ impl Report {
             patterns: Vec::new(),
             ranges: Vec::new(),
             limits: BTreeMap::new(),
+            late: String::new(),
             is_checked: false,
             vcpus: Vec::new(),
             omitted_vcpus: 0,
@@ -410,6 +413,7 @@ impl Report {
                     "unchecked" => false,
                     _ => return Err(line.not_understood("parameters", parameters)),
                 };
+                self.late = line.text("late")?;
                 self.limits = line.numbers()?;
             }
             "omitted" => {

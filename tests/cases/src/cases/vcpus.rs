@@ -42,7 +42,9 @@ pub(super) const ROLES: &[Role] = roles![counts];
 fn inspection(vm: &Vm) -> Inspection {
     let secret = secret(70, 32);
     vm.write(0x800, &secret);
-    Inspection::of_self().patterns(&[hex(&secret)])
+    Inspection::of_self()
+        .patterns(&[hex(&secret)])
+        .set("max_vcpus", 1000)
 }
 
 /// Checks that the secret was found, and each vCPU's state.
