@@ -304,7 +304,7 @@ impl<'a> Freeze<'a> {
     /// Waits until the threads that were kicked, and do not come through the hook, have noticed. As
     /// long as the VM is watched their VMM sees nothing of it.
     fn await_kicked(&self) {
-        // The flag stays until they have passed `Restart`, whether they are still in KVM_RUN or not.
+        // The flag stays until they have passed `Restart`, whether still in KVM_RUN or not.
         let is_kicked = |vcpu: &Vcpu| vcpu.thread().is_some_and(|thread| task::is_kicked(&thread));
         for _ in 0..KICKED_GRACE_MS {
             if !self.vm.vcpus().any(is_kicked) {

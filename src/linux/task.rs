@@ -110,8 +110,8 @@ pub(crate) trait FileVisitor {
 /// The most files that are visited with the locks held. A process may have millions.
 const FILES_AT_ONCE: u32 = 1024;
 
-/// Shows `visitor` each open file of a process and its number, in ascending order. A process that is
-/// exiting has none.
+/// Shows `visitor` each open file of a process and its number, in ascending order. A process that
+/// is exiting has none.
 ///
 /// # Errors
 ///

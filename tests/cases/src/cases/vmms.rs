@@ -227,8 +227,8 @@ fn come_and_go() {
     vm.finish();
 }
 
-/// A VMM closes its VM, and makes a new one some time later, as for a guest's reboot. Inspections go
-/// on with that.
+/// A VMM closes its VM, and makes a new one some time later, as for a guest's reboot. Inspections
+/// go on with that.
 fn made_anew() {
     for interval in [5, 1000] {
         let mut vm = Vm::running(Work::Count);

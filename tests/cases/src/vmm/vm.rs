@@ -167,8 +167,8 @@ impl Vm {
         self.fd = None;
     }
 
-    /// Makes a call for which KVM locks the VM (`kvm->lock`), and which changes nothing: there is an
-    /// interrupt controller already.
+    /// Makes a call for which KVM locks the VM (`kvm->lock`), and which changes nothing: there is
+    /// an interrupt controller already.
     pub(crate) fn lock(&self) {
         let fd = self.fd.as_ref().expect("it is open");
         let result = fd.create_irq_chip().map_err(|error| error.errno());
