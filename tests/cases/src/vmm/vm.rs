@@ -171,7 +171,7 @@ impl Vm {
     /// an interrupt controller already.
     pub(crate) fn lock(&self) {
         let fd = self.fd.as_ref().expect("it is open");
-        let result = fd.create_irq_chip().map_err(|error| error.errno());
+        let result = fd.create_irq_chip().map_err(kvm_ioctls::Error::errno);
         assert_eq!(result, Err(libc::EEXIST));
     }
 
