@@ -132,7 +132,9 @@ impl Ring {
     }
 
     fn word<'a>(ring: *mut u8, offset: u32) -> &'a AtomicU32 {
-        let word = ring.wrapping_add(offset as usize).cast::<std::ffi::c_void>();
+        let word = ring
+            .wrapping_add(offset as usize)
+            .cast::<std::ffi::c_void>();
         // SAFETY: The kernel gives offsets of aligned words in the mapping, which stays as long as
         // the process.
         unsafe { &*word.cast::<AtomicU32>() }
