@@ -66,7 +66,7 @@ const KICK_OUT_MS: u32 = 100;
 pub(crate) struct Hook {
     // All are there until `drop` takes them, one by one.
     probe: Option<Pin<KBox<Kprobe<Redirect>>>>,
-    ip_modify: Option<Pin<KBox<IpModify>>>,
+    ip_modify: Option<IpModify>,
     restart: Option<Restart>,
 }
 
@@ -91,7 +91,7 @@ impl Hook {
     pub(crate) fn arm() -> Result<Self> {
         let probe = KBox::pin_init(Kprobe::<Redirect>::register(c"kvm_vcpu_ioctl"), GFP_KERNEL)?;
         let address = probe.ftrace_address().ok_or(EOPNOTSUPP)?;
-        let ip_modify = KBox::pin_init(IpModify::claim(address), GFP_KERNEL)?;
+        let ip_modify = IpModify::claim(address)?;
         let restart = Restart::arm()?;
         probe.enable()?;
         Ok(Self {

@@ -62,6 +62,9 @@ const MAX_SEARCHES_AGAIN: u32 = 4;
 /// How many pauses in a row may end before any memory was searched.
 const MAX_PAUSES_IN_VAIN: u32 = 8;
 
+/// How many references to the VM an inspection has: that of its target, and that of its map.
+const OWN_REFERENCES: u32 = 2;
+
 /// One inspection of one VM.
 pub(crate) struct Inspection<'a> {
     /// What the user asks for.
@@ -117,6 +120,8 @@ impl Inspection<'_> {
         let map = Map::new(self.target.vm.clone(), slots);
         let map = Arc::new(map, task::gfp_paused())?;
         let search = Search::new(map.clone(), self.request.query.clone(), search)?;
+        // What a VM without users holds keeps a new one from getting its names in debugfs.
+        let stop = || stop() || self.vm().is_abandoned(OWN_REFERENCES);
         let mut pauses = Pauses::default();
         let mut run = Run {
             search: &search,
@@ -142,6 +147,9 @@ impl Inspection<'_> {
             Ok(()) if self.request.query.patterns.is_empty() => Conclusion::NoPattern,
             Ok(()) => Conclusion::Ok,
             Err(Interrupted::Stopped) if task::is_dying(self.process) => Conclusion::VmmKilled,
+            Err(Interrupted::Stopped) if self.vm().is_abandoned(OWN_REFERENCES) => {
+                Conclusion::VmClosed
+            }
             Err(Interrupted::Stopped) => return Err(EINTR),
             Err(Interrupted::Error(error)) => return Err(error),
         };

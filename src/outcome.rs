@@ -59,6 +59,8 @@ pub(crate) enum Conclusion {
     Incomplete,
     /// The VMM was killed.
     VmmKilled,
+    /// The VMM has closed the VM.
+    VmClosed,
 }
 
 impl Conclusion {
@@ -73,6 +75,7 @@ impl Conclusion {
             Self::Changed => "changed",
             Self::Incomplete => "incomplete",
             Self::VmmKilled => "vmm_killed",
+            Self::VmClosed => "vm_closed",
         }
     }
 }

@@ -398,6 +398,12 @@ void *kvm_inspect_vmap_read_only(struct page **pages, unsigned int count)
 	return vmap(pages, count, VM_MAP, PAGE_KERNEL_RO);
 }
 
+/* For good. While the module is being unloaded it is too late. */
+void kvm_inspect_pin_module(void)
+{
+	__module_get(THIS_MODULE);
+}
+
 int kvm_inspect_may_read_memory(void)
 {
 	return security_locked_down(LOCKDOWN_KCORE);
@@ -524,6 +530,12 @@ bool kvm_inspect_kvm_get_kvm_safe(struct kvm *kvm)
 void kvm_inspect_kvm_put_kvm(struct kvm *kvm)
 {
 	put_kvm(kvm);
+}
+
+/* How many hold the VM: its files, and those of vCPUs and devices; others in the kernel. */
+unsigned int kvm_inspect_users_count(struct kvm *kvm)
+{
+	return refcount_read(&kvm->users_count);
 }
 
 int kvm_inspect_online_vcpus(struct kvm *kvm)

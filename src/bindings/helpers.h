@@ -108,6 +108,9 @@ bool kvm_inspect_has_avx2(void);
 bool kvm_inspect_has_avx512(void);
 unsigned int kvm_inspect_num_online_cpus(void);
 
+/* <linux/module.h> */
+void kvm_inspect_pin_module(void);
+
 /* <linux/security.h> */
 int kvm_inspect_may_read_memory(void);
 
@@ -133,6 +136,7 @@ bool kvm_inspect_kvm_get_kvm_safe(struct kvm *kvm);
 void kvm_inspect_kvm_put_kvm(struct kvm *kvm);
 
 /* <linux/kvm_host.h> */
+unsigned int kvm_inspect_users_count(struct kvm *kvm);
 int kvm_inspect_online_vcpus(struct kvm *kvm);
 struct kvm_vcpu *kvm_inspect_kvm_get_vcpu(struct kvm *kvm, int index);
 struct task_struct *kvm_inspect_get_vcpu_task(struct kvm_vcpu *vcpu);

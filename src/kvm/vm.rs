@@ -248,6 +248,12 @@ impl Vm {
         unsafe { bindings::has_this_layout(self.as_raw()) }
     }
 
+    /// Returns whether nobody holds the VM any more but the caller, who has so many references.
+    pub(crate) fn is_abandoned(&self, own: u32) -> bool {
+        // SAFETY: By the type invariant `self` is valid.
+        unsafe { bindings::users_count(self.as_raw()) <= own }
+    }
+
     /// Returns the address space of the process that made the VM. The guest's memory lies there.
     pub(crate) fn mm(&self) -> &Mm {
         // SAFETY: Set when the VM is made and never changed; the VM keeps the structure

@@ -4,6 +4,8 @@
 //!
 //! C header: [`include/linux/ftrace.h`](srctree/include/linux/ftrace.h)
 
+use core::mem::ManuallyDrop;
+
 use kernel::{
     error::to_result,
     prelude::*,
@@ -15,31 +17,65 @@ use crate::bindings;
 /// The right to redirect one kernel function, held while the value lives.
 ///
 /// Live patches need it, too: who has it keeps the others out.
+pub(crate) struct IpModify(ManuallyDrop<Pin<KBox<Ops>>>);
+
+/// A registered `struct ftrace_ops`.
 ///
 /// # Invariants
 ///
-/// `ops` is registered from the end of [`IpModify::claim`] until the value is dropped.
-#[pin_data(PinnedDrop)]
-pub(crate) struct IpModify {
+/// `ops` is registered from the end of [`Ops::register`] until the drop of its [`IpModify`].
+#[pin_data]
+struct Ops {
     #[pin]
     ops: Opaque<bindings::ftrace_ops>,
 }
 
 // SAFETY: It may be unregistered from any task.
-unsafe impl Send for IpModify {}
+unsafe impl Send for Ops {}
 
 // SAFETY: A shared reference allows nothing.
-unsafe impl Sync for IpModify {}
+unsafe impl Sync for Ops {}
 
 impl IpModify {
     /// Claims the function that calls ftrace at `address`.
     ///
     /// # Errors
     ///
-    /// `EBUSY`: somebody else redirects this function. Others as `register_ftrace_function` has
-    /// them.
-    pub(crate) fn claim(address: usize) -> impl PinInit<Self, Error> {
+    /// `EBUSY`: somebody else redirects this function. `ENOMEM`. Others as
+    /// `register_ftrace_function` has them.
+    pub(crate) fn claim(address: usize) -> Result<Self> {
+        let ops = KBox::pin_init(Ops::register(address), GFP_KERNEL)?;
+        Ok(Self(ManuallyDrop::new(ops)))
+    }
+}
+
+impl Drop for IpModify {
+    fn drop(&mut self) {
+        let ops = self.0.ops.get();
+        // SAFETY: By the type invariant. This waits until nobody is in `nothing` any more.
+        let result = to_result(unsafe { bindings::unregister_ftrace_function(ops) });
+        if let Err(error) = result {
+            // ftrace has met a bug in the kernel, has turned itself off for good, and keeps what it
+            // has on its list: that must stay where it is, with the function that it calls.
+            // SAFETY: No preconditions.
+            unsafe { bindings::pin_module() };
+            pr_err!(
+                "error: ftrace is broken ({error:?}), and the module cannot be unloaded; see what \
+                 the kernel log says before this, and boot the host anew\n"
+            );
+            return;
+        }
+        // SAFETY: The filter is not in use any more.
+        unsafe { bindings::ftrace_free_filter(ops) };
+        // SAFETY: It is not registered any more, and dropped once.
+        unsafe { ManuallyDrop::drop(&mut self.0) };
+    }
+}
+
+impl Ops {
+    fn register(address: usize) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            // INVARIANT: Registered here.
             ops <- Opaque::try_ffi_init(move |slot: *mut bindings::ftrace_ops| {
                 let ops = bindings::ftrace_ops {
                     func: Some(Self::nothing),
@@ -51,7 +87,7 @@ impl IpModify {
                 // SAFETY: `slot` is initialized.
                 let filter = unsafe { bindings::ftrace_set_filter_ip(slot, address, 0, 0) };
                 let result = to_result(filter)
-                    // SAFETY: `slot` stays in place until `drop` unregisters it.
+                    // SAFETY: `slot` stays in place until it is unregistered.
                     .and_then(|()| to_result(unsafe { bindings::register_ftrace_function(slot) }));
                 if result.is_err() {
                     // SAFETY: It is not registered; whatever filter it has is freed.
@@ -73,17 +109,5 @@ impl IpModify {
         _ops: *mut bindings::ftrace_ops,
         _registers: *mut bindings::ftrace_regs,
     ) {
-    }
-}
-
-#[pinned_drop]
-impl PinnedDrop for IpModify {
-    fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant. This waits until nobody is in `nothing` any more. It fails
-        // only if ftrace has met a bug in the kernel and turned itself off for good; no user can do
-        // anything about that.
-        unsafe { bindings::unregister_ftrace_function(self.ops.get()) };
-        // SAFETY: The filter is not in use any more.
-        unsafe { bindings::ftrace_free_filter(self.ops.get()) };
     }
 }

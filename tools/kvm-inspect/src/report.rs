@@ -250,6 +250,8 @@ pub enum Conclusion {
     MemslotsChanged,
     /// The VMM was killed meanwhile.
     VmmKilled,
+    /// The VMM closed the VM meanwhile.
+    VmClosed,
     /// The allowed pauses were too short: see [`Report::left`].
     TimeUp,
     /// A vCPU did not stop in time, and may have changed anything meanwhile.
@@ -665,6 +667,7 @@ impl FromStr for Conclusion {
             "no_pattern" => Ok(Self::NoPattern),
             "memslots_changed" => Ok(Self::MemslotsChanged),
             "vmm_killed" => Ok(Self::VmmKilled),
+            "vm_closed" => Ok(Self::VmClosed),
             "time_up" => Ok(Self::TimeUp),
             "not_one_instant" => Ok(Self::NotOneInstant),
             "changed" => Ok(Self::Changed),

@@ -4,6 +4,7 @@
 
 use std::{
     os::fd::AsRawFd,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -14,12 +15,16 @@ use rustix::{
     system::delete_module,
 };
 
-use super::{meanwhile::inspect_while, secret, times, Case, Random};
+use super::{
+    meanwhile::inspect_while,
+    search::{fill_with_matches, lengthen, long_us, MATCH},
+    secret, times, Case, Random,
+};
 use crate::{
-    inspect::{assert_nothing_left, hex, unload_module, Inspection, Refusal},
+    inspect::{assert_nothing_left, hex, module_thread, unload_module, Inspection, Refusal},
     process::{own_pid, wait_until},
     role::{hear, say, Other, Role},
-    vmm::{Manner, Mode, Vm, Work},
+    vmm::{Backing, Manner, Mapping, Mode, Vm, Work},
 };
 
 pub(super) const CASES: &[Case] = cases![
@@ -28,6 +33,7 @@ pub(super) const CASES: &[Case] = cases![
     file_held,
     come_and_go,
     made_anew,
+    closed.with_stock(),
     kvm_stays,
 ];
 
@@ -88,7 +94,7 @@ fn period() -> Duration {
 fn check(report: &Report) {
     match report.done.result {
         Conclusion::Ok => assert_eq!(report.hits_of(0), [0x200]),
-        Conclusion::VmmKilled => (),
+        Conclusion::VmmKilled | Conclusion::VmClosed => (),
         other => panic!("unexpected result {other:?}"),
     }
 }
@@ -291,4 +297,44 @@ fn kvm_stays() {
     vm.write(0x200, &secret(130, 16));
     check(&inspection(own_pid()).report());
     vm.finish();
+}
+
+/// A VM that its VMM closes while it is searched is let go soon, and the report says so.
+fn closed() {
+    const GIB: u64 = 1 << 30;
+    let memory = Mapping::new(16 << 20, Backing::Anonymous);
+    fill_with_matches(&memory, 1, 40);
+    let inspection = Inspection::of_self().patterns(&[hex(&MATCH)]);
+    let mut vm = Vm::bootable();
+    let long = lengthen(&mut vm, GIB, &memory, &inspection, long_us);
+    drop(vm);
+    let scan_us = long.whole.done.scan_us;
+    let inspection = inspection.set("max_pause_ms", scan_us / 8000);
+    let mut random = Random::new();
+    let mut tries = (0..100).map(|_| {
+        let mut vm = Vm::bootable();
+        vm.add_vcpu(Mode::Long, Work::Halt);
+        for index in 0..long.times {
+            vm.add_mapping(GIB + index * memory.len(), &memory);
+        }
+        thread::scope(|scope| {
+            let report = scope.spawn(|| match inspection.try_load() {
+                Ok(loaded) => loaded.unload().pop(),
+                // It was closed before.
+                Err(_) => None,
+            });
+            wait_until("the inspection begins", || {
+                module_thread().is_some() || report.is_finished()
+            });
+            thread::sleep(random.some_of(Duration::from_micros(2 * scan_us)));
+            drop(vm);
+            report.join().expect("it ends")
+        })
+    });
+    let closed = tries.find(|report| {
+        let result = report.as_ref().map(|report| report.done.result);
+        println!("{result:?}");
+        result == Some(Conclusion::VmClosed)
+    });
+    assert!(closed.is_some(), "it was never closed in the middle");
 }
