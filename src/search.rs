@@ -299,7 +299,7 @@ impl Search {
                 state.result = Err(error);
                 self.stopped.store(true, Relaxed);
             }
-            state.finish(chunk, result.is_ok());
+            state.finish(chunk, result.is_ok(), &self.map, ranges);
         }
     }
 
@@ -411,7 +411,8 @@ impl Search {
 
     /// Takes out what was found. The search has ended.
     pub(crate) fn take_findings(&self) -> Findings {
-        self.state.lock().take_findings(&self.map)
+        let ranges = self.query.searched_ranges();
+        self.state.lock().take_findings(&self.map, ranges)
     }
 }
 

@@ -300,6 +300,71 @@ known:
 	return addr;
 }
 
+/*
+ * Up to where, from @start to @end at most, there still is nothing, looked at under the locks of the
+ * tables: who exchanges an entry, or a table, leaves it empty for a moment. The area of both
+ * addresses is locked, so that nobody makes huge pages of it; RCU keeps tables that are freed.
+ */
+unsigned long kvm_inspect_empty_until(struct mm_struct *mm, unsigned long start, unsigned long end)
+{
+	unsigned long addr = start, next;
+	bool empty = true;
+
+	rcu_read_lock();
+	for (; empty && addr < end; addr = next) {
+		pgd_t *pgdp = pgd_offset(mm, addr), pgd = pgdp_get(pgdp);
+		p4d_t *p4dp, p4d;
+		pud_t *pudp, pud;
+		pmd_t *pmdp, pmd;
+		spinlock_t *lock;
+
+		next = pgd_addr_end(addr, end);
+		if (pgd_none(pgd))
+			continue;
+		p4dp = p4d_offset_lockless(pgdp, pgd, addr);
+		p4d = p4dp_get(p4dp);
+		next = p4d_addr_end(addr, end);
+		if (!p4d_present(p4d))
+			continue;
+		pudp = pud_offset_lockless(p4dp, p4d, addr);
+		pud = pudp_get(pudp);
+		next = pud_addr_end(addr, end);
+		if (pud_none(pud))
+			continue;
+		if (!pud_present(pud) || pud_leaf(pud))
+			break;
+		pmdp = pmd_offset_lockless(pudp, pud, addr);
+		next = pmd_addr_end(addr, end);
+		pmd = pmdp_get_lockless(pmdp);
+		if (pmd_none(pmd) || !pmd_present(pmd) || pmd_leaf(pmd)) {
+			lock = pmd_lock(mm, pmdp);
+			empty = pmd_none(pmdp_get_lockless(pmdp));
+			spin_unlock(lock);
+			if (!empty)
+				break;
+			continue;
+		}
+		lock = pte_lockptr(mm, &pmd);
+		spin_lock(lock);
+		if (pmd_same(pmd, pmdp_get_lockless(pmdp))) {
+			pte_t *ptep = pte_offset_kernel(&pmd, addr);
+
+			for (; empty && addr < next; addr += PAGE_SIZE, ptep++)
+				empty = kvm_inspect_entry(ptep_get(ptep)) ==
+					KVM_INSPECT_ENTRY_NONE;
+			if (!empty)
+				addr -= PAGE_SIZE;
+		} else {
+			empty = false;
+		}
+		spin_unlock(lock);
+		if (!empty)
+			break;
+	}
+	rcu_read_unlock();
+	return min(addr, end);
+}
+
 /* NULL for anonymous memory, and for a file that has no pages of its own. */
 struct address_space *kvm_inspect_area_mapping(struct vm_area_struct *area)
 {
@@ -324,12 +389,16 @@ bool kvm_inspect_is_memory_only(struct address_space *mapping)
 }
 
 /*
- * Its cached pages are in the kernel's map of all memory. Those of memfd_secret() are not; their
- * mapping is unevictable, as that of a ramdisk and of locked shared memory, which are.
+ * It has pages by its own right, no device's, and those that are cached are in the kernel's map of
+ * all memory. Those of memfd_secret() are not; their mapping is unevictable, as that of a ramdisk
+ * and of locked shared memory, which are.
  */
 bool kvm_inspect_is_in_linear_map(struct address_space *mapping)
 {
-	return shmem_mapping(mapping) || !mapping_unevictable(mapping);
+	umode_t mode = mapping->host->i_mode;
+
+	return (S_ISREG(mode) || S_ISBLK(mode)) &&
+	       (shmem_mapping(mapping) || !mapping_unevictable(mapping));
 }
 
 unsigned long kvm_inspect_mapping_pages(struct address_space *mapping)
@@ -342,17 +411,32 @@ bool kvm_inspect_xa_is_value(const void *entry)
 	return xa_is_value(entry);
 }
 
-/* The page of a file with a reference, if it is cached and has been read. */
-struct page *kvm_inspect_cached_page(struct address_space *mapping, pgoff_t index)
+/*
+ * The page of a file with a reference, if it is cached and has been read. @fresh: it was made, and
+ * nobody has seen it yet, as after fallocate(): it will read as zeros.
+ */
+struct page *kvm_inspect_cached_page(struct address_space *mapping, pgoff_t index, bool *fresh)
 {
 	struct folio *folio = __filemap_get_folio(mapping, index, 0, 0);
 
+	*fresh = false;
 	if (IS_ERR(folio))
 		return NULL;
 	if (folio_test_uptodate(folio))
 		return folio_file_page(folio, index);
+	/* What is being read, or filled, is locked. */
+	*fresh = kvm_inspect_is_memory_only(mapping) && !folio_test_locked(folio);
 	folio_put(folio);
 	return NULL;
+}
+
+/* With a reference. */
+struct page *kvm_inspect_zero_page(void)
+{
+	struct page *page = ZERO_PAGE(0);
+
+	get_page(page);
+	return page;
 }
 
 bool kvm_inspect_is_page_hwpoison(struct page *page)

@@ -97,7 +97,9 @@ bool kvm_inspect_is_memory_only(struct address_space *mapping);
 bool kvm_inspect_is_in_linear_map(struct address_space *mapping);
 unsigned long kvm_inspect_mapping_pages(struct address_space *mapping);
 bool kvm_inspect_xa_is_value(const void *entry);
-struct page *kvm_inspect_cached_page(struct address_space *mapping, pgoff_t index);
+unsigned long kvm_inspect_empty_until(struct mm_struct *mm, unsigned long start, unsigned long end);
+struct page *kvm_inspect_cached_page(struct address_space *mapping, pgoff_t index, bool *fresh);
+struct page *kvm_inspect_zero_page(void);
 bool kvm_inspect_is_page_hwpoison(struct page *page);
 unsigned long kvm_inspect_copy_mc(void *to, const void *from, unsigned long len);
 

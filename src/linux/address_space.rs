@@ -171,9 +171,20 @@ impl<'a> UserMemory<'a> {
         give_up: &dyn Fn() -> bool,
     ) -> Sight {
         let looked = self.with_area(start, give_up, |area| {
-            let pages = pages.min(area.end().saturating_sub(start) / PAGE_SIZE);
+            let mut pages = pages.min(area.end().saturating_sub(start) / PAGE_SIZE);
+            if !special {
+                // It may have been empty for a moment only, while somebody exchanged it.
+                pages = self.count_empty(start, pages);
+                if pages == 0 {
+                    return Sight::Present;
+                }
+            }
             let area_flags = area.flags();
             let missing = area_flags & bindings::KVM_INSPECT_VM_UFFD_MISSING as vm_flags_t != 0;
+            if !special && area_flags & bindings::KVM_INSPECT_VM_UFFD_MINOR as vm_flags_t != 0 {
+                // What the file has may be old.
+                return Sight::Absent(Absence::Userfault, pages);
+            }
             let nothing = if missing {
                 Absence::Userfault
             } else {
@@ -221,6 +232,9 @@ impl<'a> UserMemory<'a> {
         held: &mut HeldPages,
         give_up: &dyn Fn() -> bool,
     ) -> Result<usize, (Absence, usize)> {
+        // A page may be just exchanged for another.
+        const ATTEMPTS: usize = 3;
+
         let before = held.len();
         let take = |room, most| {
             let Ok(count) = c_int::try_from(pages.min(most)) else {
@@ -231,9 +245,14 @@ impl<'a> UserMemory<'a> {
             let got = unsafe { bindings::get_user_pages_fast_only(start, count, 0, room) };
             usize::try_from(got).unwrap_or(0)
         };
-        // SAFETY: A reference to each page is taken for the caller.
-        if unsafe { held.append(take) } == 0 {
-            self.hold_otherwise(start, pages, held, give_up)?;
+        for _ in 0..ATTEMPTS {
+            // SAFETY: A reference to each page is taken for the caller.
+            if unsafe { held.append(take) } == 0 {
+                self.hold_otherwise(start, pages, held, give_up)?;
+            }
+            if held.len() > before {
+                break;
+            }
         }
         let poisoned = held.release_from_poisoned(before);
         match held.len().saturating_sub(before) {
@@ -260,15 +279,20 @@ impl<'a> UserMemory<'a> {
             // Only here: what the page tables have may be another page than the file's.
             let held = self.with_area(start, give_up, |area| {
                 let in_area = area.end().saturating_sub(start) / PAGE_SIZE;
+                let empty = self.count_empty(start, empty.min(in_area));
                 // SAFETY: `area` is valid and locked.
                 let is_anonymous = unsafe { bindings::area_is_anonymous(area.as_ptr()) };
-                if let Some(file) = FilePages::of_area(area).filter(|_| !is_anonymous) {
-                    file.hold(index_in_file(area, start), empty.min(in_area), held);
+                match FilePages::of_area(area).filter(|_| !is_anonymous && empty > 0) {
+                    Some(file) => file
+                        .hold(index_in_file(area, start), empty, held)
+                        .map(|_| ()),
+                    None => Ok(()),
                 }
             });
             return match held {
                 AreaAt::None(gap) => Err((Absence::Unmapped, pages.min(gap.max(1)))),
-                AreaAt::Found(()) | AreaAt::Busy => Ok(()),
+                AreaAt::Found(Err(Absence::Untouched)) => Err((Absence::Untouched, 1)),
+                AreaAt::Found(_) | AreaAt::Busy => Ok(()),
             };
         }
         let Some(guard) = self.lock(give_up) else {
@@ -313,6 +337,15 @@ impl<'a> UserMemory<'a> {
             )
         };
         usize::try_from(got).unwrap_or(0)
+    }
+
+    /// Returns how many of `pages` pages from the address `start` on, all in an area that is locked,
+    /// still have nothing in the page tables.
+    fn count_empty(&self, start: usize, pages: usize) -> usize {
+        let end = start.saturating_add(pages.saturating_mul(PAGE_SIZE));
+        // SAFETY: An address space with users; the caller has locked the area.
+        let empty = unsafe { bindings::empty_until(self.mm.as_raw(), start, end) };
+        empty.saturating_sub(start) / PAGE_SIZE
     }
 
     /// Takes `mmap_lock`, with limited patience.

@@ -137,7 +137,17 @@ impl<'a> FilePages<'a> {
 
     /// Holds those of `pages` pages from `first` on that are cached, up to the first that is not.
     /// Appends them to `held` as far as that has capacity, and returns how many.
-    pub(crate) fn hold(&self, first: u64, pages: usize, held: &mut HeldPages) -> usize {
+    ///
+    /// # Errors
+    ///
+    /// Why not even the first is held.
+    pub(crate) fn hold(
+        &self,
+        first: u64,
+        pages: usize,
+        held: &mut HeldPages,
+    ) -> Result<usize, Absence> {
+        let mut fresh = false;
         let take = |room: *mut *mut bindings::page, most: usize| {
             let mut count = 0;
             while count < pages.min(most) {
@@ -148,7 +158,7 @@ impl<'a> FilePages<'a> {
                     break;
                 };
                 // SAFETY: By the type invariant.
-                let page = unsafe { bindings::cached_page(self.mapping, index) };
+                let page = unsafe { bindings::cached_page(self.mapping, index, &raw mut fresh) };
                 if page.is_null() {
                     break;
                 }
@@ -159,6 +169,10 @@ impl<'a> FilePages<'a> {
             count
         };
         // SAFETY: Each page comes with a reference.
-        unsafe { held.append(take) }
+        match unsafe { held.append(take) } {
+            0 if fresh => Err(Absence::Untouched),
+            0 => Err(Absence::Unreadable),
+            count => Ok(count),
+        }
     }
 }

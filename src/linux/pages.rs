@@ -136,6 +136,24 @@ impl HeldPages {
         taken
     }
 
+    /// Appends the kernel's page of zeros, in the place of one that nobody has touched. Returns
+    /// whether there was room.
+    pub(crate) fn append_zeros(&mut self) -> bool {
+        let take = |room: *mut *mut bindings::page, most: usize| {
+            if most == 0 {
+                return 0;
+            }
+            // SAFETY: There is room for one pointer; the page is never freed.
+            unsafe { room.write(bindings::zero_page()) };
+            1
+        };
+        let before = self.len();
+        // SAFETY: The page comes with a reference.
+        let is_held = unsafe { self.append(take) } == 1;
+        // Makes the copy, if pages are read in copies.
+        is_held && !self.release_from_poisoned(before)
+    }
+
     /// Returns how many pages are held.
     pub(crate) fn len(&self) -> usize {
         self.pages.len()

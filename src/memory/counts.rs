@@ -70,13 +70,4 @@ impl PageCounts {
     pub(crate) fn absent(&self) -> u64 {
         self.absent.iter().copied().fold(0, u64::saturating_add)
     }
-
-    /// Returns how many pages have content and are not readable; private ones are left out.
-    pub(crate) fn lacking(&self) -> u64 {
-        let kinds = REASONS.iter().zip(&self.absent);
-        let lacking = kinds.filter(|((reason, _), _)| reason.has_content());
-        lacking
-            .map(|(_, count)| *count)
-            .fold(0, u64::saturating_add)
-    }
 }

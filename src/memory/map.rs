@@ -111,12 +111,12 @@ impl Source<'_> {
             }
             Self::InFile { file, first } => {
                 let before = held.len();
-                file.hold(first.saturating_add(page), pages, held);
+                file.hold(first.saturating_add(page), pages, held)
+                    .map_err(|absence| (absence, 1))?;
                 let poisoned = held.release_from_poisoned(before);
                 match held.len().saturating_sub(before) {
                     0 if poisoned => Err((Absence::Poisoned, 1)),
-                    // It was made for the guest, which has not seen it yet.
-                    0 => Err((Absence::Untouched, 1)),
+                    0 => Err((Absence::Unreadable, 1)),
                     count => Ok(count),
                 }
             }

@@ -68,6 +68,9 @@ pub(crate) struct Window {
     pub(crate) before: Option<Beside>,
     /// The page after the body, if it is held.
     pub(crate) after: Option<Beside>,
+    /// A page beside the body is there, and could not be held: a match that reaches into it may be
+    /// missed.
+    pub(crate) lacks_beside: bool,
 }
 
 impl Window {
@@ -195,12 +198,16 @@ impl Windows<'_> {
             body: 0..0,
             before: None,
             after: None,
+            lacks_beside: false,
         };
         if let Some(before) = self.page_before(place) {
-            if self.hold_beside(slot, before, held) {
-                window.gpa = before.gpa;
-                window.body = PAGE_SIZE..PAGE_SIZE;
-                window.before = Some(before);
+            match self.hold_beside(slot, before, held) {
+                Ok(()) => {
+                    window.gpa = before.gpa;
+                    window.body = PAGE_SIZE..PAGE_SIZE;
+                    window.before = Some(before);
+                }
+                Err(absence) => window.lacks_beside |= absence == Absence::Unreadable,
             }
         }
 
@@ -219,22 +226,44 @@ impl Windows<'_> {
         window.body.end = window.body.start.saturating_add(count * PAGE_SIZE);
 
         let next = page.saturating_add(window.pages());
-        window.after = self
-            .page_after(slot, next, place.end)
-            .filter(|after| self.hold_beside(slot, *after, held));
+        if let Some(after) = self.page_after(slot, next, place.end) {
+            match self.hold_beside(slot, after, held) {
+                Ok(()) => window.after = Some(after),
+                Err(absence) => window.lacks_beside |= absence == Absence::Unreadable,
+            }
+        }
         Ok(Ok(window))
     }
 
-    /// Holds a page that is next to one of `slot`. Returns whether it is present.
-    fn hold_beside(&self, slot: &Memslot, beside: Beside, held: &mut HeldPages) -> bool {
+    /// Holds a page that is next to one of `slot`. One that nobody has touched is held as zeros,
+    /// which the guest would read there.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not held.
+    fn hold_beside(
+        &self,
+        slot: &Memslot,
+        beside: Beside,
+        held: &mut HeldPages,
+    ) -> Result<(), Absence> {
         let found = self
             .map
             .page_at(self.ranges, slot.address_space, beside.gpa);
-        found.is_some_and(|(_, slot)| {
-            let source = self.map.source(slot, self.memory);
-            let page = beside.gpa.wrapping_sub(slot.gpa) / PAGE;
-            source.hold(page, 1, held, self.stop).is_ok()
-        })
+        let (_, slot) = found.ok_or(Absence::Unmapped)?;
+        let source = self.map.source(slot, self.memory);
+        let page = beside.gpa.wrapping_sub(slot.gpa) / PAGE;
+        let absence = match source.look(page, 1, self.stop) {
+            Sight::Absent(absence, _) => absence,
+            Sight::Present => match source.hold(page, 1, held, self.stop) {
+                Ok(_) => return Ok(()),
+                Err((absence, _)) => absence,
+            },
+        };
+        if absence == Absence::Untouched && held.append_zeros() {
+            return Ok(());
+        }
+        Err(absence)
     }
 
     /// Returns the page before a place, if it is held with it.

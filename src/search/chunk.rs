@@ -27,8 +27,12 @@ pub(super) struct Chunk {
     pub(super) digested: u64,
     /// What must still be there when the search goes on.
     pub(super) mark: Option<Mark>,
-    /// It was not: the chunk is to be searched once more.
+    /// It was not, or a page beside a window could not be held: the chunk is to be searched once
+    /// more.
     pub(super) torn: bool,
+    /// How many of its pages have content, and were not readable; or were beside a window, and could
+    /// not be held.
+    pub(super) missing: u64,
     /// Some of it was searched since it was handed out.
     pub(super) has_got_on: bool,
     /// How many matches were found so far.
@@ -64,6 +68,7 @@ impl Chunk {
             digested: extent.first,
             mark: None,
             torn: false,
+            missing: 0,
             has_got_on: false,
             hits: 0,
             counts: PageCounts::default(),
@@ -71,7 +76,7 @@ impl Chunk {
     }
 }
 
-/// Absent pages that the queue passed by.
+/// Pages that the queue passed by, since they cannot be read.
 pub(super) struct PassedBy {
     /// The index of the slot.
     pub(super) slot: usize,
@@ -79,8 +84,10 @@ pub(super) struct PassedBy {
     pub(super) first: u64,
     /// How many there are.
     pub(super) pages: u64,
-    /// Why they are absent.
-    pub(super) absence: Absence,
+    /// Why not; [`None`]: they are private to the guest.
+    pub(super) absence: Option<Absence>,
+    /// They were to be read.
+    pub(super) is_asked: bool,
 }
 
 /// The pages of one slot that were not searched.

@@ -72,24 +72,28 @@ pub(super) fn count_all(
             _ => slot.pages,
         };
         let mut private = Counted::default();
-        let mut count = |plan, first: u64, end: u64| match plan {
-            Plan::Read => {
+        let mut count = |plan, first: u64, end: u64| {
+            // What the search has left out, part by part.
+            let mut for_each_left = |visit: &mut dyn FnMut(u64, u64) -> Result<(), Interrupted>| {
                 for chunk in &left.returned {
                     if chunk.extent.slot == index && !chunk.extent.again {
-                        visit(first.max(chunk.first), end.min(chunk.extent.end), true)?;
+                        visit(first.max(chunk.first), end.min(chunk.extent.end))?;
                     }
                 }
-                visit(first.max(searched_to), end, true)
+                visit(first.max(searched_to), end)
+            };
+            match plan {
+                Plan::Read => for_each_left(&mut |first, end| visit(first, end, true)),
+                Plan::Private { is_asked } => for_each_left(&mut |first, end| {
+                    let pages = end.saturating_sub(first);
+                    private.pages.private = private.pages.private.saturating_add(pages);
+                    if is_asked {
+                        private.missing = private.missing.saturating_add(pages);
+                    }
+                    Ok(())
+                }),
+                Plan::Count | Plan::SharedWithNormal => visit(first, end, false),
             }
-            Plan::Private { is_asked } => {
-                let pages = end.saturating_sub(first);
-                private.pages.private = private.pages.private.saturating_add(pages);
-                if is_asked {
-                    private.missing = private.missing.saturating_add(pages);
-                }
-                Ok(())
-            }
-            Plan::Count | Plan::SharedWithNormal => visit(first, end, false),
         };
         let result = map.for_each_stretch(ranges, slot, 0, slot.pages, &mut count);
         add(index, &counted);

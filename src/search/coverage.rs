@@ -137,7 +137,7 @@ impl Coverage {
         {
             *known = searched.digest;
             *count = searched.hits;
-            if searched.at_once {
+            if searched.at_once && !searched.torn {
                 self.fresh.set_bit(number);
             }
             if searched.torn {

@@ -182,12 +182,21 @@ impl Findings {
         self.add_pages(slot, &counted.pages);
     }
 
-    /// Adds absent pages that belong to no chunk that is searched.
+    /// Adds pages that belong to no chunk that is searched.
     pub(super) fn add_passed_by(&mut self, passed: &PassedBy) {
         let mut pages = PageCounts::default();
-        pages.add_absent(passed.absence, passed.pages);
+        let has_content = match passed.absence {
+            Some(absence) => {
+                pages.add_absent(absence, passed.pages);
+                absence.has_content()
+            }
+            None => {
+                pages.private = passed.pages;
+                true
+            }
+        };
         self.add_pages(passed.slot, &pages);
-        if passed.absence.has_content() {
+        if has_content && passed.is_asked {
             self.missing_pages = self.missing_pages.saturating_add(passed.pages);
             if let Some(coverage) = &mut self.coverage {
                 let end = passed.first.saturating_add(passed.pages);
@@ -205,8 +214,7 @@ impl Findings {
             self.scanned_bytes = self.scanned_bytes.saturating_add(bytes);
             self.add_pages(chunk.extent.slot, &chunk.counts);
         }
-        let lacking = chunk.counts.lacking();
-        self.missing_pages = self.missing_pages.saturating_add(lacking);
+        self.missing_pages = self.missing_pages.saturating_add(chunk.missing);
         self.hit_count = self.hit_count.saturating_add(u64::from(chunk.hits));
     }
 
@@ -219,7 +227,7 @@ impl Findings {
                 &Searched {
                     digest: chunk.digest.value(),
                     hits: chunk.hits,
-                    lacking: chunk.counts.lacking(),
+                    lacking: chunk.missing,
                     at_once,
                     torn: chunk.torn,
                 },
@@ -237,6 +245,21 @@ impl Findings {
             self.missing_pages = self.missing_pages.saturating_sub(lacking);
         }
         self.forget_hits(extent, map, ranges);
+    }
+
+    /// Forgets the hits that were kept of what is left of a chunk.
+    pub(super) fn forget_hits_after(&mut self, chunk: &Chunk, map: &Map, ranges: &[Range]) {
+        let Some(slot) = map.slots().get(chunk.extent.slot) else {
+            return;
+        };
+        if chunk.first == chunk.extent.first && chunk.offset == 0 {
+            self.forget_hits(&chunk.extent, map, ranges);
+            return;
+        }
+        let offset = u64::try_from(chunk.offset).unwrap_or(0);
+        let first = slot.gpa_at(chunk.first).saturating_add(offset);
+        let last = slot.gpa_at(chunk.extent.end).wrapping_sub(1);
+        self.hits.forget(chunk.extent.slot, first, last);
     }
 
     /// Forgets the hits that were kept of a chunk.

@@ -107,6 +107,12 @@ impl Hits {
             .partition_point(|(kept, _)| kept.key() < hit.key());
         let is_known = |(kept, _): &(Hit, Shown)| kept.key() == hit.key();
         if self.kept.get(place).is_some_and(is_known) {
+            // What is around it may have changed.
+            let known = self.kept.get(place).map(|(_, known)| known.place);
+            let again = known.map(|known| self.write(known, shown));
+            if let (Some((_, known)), Some(again)) = (self.kept.get_mut(place), again) {
+                *known = again;
+            }
             return Kept::Yes;
         }
         if self.kept.len() >= self.most {
@@ -161,6 +167,11 @@ impl Hits {
         let Some(place) = self.free.pop() else {
             return Shown::default();
         };
+        self.write(place, shown)
+    }
+
+    /// Writes bytes to a place.
+    fn write(&mut self, place: usize, shown: &[u8]) -> Shown {
         let len = shown.len().min(self.place_size);
         let start = place.saturating_mul(self.place_size);
         let room = self.bytes.get_mut(start..start.saturating_add(len));

@@ -189,6 +189,15 @@ impl Queue {
             let gpa = memslot.gpa_at(page);
             let (plan, pages) = ahead.map.plan(ahead.ranges, memslot, gpa);
             let pages = pages.min(memslot.pages - page);
+            if let Plan::Private { is_asked } = plan {
+                findings.add_passed_by(&PassedBy {
+                    slot,
+                    first: page,
+                    pages,
+                    absence: None,
+                    is_asked,
+                });
+            }
             if plan != Plan::Read {
                 page += pages;
                 continue;
@@ -203,7 +212,8 @@ impl Queue {
                     slot,
                     first: page,
                     pages: count,
-                    absence,
+                    absence: Some(absence),
+                    is_asked: true,
                 });
                 page += count;
                 continue;

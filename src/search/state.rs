@@ -206,7 +206,7 @@ impl State {
 
     /// Takes over what was found in a chunk, searched to its end or not, that was handed out in
     /// this round.
-    pub(super) fn finish(&mut self, mut chunk: Chunk, is_done: bool) {
+    pub(super) fn finish(&mut self, mut chunk: Chunk, is_done: bool, map: &Map, ranges: &[Range]) {
         if let Some(at) = self.out.iter().position(|out| *out == chunk.extent) {
             let _ = self.out.remove(at);
         }
@@ -216,6 +216,8 @@ impl State {
             let at_once = chunk.begun_in == self.queue.pause();
             self.findings.set_searched(&chunk, at_once);
         } else {
+            // A step that was given up may have found some already, and will find them again.
+            self.findings.forget_hits_after(&chunk, map, ranges);
             self.queue.hand_back(chunk);
         }
     }
@@ -243,13 +245,18 @@ impl State {
     }
 
     /// Takes out the findings. The search has ended.
-    pub(super) fn take_findings(&mut self, map: &Map) -> Findings {
+    pub(super) fn take_findings(&mut self, map: &Map, ranges: &[Range]) -> Findings {
         let mut findings = core::mem::replace(&mut self.findings, Findings::empty());
+        let mut missing = 0_u64;
         // Pages of a slot that has changed, or that there was no time to look at.
         for (counts, slot) in findings.pages.iter_mut().zip(map.slots()) {
-            let known = counts.all();
-            counts.add_absent(Absence::Unreadable, slot.pages.saturating_sub(known));
+            let unknown = slot.pages.saturating_sub(counts.all());
+            counts.add_absent(Absence::Unreadable, unknown);
+            if !ranges.is_empty() {
+                missing = missing.saturating_add(unknown);
+            }
         }
+        findings.missing_pages = findings.missing_pages.saturating_add(missing);
         let kept = u64::try_from(findings.hits.len()).unwrap_or(0);
         findings.hit_count = findings.hit_count.max(kept);
         findings

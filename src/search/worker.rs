@@ -126,6 +126,13 @@ impl Worker {
         let (first, end) = (chunk.first, chunk.extent.end);
         job.map
             .for_each_stretch(ranges, slot, first, end, |plan, first, end| {
+                if let Plan::Private { is_asked } = plan {
+                    let count = end.saturating_sub(first);
+                    chunk.counts.private = chunk.counts.private.saturating_add(count);
+                    if is_asked {
+                        chunk.missing = chunk.missing.saturating_add(count);
+                    }
+                }
                 if plan != Plan::Read {
                     chunk.go_to(end);
                     return Ok(());
@@ -133,6 +140,9 @@ impl Worker {
                 windows.visit(slot, first, end, pages, |step| match step {
                     Step::Absent(absence, count) => {
                         chunk.counts.add_absent(absence, count);
+                        if absence.has_content() {
+                            chunk.missing = chunk.missing.saturating_add(count);
+                        }
                         chunk.go_to(chunk.first.saturating_add(count));
                         Ok(())
                     }
@@ -188,6 +198,7 @@ impl Job<'_> {
                 body: 0..PAGE_SIZE,
                 before: None,
                 after: None,
+                lacks_beside: false,
             };
             let view = pages.view()?;
             let digested = Digested {
@@ -231,6 +242,10 @@ impl Searched<'_> {
         let host = SearchingThread { give_up: self.stop };
         let body = &window.body;
         let mut at = body.start.saturating_add(chunk.offset);
+        if window.lacks_beside {
+            chunk.torn = true;
+            chunk.missing = chunk.missing.saturating_add(1);
+        }
         // Hits from here on are not kept any more.
         let mut bound = None;
         while at < body.end {
