@@ -43,6 +43,31 @@ static struct kvm *the_vm(void)
 	return file->private_data;
 }
 
+#ifdef CONFIG_KVM_AMD_SEV
+static bool mark_as_sev(bool mark)
+{
+	struct kvm_sev_info *info = to_kvm_sev_info(the_vm());
+
+	/* KVM looks at the mask for any such guest: there is no CPU whose cache it must flush. */
+	if (mark && !zalloc_cpumask_var(&info->have_run_cpus, GFP_KERNEL))
+		return false;
+	info->active = mark;
+	info->es_active = mark && sev_es;
+	if (!mark) {
+		/* No reclaim that has seen the mark still uses the mask. */
+		mmu_notifier_synchronize();
+		free_cpumask_var(info->have_run_cpus);
+		memset(&info->have_run_cpus, 0, sizeof(cpumask_var_t));
+	}
+	return true;
+}
+#else
+static bool mark_as_sev(bool mark)
+{
+	return false;
+}
+#endif
+
 static int __init protect_init(void)
 {
 	file = fget(fd);
@@ -51,16 +76,10 @@ static int __init protect_init(void)
 	saved_type = the_vm()->arch.vm_type;
 	if (state)
 		the_vm()->arch.has_protected_state = true;
-	/* KVM looks at it for any such guest: there is no CPU whose cache it must flush. */
-	if ((sev || sev_es) &&
-	    !zalloc_cpumask_var(&to_kvm_sev_info(the_vm())->have_run_cpus, GFP_KERNEL)) {
+	if ((sev || sev_es) && !mark_as_sev(true)) {
 		fput(file);
 		return -ENOMEM;
 	}
-	if (sev || sev_es)
-		to_kvm_sev_info(the_vm())->active = true;
-	if (sev_es)
-		to_kvm_sev_info(the_vm())->es_active = true;
 	if (skew)
 		kvm_get_vcpu(the_vm(), 0)->vcpu_idx ^= 1;
 	if (vm_type >= 0)
@@ -72,15 +91,8 @@ static void __exit protect_exit(void)
 {
 	if (state)
 		the_vm()->arch.has_protected_state = false;
-	if (sev_es)
-		to_kvm_sev_info(the_vm())->es_active = false;
-	if (sev || sev_es) {
-		to_kvm_sev_info(the_vm())->active = false;
-		/* No reclaim that has seen the mark still uses the mask. */
-		mmu_notifier_synchronize();
-		free_cpumask_var(to_kvm_sev_info(the_vm())->have_run_cpus);
-		memset(&to_kvm_sev_info(the_vm())->have_run_cpus, 0, sizeof(cpumask_var_t));
-	}
+	if (sev || sev_es)
+		mark_as_sev(false);
 	if (skew)
 		kvm_get_vcpu(the_vm(), 0)->vcpu_idx ^= 1;
 	the_vm()->arch.vm_type = saved_type;

@@ -36,7 +36,7 @@ pub(super) const CASES: &[Case] = cases![
     without_kvm.without_kvm().with_stock(),
     probe_taken,
     probes_off.with_stock(),
-    protected,
+    protected.with_stock(),
     other_kvm,
     late_vcpu,
     lockdown.alone().with_stock(),
