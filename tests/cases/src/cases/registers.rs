@@ -212,8 +212,8 @@ fn msrs() {
     vm.finish();
 }
 
-/// Of a VM that its VMM has paused, all registers are known, also if its vCPUs have shared a CPU: on
-/// Intel that has then loaded the VMCS of only one of them.
+/// Of a VM that its VMM has paused, all registers are known, also if its vCPUs have shared a CPU.
+/// On Intel that has then loaded the VMCS of only one of them.
 fn paused() {
     let mut vm = Vm::bootable();
     for mode in [Mode::Long, Mode::Protected, Mode::Real, Mode::Long] {
