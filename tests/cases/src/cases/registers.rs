@@ -239,7 +239,7 @@ fn paused() {
     vm.finish();
 }
 
-/// The trap flag that a debugger in the VMM sets is not the guest's, as for KVM_GET_REGS.
+/// The trap flag that a debugger in the VMM sets is not the guest's, as for `KVM_GET_REGS`.
 fn stepped() {
     const TRAP_FLAG: u64 = 1 << 8;
 
@@ -253,8 +253,8 @@ fn stepped() {
 }
 
 /// While KVM emulates an instruction and waits for the VMM, the registers are those that it has
-/// computed so far, as for KVM_GET_REGS. A far return reads twice from its stack, where there is no
-/// memory: at the second read RSP has changed.
+/// computed so far, as for `KVM_GET_REGS`. A far return reads twice from its stack, where there is
+/// no memory: at the second read RSP has changed.
 fn half_emulated() {
     const AT: u64 = 0x300;
     const FAR_RETURN: [u8; 2] = [0x48, 0xcb];
@@ -289,7 +289,7 @@ fn triple_fault() {
     vm.add_vcpu(Mode::Long, Work::Spin);
     vm.write(AT, &UD2);
     let vcpu = vm.vcpu(0);
-    vcpu.set_rip_and_rsp(AT, 0);
+    vcpu.set_start(AT, 0);
     vcpu.take_interrupt_table();
     vcpu.let_guest_be_lost();
     vcpu.start();

@@ -594,10 +594,10 @@ impl Vcpu {
     }
 
     /// Sets where it goes on, and its stack. It must not run.
-    pub(crate) fn set_rip_and_rsp(&mut self, rip: u64, rsp: u64) {
+    pub(crate) fn set_start(&mut self, rip: u64, stack: u64) {
         let regs = kvm_regs {
             rip,
-            rsp,
+            rsp: stack,
             ..self.regs()
         };
         let result = self.fd().set_regs(&regs);
@@ -607,7 +607,7 @@ impl Vcpu {
     /// Lets its stack begin where there is no memory, at the address that is returned. It must not
     /// run.
     pub(crate) fn set_stack_in_hole(&mut self, rip: u64) -> u64 {
-        self.set_rip_and_rsp(rip, HOLE);
+        self.set_start(rip, HOLE);
         HOLE
     }
 
