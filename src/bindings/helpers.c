@@ -674,6 +674,25 @@ static u64 get_cr8(struct kvm_vcpu *vcpu)
 	return (kvm_lapic_get_reg(apic, APIC_TASKPRI) & 0xf0) >> 4;
 }
 
+/*
+ * An instruction that KVM emulates, and that waits for the VMM's answer, may have changed general
+ * registers. KVM_GET_REGS writes them back first (__get_regs()); this only looks.
+ */
+static void read_emulated(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *to)
+{
+	const struct x86_emulate_ctxt *ctxt = vcpu->arch.emulate_ctxt;
+	unsigned long dirty;
+	int i;
+
+	if (!vcpu->arch.emulate_regs_need_sync_to_vcpu || !ctxt)
+		return;
+	dirty = ctxt->regs_dirty;
+	for_each_set_bit(i, &dirty, NR_EMULATOR_GPRS)
+		to->general[i] = ctxt->_regs[i];
+	if (dirty & BIT(VCPU_REGS_RSP))
+		to->lacks &= ~KVM_INSPECT_LACKS_RSP;
+}
+
 /* Call this with vcpu->mutex. Changes nothing; false if KVM itself cannot know them. */
 bool kvm_inspect_read_registers(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *to)
 {
@@ -705,6 +724,10 @@ bool kvm_inspect_read_registers(struct kvm_vcpu *vcpu, struct kvm_inspect_regist
 		kvm_inspect_read_svm(vcpu, to);
 	else
 		kvm_inspect_read_vmx(vcpu, to);
+	read_emulated(vcpu, to);
+	/* It is a debugger's in the VMM, as for kvm_get_rflags(). */
+	if (vcpu->guest_debug & KVM_GUESTDBG_SINGLESTEP)
+		to->rflags &= ~(u64)X86_EFLAGS_TF;
 	return true;
 }
 

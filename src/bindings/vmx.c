@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What only KVM's part for Intel knows; see helpers.h. Much of it is in the VMCS alone, which only
- * the CPU can read on which KVM has loaded it last, until that loads another.
+ * the CPU can read on which KVM has loaded it last, until KVM clears it.
  */
 
 #include <linux/smp.h>
+
+#include <asm/hypervisor.h>
 
 #include "vmx/vmx.h"
 
@@ -50,6 +52,30 @@ static u64 current_vmcs_address(void)
 		     :
 		     : "cc");
 	return address;
+}
+
+static bool vmptrld(u64 address)
+{
+	bool ok = false;
+
+	asm volatile("1: vmptrld %[address]\n\t"
+		     "seta %[ok]\n"
+		     "2:\n\t"
+		     _ASM_EXTABLE(1b, 2b)
+		     : [ok] "+q"(ok)
+		     : [address] "m"(address)
+		     : "cc", "memory");
+	return ok;
+}
+
+static void vmclear(u64 address)
+{
+	asm volatile("1: vmclear %[address]\n"
+		     "2:\n\t"
+		     _ASM_EXTABLE(1b, 2b)
+		     :
+		     : [address] "m"(address)
+		     : "cc", "memory");
 }
 
 struct reading {
@@ -111,18 +137,14 @@ static u64 merge(u64 cached, u64 owned, u64 vmcs)
 	return (cached & ~owned) | (vmcs & owned);
 }
 
-/* Runs with interrupts off, on the CPU where the VMCS may be current. */
-static void read_vmcs(void *argument)
+/* The vCPU's VMCS is current. */
+static void read_current_vmcs(struct reading *reading)
 {
-	struct reading *reading = argument;
 	struct kvm_inspect_registers *to = reading->to;
 	struct kvm_vcpu *vcpu = reading->vcpu;
 	struct vcpu_vmx *vmx = to_vmx(vcpu);
 	const unsigned long *cached = vcpu->arch.regs_avail;
 
-	if (!(native_read_cr4() & X86_CR4_VMXE) ||
-	    current_vmcs_address() != __pa(vmx->loaded_vmcs->vmcs))
-		return;
 	reading->ok = true;
 	if (!test_bit(VCPU_REG_RIP, cached))
 		to->rip = field(reading, GUEST_RIP);
@@ -161,6 +183,53 @@ static void read_vmcs(void *argument)
 	to->sysenter_eip = field(reading, GUEST_SYSENTER_EIP);
 }
 
+/*
+ * Runs with interrupts off, on the CPU where the VMCS is active, or on any if it is on none.
+ *
+ * If another one is current there, the right one becomes so for the reading: that neither enters
+ * nor changes either, and who is interrupted finds all as it was. The caller holds vcpu->mutex, so
+ * that KVM does not load this VMCS anywhere meanwhile.
+ */
+static void read_vmcs(void *argument)
+{
+	struct reading *reading = argument;
+	struct loaded_vmcs *loaded = to_vmx(reading->vcpu)->loaded_vmcs;
+	int cpu = READ_ONCE(loaded->cpu);
+	u64 wanted = __pa(loaded->vmcs), before;
+
+	if (!(native_read_cr4() & X86_CR4_VMXE))
+		return;
+	before = current_vmcs_address();
+	if (before == wanted) {
+		read_current_vmcs(reading);
+		return;
+	}
+	/* Active on another CPU, where KVM has loaded it since; or KVM was about to clear it. */
+	if (cpu != -1 && cpu != smp_processor_id())
+		return;
+	/* There KVM may use memory in its place (hyperv.h, kvm_is_using_evmcs()). */
+	if (hypervisor_is_type(X86_HYPER_MS_HYPERV))
+		return;
+	if (!vmptrld(wanted))
+		return;
+	read_current_vmcs(reading);
+	/* As it was: active on no CPU. */
+	if (cpu == -1)
+		vmclear(wanted);
+	/* All ones: none was current, and KVM knows of none. It is active here, so it can be. */
+	if (before != ~0ULL && !vmptrld(before))
+		pr_err_once("the VMCS that was current cannot be loaded\n");
+}
+
+static void read_vmcs_here(struct reading *reading)
+{
+	unsigned long flags;
+
+	local_irq_save(flags);
+	read_vmcs(reading);
+	local_irq_restore(flags);
+}
+
 void kvm_inspect_read_vmx(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *to)
 {
 	/* The order in which KVM registers them (vmx_setup_user_return_msrs()). */
@@ -180,9 +249,12 @@ void kvm_inspect_read_vmx(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *t
 	to->tsc_aux = has_tsc_aux ? msrs[TSC_AUX].data : 0;
 	to->kernel_gs_base = vmx->msr_guest_kernel_gs_base;
 
-	/* An interrupt on the CPU where KVM has loaded it last; fails if that is offline. */
-	if (cpu >= 0)
-		smp_call_function_single(cpu, read_vmcs, &reading, 1);
+	/*
+	 * An interrupt on the CPU where KVM has loaded it last. A CPU that goes offline clears what
+	 * is active there (vmclear_local_loaded_vmcss()); then this one does.
+	 */
+	if (cpu < 0 || smp_call_function_single(cpu, read_vmcs, &reading, 1))
+		read_vmcs_here(&reading);
 	if (reading.ok)
 		return;
 

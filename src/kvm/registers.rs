@@ -35,7 +35,7 @@ impl Registers {
 
     /// Reads the registers of a vCPU whose mutex the caller holds.
     ///
-    /// On Intel some of them may be in a VMCS that no CPU has loaded; those are not known then.
+    /// On Intel some of them are in the VMCS, which cannot be read on Hyper-V.
     /// [`None`] if KVM does not know any.
     pub(crate) fn read_locked(vcpu: &Vcpu) -> Option<Self> {
         let mut raw = bindings::kvm_inspect_registers::default();

@@ -155,9 +155,7 @@ impl RunCall<'_> {
     /// With `immediate_exit` set KVM_RUN does the former and returns `-EINTR`. The registers are
     /// then read where KVM itself keeps them (see [`Registers`]): the VMM, which may write the
     /// `kvm_run` page at any time, can neither forge nor suppress them. If it takes back
-    /// `immediate_exit`, the guest is entered, and the next kick ends that. On Intel KVM_RUN has
-    /// also loaded the VMCS on this CPU. If the CPU has loaded another meanwhile, it is loaded
-    /// again.
+    /// `immediate_exit`, the guest is entered, and the next kick ends that.
     ///
     /// The page is left as the VMM's own call, which follows, would leave it.
     // Not inlined: KVM_RUN needs the stack, so this frame must be gone by then.
@@ -171,24 +169,10 @@ impl RunCall<'_> {
         let result = self.original();
         page.exchange_immediate_exit(OUR_IMMEDIATE_EXIT, 0);
         Snapshot {
-            registers: self.registers(),
+            registers: Registers::read(self.vcpu())
+                .and_then(|registers| Arc::new(registers, task::gfp_paused()).ok()),
             result_for_vmm: (result != task::return_value(EINTR)).then_some(result),
         }
-    }
-
-    fn registers(&self) -> Option<Arc<Registers>> {
-        const ATTEMPTS: usize = 8;
-
-        let mut registers = Registers::read(self.vcpu())?;
-        for _ in 1..ATTEMPTS {
-            if registers.is_complete() {
-                break;
-            }
-            // Has no other effect than to load the vCPU, whatever it returns.
-            self.ioctl(bindings::KVM_INSPECT_GET_TSC_KHZ);
-            registers = Registers::read(self.vcpu())?;
-        }
-        Arc::new(registers, task::gfp_paused()).ok()
     }
 
     /// Returns the reason of the vCPU's last exit, in the page that the VMM sees.

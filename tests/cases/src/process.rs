@@ -181,3 +181,14 @@ pub(crate) fn vm_event(name: &str) -> u64 {
     let value = value.unwrap_or_else(|| panic!("the kernel does not count {name}"));
     value.trim().parse().expect("a number")
 }
+
+/// Lets a thread run on this CPU only; 0 is the current one.
+pub(crate) fn pin(cpu: usize, thread: i32) {
+    // SAFETY: All zeros are an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: The number is one of the set.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: The set has this size.
+    let result = unsafe { libc::sched_setaffinity(thread, size_of_val(&set), &raw const set) };
+    assert_eq!(result, 0, "CPU {cpu}: {}", std::io::Error::last_os_error());
+}

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     inspect::{hex, module_thread, Inspection},
-    process::{own_pid, wait_until, PAGE},
+    process::{own_pid, pin, wait_until, PAGE},
     vmm::{Backing, Mapping, Mode, Slot, Vm, Work, LOW_MEMORY},
 };
 
@@ -505,17 +505,6 @@ fn max_pause_late_helper() {
     // A freeze that is broken off, as those for which it was late before it was parked, may be
     // seen.
     vm.wait_until_it_goes_on();
-}
-
-/// Lets a thread run on this CPU only; 0 is the current one.
-fn pin(cpu: usize, thread: i32) {
-    // SAFETY: All zeros are an empty set.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: The number is one of the set.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
-    // SAFETY: The set has this size.
-    let result = unsafe { libc::sched_setaffinity(thread, size_of_val(&set), &raw const set) };
-    assert_eq!(result, 0, "CPU {cpu}: {}", std::io::Error::last_os_error());
 }
 
 /// Makes the current thread one that runs before all ordinary ones.

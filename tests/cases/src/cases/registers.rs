@@ -10,8 +10,11 @@ use kvm_inspect_tool::report::{self, Source, State};
 use super::{times, Case};
 use crate::{
     inspect::Inspection,
-    process::has_feature,
-    vmm::{port_number, Manner, Mode, Vcpu, Vm, Work, GDT_LIMIT, IDT_LIMIT, MMIO_BYTE},
+    process::{has_feature, pin, wait_until},
+    vmm::{
+        port_number, Backing, Manner, Mapping, Mode, Slot, Vcpu, Vm, Work, GDT_LIMIT, IDT_LIMIT,
+        MMIO_BYTE,
+    },
 };
 
 pub(super) const CASES: &[Case] = cases![
@@ -24,6 +27,10 @@ pub(super) const CASES: &[Case] = cases![
     port_io.with_stock(),
     msrs.with_stock(),
     paused.with_stock(),
+    stepped.with_stock(),
+    half_emulated.with_stock(),
+    triple_fault.with_stock(),
+    smm.with_stock(),
     forged.with_stock(),
 ];
 
@@ -114,7 +121,7 @@ fn outside() {
     assert_eq!(report.states(), [State::Outside; 4]);
     for (reported, vcpu) in report.vcpus.iter().zip(vm.vcpus()) {
         vcpu.stop();
-        assert_held(reported, vcpu);
+        assert_same(reported, &vcpu.regs(), vcpu);
     }
     vm.finish();
 }
@@ -140,7 +147,7 @@ fn after_exit() {
         if work == Work::Mmio {
             assert!(reported.unfinished);
         }
-        assert_held(reported, vcpu);
+        assert_same(reported, &vcpu.regs(), vcpu);
         vm.finish();
         drop(vm);
 
@@ -205,22 +212,132 @@ fn msrs() {
     vm.finish();
 }
 
-/// Of a VM that its VMM has paused, all registers are known.
+/// Of a VM that its VMM has paused, all registers are known, also if its vCPUs have shared a CPU.
+/// On Intel that has then loaded the VMCS of only one of them.
 fn paused() {
-    for mode in [Mode::Long, Mode::Protected, Mode::Real] {
-        let mut vm = Vm::bootable();
+    let mut vm = Vm::bootable();
+    for mode in [Mode::Long, Mode::Protected, Mode::Real, Mode::Long] {
         vm.add_vcpu(mode, Work::RegistersSpin);
-        vm.start();
-        vm.stop();
+    }
+    // The vCPUs' threads inherit that.
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            pin(0, 0);
+            vm.start();
+            vm.stop();
+        });
+    });
+    for _ in 0..2 {
+        let report = Inspection::of_self().report();
+        assert_eq!(report.states(), [State::Outside; 4]);
+        for (reported, vcpu) in report.vcpus.iter().zip(vm.vcpus()) {
+            assert_same(reported, &vcpu.regs(), vcpu);
+            assert!(reported.mode.is_some());
+        }
+    }
+    vm.start();
+    vm.finish();
+}
+
+/// The trap flag that a debugger in the VMM sets is not the guest's, as for `KVM_GET_REGS`.
+fn stepped() {
+    const TRAP_FLAG: u64 = 1 << 8;
+
+    let mut vm = Vm::running(Work::Spin);
+    vm.stop();
+    vm.vcpu(0).single_step();
+    let report = Inspection::of_self().report();
+    let (reported, vcpu) = (&report.vcpus[0], vm.vcpu(0));
+    assert_eq!(vcpu.regs().rflags & TRAP_FLAG, 0);
+    assert_same(reported, &vcpu.regs(), vcpu);
+}
+
+/// While KVM emulates an instruction and waits for the VMM, the registers are those that it has
+/// computed so far, as for `KVM_GET_REGS`. A far return reads twice from its stack, where there is
+/// no memory: at the second read RSP has changed.
+fn half_emulated() {
+    const AT: u64 = 0x300;
+    const FAR_RETURN: [u8; 2] = [0x48, 0xcb];
+
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::Mmio);
+    vm.write(AT, &FAR_RETURN);
+    let stack = vm.vcpu(0).set_stack_in_hole(AT);
+    // Each start ends at a read.
+    for popped in [0, 8] {
+        vm.vcpu(0).start();
+        vm.vcpu(0).wait_until_outside();
         let report = Inspection::of_self().report();
         let (reported, vcpu) = (&report.vcpus[0], vm.vcpu(0));
-        assert_eq!(
-            (reported.state, reported.source),
-            (State::Outside, Source::Kvm)
-        );
+        assert_eq!(reported.state, State::Outside);
+        assert!(reported.unfinished);
+        assert_eq!(reported.general["rsp"], stack + popped);
+        vcpu.stop();
+        if popped > 0 {
+            // This ends the emulation, so it comes last.
+            assert_same(reported, &vcpu.regs(), vcpu);
+        }
+    }
+}
+
+/// After a triple fault the registers are those that KVM has reset, or left, as its ioctls tell.
+fn triple_fault() {
+    const AT: u64 = 0x300;
+    const UD2: [u8; 2] = [0x0f, 0x0b];
+
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::Spin);
+    vm.write(AT, &UD2);
+    let vcpu = vm.vcpu(0);
+    vcpu.set_start(AT, 0);
+    vcpu.take_interrupt_table();
+    vcpu.let_guest_be_lost();
+    vcpu.start();
+    vcpu.wait_until_outside();
+    assert!(vcpu.has_lost_guest());
+    let report = Inspection::of_self().report();
+    let (reported, vcpu) = (&report.vcpus[0], vm.vcpu(0));
+    assert_eq!(reported.state, State::Outside);
+    vcpu.stop();
+    assert_same(reported, &vcpu.regs(), vcpu);
+}
+
+/// In system management mode, while it runs and when it has stopped.
+fn smm() {
+    const BASE: u64 = 0x3_0000;
+    const ENTRY: u64 = 0x8000;
+    const SPIN: [u8; 2] = [0xeb, 0xfe];
+
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::Spin);
+    let memory = Mapping::new(0x1_0000, Backing::Anonymous);
+    memory.write(ENTRY, &SPIN);
+    vm.add(Slot {
+        space: 1,
+        ..Slot::of(1, BASE, &memory)
+    });
+    vm.vcpu(0).interrupt_to_smm();
+    wait_until("the guest is in SMM", || {
+        let vcpu = vm.vcpu(0);
+        vcpu.start();
+        thread::sleep(Duration::from_millis(1));
+        vcpu.stop();
+        vcpu.is_in_smm()
+    });
+    for state in [State::Outside, State::Parked] {
+        let entries = vm.vcpu(0).entries();
+        if state == State::Parked {
+            vm.vcpu(0).start();
+            wait_until("the guest is entered", || vm.vcpu(0).entries() > entries);
+        }
+        let report = Inspection::of_self().report();
+        let (reported, vcpu) = (&report.vcpus[0], vm.vcpu(0));
+        assert_eq!(reported.state, state);
+        vcpu.stop();
+        assert!(reported.smm);
+        assert_eq!(reported.general["rip"], ENTRY);
         assert_same(reported, &vcpu.regs(), vcpu);
-        assert!(reported.mode.is_some());
-        vm.finish();
+        assert_eq!(vcpu.interruptions(), 0);
     }
 }
 
@@ -297,9 +414,7 @@ fn assert_others(reported: &report::Vcpu, vcpu: &Vcpu) {
     let id = reported.id;
     for (name, index) in MSRS {
         let told = reported.msrs.get(name);
-        if told.is_some() || reported.source == Source::Kvm {
-            assert_eq!(told, Some(&vcpu.msr(index)), "{name} of vCPU {id}");
-        }
+        assert_eq!(told, Some(&vcpu.msr(index)), "{name} of vCPU {id}");
     }
     if let Some(xcr0) = vcpu.xcr0() {
         assert_eq!(reported.msrs["xcr0"], xcr0, "xcr0 of vCPU {id}");
@@ -322,7 +437,8 @@ fn assert_same(reported: &report::Vcpu, regs: &kvm_regs, vcpu: &Vcpu) {
     let id = reported.id;
     let sregs = &vcpu.sregs();
     assert_eq!(reported.source, Source::Kvm, "vCPU {id}");
-    assert!(!reported.nested && !reported.smm);
+    assert!(!reported.nested);
+    assert_eq!(reported.smm, vcpu.is_in_smm(), "smm of vCPU {id}");
     assert_others(reported, vcpu);
     assert_eq!(reported.general, general(regs), "registers of vCPU {id}");
     assert_eq!(
@@ -359,34 +475,6 @@ fn assert_same(reported: &report::Vcpu, regs: &kvm_regs, vcpu: &Vcpu) {
         })
         .collect();
     assert_eq!(reported.tables, tables, "tables of vCPU {id}");
-}
-
-/// Checks that the report has the registers of the VMM's own ioctls: all of them, or on Intel those
-/// that are in memory.
-fn assert_held(reported: &report::Vcpu, vcpu: &Vcpu) {
-    if reported.source == Source::Kvm {
-        assert_same(reported, &vcpu.regs(), vcpu);
-        return;
-    }
-    assert!(is_intel(), "all are in memory");
-    let id = reported.id;
-    for (told, all) in [
-        (&reported.general, general(&vcpu.regs())),
-        (&reported.control, control(&vcpu.sregs())),
-    ] {
-        for (register, value) in all {
-            let may_be_absent = matches!(
-                register.as_str(),
-                "rflags" | "rip" | "rsp" | "cr0" | "cr3" | "cr4"
-            );
-            match told.get(&register) {
-                None => assert!(may_be_absent, "no {register} of vCPU {id}"),
-                told => assert_eq!(told, Some(&value), "{register} of vCPU {id}"),
-            }
-        }
-    }
-    assert_others(reported, vcpu);
-    assert!(reported.segments.is_empty() && reported.tables.is_empty());
 }
 
 /// Returns whether the processor is one of Intel's.

@@ -20,8 +20,9 @@ use std::{
 
 use cases::protocol::{GUEST_LOST, HOST_IN_GUEST};
 use kvm_bindings::{
-    kvm_debugregs, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, Msrs, KVMIO,
-    KVM_EXIT_INTERNAL_ERROR, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE,
+    kvm_debugregs, kvm_dtable, kvm_guest_debug, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
+    Msrs, KVMIO, KVM_EXIT_INTERNAL_ERROR, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP,
+    KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use rustix::thread::gettid;
@@ -61,6 +62,9 @@ pub(crate) const CLOCK_GUEST_STOPPED: u8 = 1 << 1;
 
 /// Where [`Work::Mmio`] reads. No case has memory there.
 const HOLE: u64 = 0x8_0000;
+
+/// The first address behind that.
+const HOLE_END: u64 = HOLE + 0x10;
 
 /// The byte that it reads.
 pub(crate) const MMIO_BYTE: u8 = 0x3c;
@@ -346,11 +350,7 @@ impl Vcpu {
         let shared = &self.shared;
         wait_until("the guest says that it runs", || shared.ready.load(SeqCst));
         match self.work {
-            Work::UserSpace | Work::Mmio => {
-                wait_until("the thread is in user space", || {
-                    shared.stays_outside.load(SeqCst)
-                });
-            }
+            Work::UserSpace | Work::Mmio => self.wait_until_outside(),
             Work::PortIo => {
                 wait_until("numbers go through the port", || {
                     shared.rounds.load(SeqCst) > 2
@@ -591,6 +591,63 @@ impl Vcpu {
         };
         let result = self.fd().set_sregs(&sregs);
         result.expect("the registers are consistent");
+    }
+
+    /// Sets where it goes on, and its stack. It must not run.
+    pub(crate) fn set_start(&mut self, rip: u64, stack: u64) {
+        let regs = kvm_regs {
+            rip,
+            rsp: stack,
+            ..self.regs()
+        };
+        let result = self.fd().set_regs(&regs);
+        result.expect("the registers can be set");
+    }
+
+    /// Lets its stack begin where there is no memory, at the address that is returned. It must not
+    /// run.
+    pub(crate) fn set_stack_in_hole(&mut self, rip: u64) -> u64 {
+        self.set_start(rip, HOLE);
+        HOLE
+    }
+
+    /// Takes its interrupt table away, so that each exception is a triple fault. It must not run.
+    pub(crate) fn take_interrupt_table(&mut self) {
+        let sregs = kvm_sregs {
+            idt: kvm_dtable::default(),
+            ..self.sregs()
+        };
+        let result = self.fd().set_sregs(&sregs);
+        result.expect("the registers are consistent");
+    }
+
+    /// Has KVM step the guest, as a debugger in the VMM does. It must not run.
+    pub(crate) fn single_step(&mut self) {
+        let debug = kvm_guest_debug {
+            control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
+            ..kvm_guest_debug::default()
+        };
+        let result = self.fd().set_guest_debug(&debug);
+        result.expect("KVM can step");
+    }
+
+    /// Asks for an interrupt to system management mode. It must not run.
+    pub(crate) fn interrupt_to_smm(&mut self) {
+        let result = self.fd().smi();
+        result.expect("KVM has that mode");
+    }
+
+    /// Returns whether it is in system management mode. It must not run.
+    pub(crate) fn is_in_smm(&self) -> bool {
+        let events = self.fd().get_vcpu_events();
+        events.expect("the state can be read").smi.smm != 0
+    }
+
+    /// Waits until the thread stays in user space.
+    pub(crate) fn wait_until_outside(&self) {
+        wait_until("the thread is in user space", || {
+            self.shared.stays_outside.load(SeqCst)
+        });
     }
 
     /// Returns its file descriptor. It must not run.
@@ -894,7 +951,7 @@ impl Runner {
                     flow = ControlFlow::Break(());
                 }
             }
-            Ok(VcpuExit::MmioRead(HOLE, data)) if self.work == Work::Mmio => {
+            Ok(VcpuExit::MmioRead(HOLE..HOLE_END, data)) if self.work == Work::Mmio => {
                 data.fill(MMIO_BYTE);
                 flow = ControlFlow::Break(());
             }
