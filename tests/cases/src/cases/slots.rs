@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
-use kvm_inspect_tool::report::State;
+use kvm_inspect_tool::report::{Conclusion, State};
 
 use super::{secret, Case};
 use crate::{
@@ -272,7 +272,14 @@ fn private() {
     }
     let hex = hex(&secret);
     let found = |private: u64, hits: &[u64]| {
-        let report = Inspection::of_self().patterns(&[&hex]).report();
+        let report = Inspection::of_self().patterns(&[&hex]).partial_report();
+        let result = if private > 0 {
+            Conclusion::Incomplete
+        } else {
+            Conclusion::Ok
+        };
+        assert_eq!(report.done.result, result);
+        assert_eq!(report.done.missing_pages, private);
         assert_eq!(report.hits_of(0), hits);
         assert_eq!(report.done.private_pages, private);
         assert_eq!(report.present(), PAGES - private);
