@@ -301,8 +301,8 @@ known:
 }
 
 /*
- * Up to where, from @start to @end at most, there still is nothing, looked at under the locks of the
- * tables: who exchanges an entry, or a table, leaves it empty for a moment. The area of both
+ * Up to where, from @start to @end at most, there still is nothing, looked at under the locks of
+ * the tables: who exchanges an entry, or a table, leaves it empty for a moment. The area of both
  * addresses is locked, so that nobody makes huge pages of it; RCU keeps tables that are freed.
  */
 unsigned long kvm_inspect_empty_until(struct mm_struct *mm, unsigned long start, unsigned long end)

@@ -339,8 +339,8 @@ impl<'a> UserMemory<'a> {
         usize::try_from(got).unwrap_or(0)
     }
 
-    /// Returns how many of `pages` pages from the address `start` on, all in an area that is locked,
-    /// still have nothing in the page tables.
+    /// Returns how many of `pages` pages from the address `start` on, all in an area that is
+    /// locked, still have nothing in the page tables.
     fn count_empty(&self, start: usize, pages: usize) -> usize {
         let end = start.saturating_add(pages.saturating_mul(PAGE_SIZE));
         // SAFETY: An address space with users; the caller has locked the area.

@@ -27,11 +27,11 @@ pub(super) struct Chunk {
     pub(super) digested: u64,
     /// What must still be there when the search goes on.
     pub(super) mark: Option<Mark>,
-    /// It was not, or a page beside a window could not be held: the chunk is to be searched once
-    /// more.
+    /// It was not, or a page beside a window could not be held: the chunk is to be searched
+    /// once more.
     pub(super) torn: bool,
-    /// How many of its pages have content, and were not readable; or were beside a window, and could
-    /// not be held.
+    /// How many of its pages have content, and were not readable; or were beside a window, and
+    /// could not be held.
     pub(super) missing: u64,
     /// Some of it was searched since it was handed out.
     pub(super) has_got_on: bool,

@@ -74,7 +74,7 @@ pub(super) fn count_all(
         let mut private = Counted::default();
         let mut count = |plan, first: u64, end: u64| {
             // What the search has left out, part by part.
-            let mut for_each_left = |visit: &mut dyn FnMut(u64, u64) -> Result<(), Interrupted>| {
+            let for_each_left = |visit: &mut dyn FnMut(u64, u64) -> Result<(), Interrupted>| {
                 for chunk in &left.returned {
                     if chunk.extent.slot == index && !chunk.extent.again {
                         visit(first.max(chunk.first), end.min(chunk.extent.end))?;
