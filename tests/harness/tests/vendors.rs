@@ -26,6 +26,7 @@ const CORE: &[&str] = &[
     "registers_paused",
     "registers_stepped",
     "registers_half_emulated",
+    "registers_smm",
     "vcpus_one_two_eight",
     "vcpus_spin",
     "vcpus_halt",

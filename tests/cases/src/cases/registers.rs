@@ -306,7 +306,9 @@ fn triple_fault() {
 fn smm() {
     const BASE: u64 = 0x3_0000;
     const ENTRY: u64 = 0x8000;
-    const SPIN: [u8; 2] = [0xeb, 0xfe];
+    /// `sti`, without which Bochs would never leave the guest, and a jump to itself.
+    const SPIN: [u8; 3] = [0xfb, 0xeb, 0xfe];
+    const AT: u64 = ENTRY + 1;
 
     let mut vm = Vm::bootable();
     vm.add_vcpu(Mode::Long, Work::Spin);
@@ -317,12 +319,15 @@ fn smm() {
         ..Slot::of(1, BASE, &memory)
     });
     vm.vcpu(0).interrupt_to_smm();
+    // Longer each time: a slow machine may not get into KVM_RUN in so short a time.
+    let mut time = Duration::from_millis(1);
     wait_until("the guest is in SMM", || {
         let vcpu = vm.vcpu(0);
         vcpu.start();
-        thread::sleep(Duration::from_millis(1));
+        thread::sleep(time);
+        time *= 2;
         vcpu.stop();
-        vcpu.is_in_smm()
+        vcpu.is_in_smm() && vcpu.regs().rip == AT
     });
     for state in [State::Outside, State::Parked] {
         let entries = vm.vcpu(0).entries();
@@ -335,7 +340,7 @@ fn smm() {
         assert_eq!(reported.state, state);
         vcpu.stop();
         assert!(reported.smm);
-        assert_eq!(reported.general["rip"], ENTRY);
+        assert_eq!(reported.general["rip"], AT);
         assert_same(reported, &vcpu.regs(), vcpu);
         assert_eq!(vcpu.interruptions(), 0);
     }
