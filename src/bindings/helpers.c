@@ -42,6 +42,11 @@ bool kvm_inspect_set_notify_flag(struct task_struct *task)
 	return !test_and_set_tsk_thread_flag(task, TIF_NOTIFY_SIGNAL);
 }
 
+struct pt_regs *kvm_inspect_current_pt_regs(void)
+{
+	return current_pt_regs();
+}
+
 bool kvm_inspect_user_64bit_mode(struct pt_regs *registers)
 {
 	return user_64bit_mode(registers);

@@ -51,6 +51,7 @@ const char *kvm_inspect_parameter_name(unsigned int index);
 
 /* <linux/sched/signal.h>, <linux/sched/task.h>, <linux/sched.h> */
 bool kvm_inspect_set_notify_flag(struct task_struct *task);
+struct pt_regs *kvm_inspect_current_pt_regs(void);
 bool kvm_inspect_user_64bit_mode(struct pt_regs *registers);
 bool kvm_inspect_has_notify_flag(struct task_struct *task);
 bool kvm_inspect_has_foreign_task_work(void);

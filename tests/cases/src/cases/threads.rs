@@ -15,7 +15,7 @@ use vmm_sys_util::signal::{register_signal_handler, SIGRTMIN};
 use super::{meanwhile::inspect_while, times, Case, Random};
 use crate::{
     inspect::Inspection,
-    process::wait_until,
+    process::{thread_state, wait_until},
     ptrace::Tracer,
     role::{hear, say, Other, Role},
     vmm::{get_sregs, Manner, Mode, Vm, Work},
@@ -228,27 +228,39 @@ fn other_ioctl() {
 }
 
 /// The VMM waits in `KVM_RUN` for its `io_uring`, whose completions end the call. Each one does so,
-/// and nothing else.
+/// at any moment, and nothing else.
 fn io_uring() {
     let mut vm = Vm::bootable();
     vm.add_vcpu(Mode::Long, Work::Halt).set_manner(Manner::Ring);
+    let event = vm.vcpu(0).event();
     vm.start();
-    let first = vm.vcpu(0).signals_taken();
-    inspect_while(
-        Inspection::of_self(),
-        60,
-        || {
-            let from = vm.vcpu(0).signals_taken();
-            wait_until("a completion has ended KVM_RUN", || {
-                vm.vcpu(0).signals_taken() > from
-            });
-        },
-        assert_ok,
-    );
-    println!(
-        "counted: completions={}",
-        vm.vcpu(0).signals_taken() - first
-    );
+    let (vcpu, stop) = (vm.vcpu(0), AtomicBool::new(false));
+    let first = vcpu.signals_taken();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut random = Random::new();
+            while !stop.load(SeqCst) {
+                let from = vcpu.signals_taken();
+                // Before that, a VMM misses an event without the module, too.
+                wait_until("the VMM waits in KVM_RUN", || {
+                    event.is_awaited() && matches!(thread_state(vcpu.tid()), 'S' | 'D')
+                });
+                random.pause(Duration::from_millis(3));
+                event.happen();
+                wait_until("the event has ended KVM_RUN", || {
+                    vcpu.signals_taken() > from
+                });
+            }
+        });
+        inspect_while(Inspection::of_self(), 60, || (), assert_ok);
+        for _ in 0..times(10) {
+            assert_ok(&Inspection::of_self().report());
+        }
+        stop.store(true, SeqCst);
+    });
+    let events = vcpu.signals_taken() - first;
+    assert!(events > u64::from(times(10)), "{events} events");
+    println!("counted: events={events}");
     vm.finish();
 }
 

@@ -4,7 +4,9 @@
 
 use std::{
     ffi::{c_char, c_int},
-    mem, ptr, thread,
+    mem, ptr,
+    sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -13,7 +15,7 @@ use kvm_ioctls::{SyncReg, VcpuFd};
 use rustix::{event::epoll, io::Errno};
 use vmm_sys_util::{ioctl::ioctl_with_ptr, ioctl_iow_nr, signal::SIGRTMIN};
 
-use super::ring::Ring;
+use super::ring::{Event, Ring};
 
 ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, kvm_signal_mask);
 
@@ -37,8 +39,8 @@ pub(crate) enum Manner {
     Handled,
     /// A signal reaches it in `KVM_RUN` only, because of `KVM_SET_SIGNAL_MASK`. It takes each one.
     SignalMask,
-    /// It waits for events of its own in `KVM_RUN`: each time, a timeout of an `io_uring` ends the
-    /// call. It takes each one.
+    /// It waits for events in `KVM_RUN`: a completion of its `io_uring` ends the call. It takes
+    /// each one.
     Ring,
     /// In user space its thread waits in `epoll_wait`, which nothing may interrupt.
     Polls,
@@ -55,6 +57,7 @@ pub(super) struct Conduct {
     calls: u64,
     /// The value of R15 before [`Manner::SyncRegs`] changed it.
     first_r15: u64,
+    event: Arc<Event>,
     ring: Option<Ring>,
 }
 
@@ -64,8 +67,14 @@ impl Conduct {
             manner,
             calls: 0,
             first_r15: 0,
+            event: Arc::new(Event::new()),
             ring: None,
         }
+    }
+
+    /// Returns what the thread waits for ([`Manner::Ring`]).
+    pub(super) fn event(&self) -> Arc<Event> {
+        self.event.clone()
     }
 
     /// Prepares the thread.
@@ -77,7 +86,7 @@ impl Conduct {
                 let_all_in(fd);
             }
             Manner::SyncRegs => self.first_r15 = registers(fd).r15,
-            Manner::Ring => self.ring = Some(Ring::new()),
+            Manner::Ring => self.ring = Some(Ring::new(self.event())),
             Manner::ImmediateExit | Manner::Handled | Manner::Polls => (),
         }
     }
@@ -129,7 +138,7 @@ impl Conduct {
             }
             Manner::Ring => {
                 if let Some(ring) = &mut self.ring {
-                    ring.set_timeout();
+                    ring.wait_for_event();
                 }
             }
             Manner::ImmediateExit if self.wants_out() => fd.set_kvm_immediate_exit(1),

@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An `io_uring` with timeouts, as far as a case needs it (`include/uapi/linux/io_uring.h`).
+//! An `io_uring` that waits for events, as far as a case needs it
+//! (`include/uapi/linux/io_uring.h`).
 
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     ptr,
-    sync::atomic::{AtomicU32, Ordering::SeqCst},
+    sync::{
+        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+        Arc,
+    },
 };
 
-/// The time until a timeout is over.
-const TIMEOUT_NS: i64 = 5_000_000;
+use vmm_sys_util::eventfd::EventFd;
 
 const ENTRIES: u32 = 4;
 const SQE_LEN: usize = 64;
-const OP_TIMEOUT: u8 = 11;
+const OP_POLL_ADD: u8 = 6;
 const OFFSET_SQ_RING: libc::off_t = 0;
 const OFFSET_CQ_RING: libc::off_t = 0x800_0000;
 const OFFSET_SQES: libc::off_t = 0x1000_0000;
@@ -51,8 +54,33 @@ pub(super) struct Ring {
     cq: *mut u8,
     sqes: *mut u8,
     params: Params,
-    is_set: bool,
-    time: Box<[i64; 2]>,
+    event: Arc<Event>,
+}
+
+/// What a ring waits for. Anybody may make it happen.
+pub(crate) struct Event {
+    fd: EventFd,
+    /// The ring waits, or will in a moment.
+    is_awaited: AtomicBool,
+}
+
+impl Event {
+    pub(super) fn new() -> Self {
+        Self {
+            fd: EventFd::new(libc::EFD_CLOEXEC).expect("there can be one"),
+            is_awaited: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns whether a ring waits for it.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.is_awaited.load(SeqCst)
+    }
+
+    /// Makes it happen.
+    pub(crate) fn happen(&self) {
+        self.fd.write(1).expect("an eventfd takes a number");
+    }
 }
 
 // SAFETY: The pointers are to mappings of its own.
@@ -62,7 +90,8 @@ unsafe impl Send for Ring {}
 unsafe impl Sync for Ring {}
 
 impl Ring {
-    pub(super) fn new() -> Self {
+    /// Makes one for the current thread.
+    pub(super) fn new(event: Arc<Event>) -> Self {
         let mut params = Params::default();
         // SAFETY: The parameters are valid for writing.
         let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, ENTRIES, &raw mut params) };
@@ -85,23 +114,20 @@ impl Ring {
             sqes: map(OFFSET_SQES),
             fd,
             params,
-            is_set: false,
-            time: Box::new([0, TIMEOUT_NS]),
+            event,
         }
     }
 
-    /// Sets a timeout, unless one is set already.
-    pub(super) fn set_timeout(&mut self) {
-        if self.is_set {
+    /// Waits for the event from now on, unless it does already.
+    pub(super) fn wait_for_event(&mut self) {
+        if self.event.is_awaited() {
             return;
         }
-        self.is_set = true;
         let mut sqe = [0_u8; SQE_LEN];
-        sqe[0] = OP_TIMEOUT;
-        // `addr` and `len`.
-        let time = ptr::from_ref(self.time.as_ref()).expose_provenance() as u64;
-        sqe[16..24].copy_from_slice(&time.to_ne_bytes());
-        sqe[24..28].copy_from_slice(&1_u32.to_ne_bytes());
+        sqe[0] = OP_POLL_ADD;
+        // `fd` and `poll32_events`.
+        sqe[4..8].copy_from_slice(&self.event.fd.as_raw_fd().to_ne_bytes());
+        sqe[28..32].copy_from_slice(&u32::from(libc::POLLIN as u16).to_ne_bytes());
         let tail = Self::word(self.sq, self.params.sq.tail);
         let index = tail.load(SeqCst) & Self::word(self.sq, self.params.sq.mask).load(SeqCst);
         // SAFETY: There are `ENTRIES` of them, and the index is less.
@@ -118,16 +144,18 @@ impl Ring {
             unsafe { libc::syscall(libc::SYS_io_uring_enter, fd, 1, 0, 0, ptr::null::<u8>(), 0) };
         let error = io::Error::last_os_error();
         assert_eq!(taken, 1, "io_uring_enter: {error}");
+        self.event.is_awaited.store(true, SeqCst);
     }
 
-    /// Takes the completion of the timeout, if it is there.
+    /// Takes the completion, if it is there.
     pub(super) fn take(&mut self) -> bool {
         let head = Self::word(self.cq, self.params.cq.head);
         if head.load(SeqCst) == Self::word(self.cq, self.params.cq.tail).load(SeqCst) {
             return false;
         }
         head.fetch_add(1, SeqCst);
-        self.is_set = false;
+        self.event.fd.read().expect("it has happened");
+        self.event.is_awaited.store(false, SeqCst);
         true
     }
 

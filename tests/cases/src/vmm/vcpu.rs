@@ -39,7 +39,9 @@ use super::{
     manner::{masked_signal, Conduct, Manner},
     mapping::{to_usize, Mapping},
     mode::{self, Mode, TABLE_OPERANDS},
-    nested, Userfault,
+    nested,
+    ring::Event,
+    Userfault,
 };
 use crate::process::{has_feature, process_state, thread_state, wait_until};
 
@@ -425,6 +427,14 @@ impl Vcpu {
     pub(crate) fn set_manner(&mut self, manner: Manner) {
         match &mut self.thread {
             Thread::Stopped(runner) => runner.conduct = Conduct::new(manner),
+            _ => panic!("vCPU {} runs", self.id),
+        }
+    }
+
+    /// Returns what its thread waits for ([`Manner::Ring`]). It must not run.
+    pub(crate) fn event(&self) -> Arc<Event> {
+        match &self.thread {
+            Thread::Stopped(runner) => runner.conduct.event(),
             _ => panic!("vCPU {} runs", self.id),
         }
     }
