@@ -96,8 +96,9 @@ fn has_arguments_of_kvm_run(registers: &mut bindings::pt_regs) -> bool {
 
 /// What is done to each thread that does the work queued for it.
 ///
-/// All work that can end a call is seen here: what comes later sets the thread's flag again, and
-/// brings it here once more before it is in user space (`get_signal`, `kernel/signal.c`).
+/// All work that can end a call is seen here, or is done together with work that was: what comes
+/// later sets the thread's flag again, and brings it here once more before it is in user space
+/// (`get_signal`, `kernel/signal.c`).
 struct EndKvmRun;
 
 impl Handler for EndKvmRun {
@@ -111,7 +112,7 @@ impl Handler for EndKvmRun {
     }
 }
 
-/// Ends a call of KVM_RUN with `EINTR`, if it is about to start over.
+/// Ends a call of KVM_RUN with `EINTR`, if it is about to start over, or could.
 fn end_restart(registers: &mut bindings::pt_regs) {
     /// The length of the instruction `syscall`.
     const SYSCALL_LEN: c_ulong = 2;
@@ -119,16 +120,19 @@ fn end_restart(registers: &mut bindings::pt_regs) {
     if !has_arguments_of_kvm_run(registers) {
         return;
     }
+    let eintr = task::return_value(EINTR) as c_ulong;
     if registers.ax == IOCTL && (registers.orig_ax == IOCTL || is_at_syscall(registers)) {
         // The restart is prepared (`arch_do_signal_or_restart`), or the thread was in user space
         // already, where an interrupt has met it just before the call.
         registers.ip = registers.ip.wrapping_add(SYSCALL_LEN);
     } else if registers.orig_ax != IOCTL
-        || registers.ax != task::return_value(ERESTARTNOHAND) as c_ulong
+        || (registers.ax != task::return_value(ERESTARTNOHAND) as c_ulong && registers.ax != eintr)
     {
         return;
     }
-    registers.ax = task::return_value(EINTR) as c_ulong;
+    registers.ax = eintr;
+    // No system call any more: the thread may pass [`RestartKvmRun`] again, with this work done.
+    registers.orig_ax = c_ulong::MAX;
 }
 
 /// Returns whether the current task, of a watched VM's VMM, is in user space, and its next

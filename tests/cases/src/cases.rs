@@ -41,8 +41,8 @@ mod vcpus;
 mod vmms;
 
 use std::{
-    thread,
-    time::{Duration, SystemTime},
+    hint, thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use cases::protocol::{CaseInfo, Needs, VmNeeded};
@@ -241,5 +241,13 @@ impl Random {
     /// Sleeps for a random time of `most` or less.
     fn pause(&mut self, most: Duration) {
         thread::sleep(self.some_of(most));
+    }
+
+    /// Spins for a random time of `most` or less.
+    fn spin(&mut self, most: Duration) {
+        let (since, time) = (Instant::now(), self.some_of(most));
+        while since.elapsed() < time {
+            hint::spin_loop();
+        }
     }
 }

@@ -8,14 +8,16 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     ptr,
     sync::{
-        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
         Arc,
     },
+    thread,
 };
 
 use vmm_sys_util::eventfd::EventFd;
 
 const ENTRIES: u32 = 4;
+const PARTS: u32 = 2;
 const SQE_LEN: usize = 64;
 const OP_POLL_ADD: u8 = 6;
 const OFFSET_SQ_RING: libc::off_t = 0;
@@ -57,18 +59,22 @@ pub(super) struct Ring {
     event: Arc<Event>,
 }
 
-/// What a ring waits for. Anybody may make it happen.
+/// What a ring waits for, in two parts. Anybody may make it happen.
 pub(crate) struct Event {
-    fd: EventFd,
+    parts: [EventFd; PARTS as usize],
     /// The ring waits, or will in a moment.
     is_awaited: AtomicBool,
+    /// How often both parts have been taken.
+    taken: AtomicU64,
 }
 
 impl Event {
     pub(super) fn new() -> Self {
+        let part = || EventFd::new(libc::EFD_CLOEXEC).expect("there can be one");
         Self {
-            fd: EventFd::new(libc::EFD_CLOEXEC).expect("there can be one"),
+            parts: [part(), part()],
             is_awaited: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
         }
     }
 
@@ -77,9 +83,17 @@ impl Event {
         self.is_awaited.load(SeqCst)
     }
 
-    /// Makes it happen.
-    pub(crate) fn happen(&self) {
-        self.fd.write(1).expect("an eventfd takes a number");
+    /// Returns how often the ring has taken all of it.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(SeqCst)
+    }
+
+    /// Makes it happen, one part after the other.
+    pub(crate) fn happen(&self, between: impl FnOnce()) {
+        let [first, second] = &self.parts;
+        first.write(1).expect("an eventfd takes a number");
+        between();
+        second.write(1).expect("an eventfd takes a number");
     }
 }
 
@@ -123,10 +137,17 @@ impl Ring {
         if self.event.is_awaited() {
             return;
         }
+        for part in &self.event.parts {
+            self.wait_for(part);
+        }
+        self.event.is_awaited.store(true, SeqCst);
+    }
+
+    fn wait_for(&self, part: &EventFd) {
         let mut sqe = [0_u8; SQE_LEN];
         sqe[0] = OP_POLL_ADD;
         // `fd` and `poll32_events`.
-        sqe[4..8].copy_from_slice(&self.event.fd.as_raw_fd().to_ne_bytes());
+        sqe[4..8].copy_from_slice(&part.as_raw_fd().to_ne_bytes());
         sqe[28..32].copy_from_slice(&u32::from(libc::POLLIN as u16).to_ne_bytes());
         let tail = Self::word(self.sq, self.params.sq.tail);
         let index = tail.load(SeqCst) & Self::word(self.sq, self.params.sq.mask).load(SeqCst);
@@ -144,18 +165,26 @@ impl Ring {
             unsafe { libc::syscall(libc::SYS_io_uring_enter, fd, 1, 0, 0, ptr::null::<u8>(), 0) };
         let error = io::Error::last_os_error();
         assert_eq!(taken, 1, "io_uring_enter: {error}");
-        self.event.is_awaited.store(true, SeqCst);
     }
 
-    /// Takes the completion, if it is there.
+    /// Takes the completions if there is one, and waits for the other, which comes soon: if it came
+    /// before the next KVM_RUN, that would not end. Returns whether there was one.
     pub(super) fn take(&mut self) -> bool {
         let head = Self::word(self.cq, self.params.cq.head);
-        if head.load(SeqCst) == Self::word(self.cq, self.params.cq.tail).load(SeqCst) {
+        let tail = Self::word(self.cq, self.params.cq.tail);
+        let next = head.load(SeqCst).wrapping_add(PARTS);
+        if head.load(SeqCst) == tail.load(SeqCst) {
             return false;
         }
-        head.fetch_add(1, SeqCst);
-        self.event.fd.read().expect("it has happened");
+        while tail.load(SeqCst) != next {
+            thread::yield_now();
+        }
+        head.store(next, SeqCst);
+        for part in &self.event.parts {
+            part.read().expect("it has happened");
+        }
         self.event.is_awaited.store(false, SeqCst);
+        self.event.taken.fetch_add(1, SeqCst);
         true
     }
 
