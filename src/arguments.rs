@@ -48,6 +48,9 @@ pub fn check<'a>(
         }
         let (value, after) = value(name, after)?;
         if !LISTS.contains(&name) {
+            if is_octal(value) {
+                return Err(ArgumentError::Octal { name });
+            }
             if singles.iter().any(|other| is_same_name(other, name)) {
                 return Err(ArgumentError::Twice { name });
             }
@@ -69,6 +72,13 @@ pub fn is_same_name(one: &[u8], other: &[u8]) -> bool {
     one.iter()
         .map(underscored)
         .eq(other.iter().map(underscored))
+}
+
+/// Returns whether a number begins with a 0 by which the kernel takes it for an octal or binary one
+/// (`rust/kernel/str/parse_int.rs`). No other value begins so.
+fn is_octal(value: &[u8]) -> bool {
+    let digits = value.strip_prefix(b"-").unwrap_or(value);
+    matches!(digits, [b'0', next, ..] if !matches!(next, b'x' | b'X'))
 }
 
 /// Takes a value from the beginning of `text`. Returns it and the next argument with all after it.
@@ -125,6 +135,11 @@ pub enum ArgumentError<'a> {
         /// Its name.
         name: &'a [u8],
     },
+    /// A number is octal or binary.
+    Octal {
+        /// The name of its parameter.
+        name: &'a [u8],
+    },
     /// There are quotes elsewhere than around a whole value.
     Quote {
         /// The name of the parameter.
@@ -153,6 +168,12 @@ impl fmt::Display for ArgumentError<'_> {
                 Short(name)
             ),
             Self::Twice { name } => write!(f, "{}= is given twice; give it once", Short(name)),
+            Self::Octal { name } => write!(
+                f,
+                "{}= begins with 0, which the kernel takes for octal; give a decimal number, or a \
+                 hexadecimal one after 0x",
+                Short(name)
+            ),
             Self::Quote { name: [] } => f.write_str(
                 "there are quotes around a whole parameter; put them around its value only",
             ),

@@ -137,6 +137,23 @@ fn other_arguments_are_refused() {
     let error = checked(b"pattern=text:a  pid=1").expect_err("one may belong to it");
     assert_eq!(error, ArgumentError::Blanks { name });
     assert!(checked(b"pid=1  max_hits=1").is_ok());
+    for text in [
+        &b"max_hits=010"[..],
+        b"vm_fd=-010",
+        b"max_hits=0b1",
+        b"max_hits=0o7",
+    ] {
+        let error = checked(text).expect_err("it is not decimal");
+        assert!(matches!(error, ArgumentError::Octal { .. }), "{error:?}");
+    }
+    for text in [
+        &b"max_hits=0"[..],
+        b"max_hits=0x10",
+        b"vm_fd=-1",
+        b"pattern=01",
+    ] {
+        assert!(checked(text).is_ok());
+    }
     let error = checked(b"max_hits=1 max-hits=1").expect_err("they are the same");
     let name = &b"max-hits"[..];
     assert_eq!(error, ArgumentError::Twice { name });
