@@ -237,9 +237,11 @@ void kvm_inspect_read_vmx(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *t
 	struct vcpu_vmx *vmx = to_vmx(vcpu);
 	const struct vmx_uret_msr *msrs = vmx->guest_uret_msrs;
 	const unsigned long *cached = vcpu->arch.regs_avail;
-	bool has_tsc_aux = boot_cpu_has(X86_FEATURE_RDTSCP) || boot_cpu_has(X86_FEATURE_RDPID);
 	struct reading reading = { .vcpu = vcpu, .to = to };
-	int cpu = READ_ONCE(vmx->loaded_vmcs->cpu);
+	u64 unused;
+	/* As KVM finds out which there are (kvm_probe_user_return_msr()). */
+	bool has_tsc_aux = !rdmsrq_safe(MSR_TSC_AUX, &unused);
+	int tries;
 
 	to->lacks = 0;
 	to->sfmask = msrs[SFMASK].data;
@@ -251,10 +253,14 @@ void kvm_inspect_read_vmx(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *t
 
 	/*
 	 * An interrupt on the CPU where KVM has loaded it last. A CPU that goes offline clears what
-	 * is active there (vmclear_local_loaded_vmcss()); then this one does.
+	 * is active there (vmclear_local_loaded_vmcss()), perhaps just now: then another one does.
 	 */
-	if (cpu < 0 || smp_call_function_single(cpu, read_vmcs, &reading, 1))
-		read_vmcs_here(&reading);
+	for (tries = 0; tries < 3 && !reading.ok; tries++) {
+		int cpu = READ_ONCE(vmx->loaded_vmcs->cpu);
+
+		if (cpu < 0 || smp_call_function_single(cpu, read_vmcs, &reading, 1))
+			read_vmcs_here(&reading);
+	}
 	if (reading.ok)
 		return;
 
