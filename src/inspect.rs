@@ -134,6 +134,8 @@ impl Inspection<'_> {
         let searched = self.search(freeze, &mut run);
         drop(no_io);
 
+        // A VM may become a protected one until its first vCPU is made, and by migration later.
+        self.is_unprotected()?;
         let counted = searched.and_then(|()| search.count(&memory.memory(), &stop));
         let findings = search.take_findings();
         let conclusion = match counted {
@@ -170,15 +172,20 @@ impl Inspection<'_> {
         &self.target.vm
     }
 
+    fn is_unprotected(&self) -> Result {
+        let Some(kind) = self.vm().protection() else {
+            return Ok(());
+        };
+        Err(refuse!(
+            EOPNOTSUPP,
+            "the guest is protected by {kind:?}; its registers and memory cannot be read from the \
+             host"
+        ))
+    }
+
     /// Returns the VMM's memory, unless the guest's cannot be read.
     fn readable_memory(&self) -> Result<ARef<MmWithUser>> {
-        if let Some(kind) = self.vm().protection() {
-            return Err(refuse!(
-                EOPNOTSUPP,
-                "the guest is protected by {kind:?}; its registers and memory cannot be read from \
-                 the host"
-            ));
-        }
+        self.is_unprotected()?;
         self.vm().mm().mmget_not_zero().ok_or_else(|| {
             refuse!(
                 ESRCH,

@@ -27,6 +27,10 @@ static bool sev_es;
 module_param(sev_es, bool, 0);
 MODULE_PARM_DESC(sev_es, "Say that it is a SEV-ES guest");
 
+static bool moved;
+module_param(moved, bool, 0);
+MODULE_PARM_DESC(moved, "Say that its guest has moved to another VM");
+
 static int vm_type = -1;
 module_param(vm_type, int, 0);
 MODULE_PARM_DESC(vm_type, "Say that the VM is of this type");
@@ -82,6 +86,8 @@ static int __init protect_init(void)
 	}
 	if (skew)
 		kvm_get_vcpu(the_vm(), 0)->vcpu_idx ^= 1;
+	if (moved)
+		the_vm()->vm_dead = true;
 	if (vm_type >= 0)
 		the_vm()->arch.vm_type = vm_type;
 	return 0;
@@ -95,6 +101,8 @@ static void __exit protect_exit(void)
 		mark_as_sev(false);
 	if (skew)
 		kvm_get_vcpu(the_vm(), 0)->vcpu_idx ^= 1;
+	if (moved)
+		the_vm()->vm_dead = false;
 	the_vm()->arch.vm_type = saved_type;
 	fput(file);
 }

@@ -190,7 +190,7 @@ fn numbers() {
 
 /// What the kernel's own parser would cut, join, strip or ignore is refused.
 fn arguments() {
-    let bad: [(&str, &[&str]); 10] = [
+    let bad: [(&str, &[&str]); 11] = [
         ("patterns=text:a", &["'patterns' is no parameter"]),
         ("max_pause=1", &["'max_pause' is no parameter"]),
         (
@@ -208,6 +208,7 @@ fn arguments() {
         ("pattern=text:voil\u{e0}", &["0xa0", "\\xa0"]),
         ("pattern=text:a  max_hits=1", &["several spaces"]),
         ("engine=avx2 engine=portable", &["engine= is given twice"]),
+        ("max_hits=010", &["max_hits= begins with 0", "octal"]),
     ];
     let pid = own_pid();
     all_refused(|_| {
@@ -323,6 +324,7 @@ fn protected() {
         protect("sev=1", &["protected", "\"SEV\""]);
         protect("sev_es=1", &["protected", "\"SEV-ES\""]);
     }
+    protect("moved=1", &["protected", "\"SEV\""]);
     for (kind, name) in kinds {
         protect(&format!("vm_type={kind}"), &["protected", name]);
     }
