@@ -4,8 +4,9 @@
 //!
 //! Between the entry of the ioctl and that of the guest no register is half updated. A vCPU in the
 //! guest, or halted in the kernel, is kicked, and its thread comes back to the entry by itself (see
-//! [`crate::hook`]). A vCPU whose thread stays in user space, or that never ran, is locked out: its
-//! mutex is taken, so that nobody can run it.
+//! [`crate::hook`]). A vCPU whose thread stays in user space, or that never ran, is locked out.
+//!
+//! In the end the mutexes of all vCPUs are taken, so that nobody can run or change them.
 
 use kernel::{
     prelude::*,
@@ -22,7 +23,8 @@ use kernel::{
 use crate::{
     hook::{
         VcpuLocation,
-        Watch, //
+        Watch,
+        Whom, //
     },
     kvm::{
         Holder,
@@ -108,9 +110,6 @@ impl Pauses {
 }
 
 /// A VM that is frozen until this is dropped.
-///
-/// The drop lets the parked threads go before the fields release the mutexes of `locked`: those
-/// threads may then wait for the mutexes no longer than they would wait for each other.
 pub(crate) struct Freeze<'a> {
     watch: &'a Watch,
     vm: &'a Vm,
@@ -182,19 +181,17 @@ impl<'a> Freeze<'a> {
         loop {
             let seen = self.watch.parks();
             let elapsed = self.since.elapsed();
-            if self.all_stopped()
-                || self.lock_out_others(|vcpu| {
-                    if !terms.is_first && self.watch.was_locked_out(vcpu) {
-                        return true;
-                    }
-                    match vcpu.thread() {
-                        Some(thread) if task::is_running(&thread) => elapsed * 2 > timeout,
-                        Some(_) => elapsed > SLEEPER_GRACE || elapsed * 2 > timeout,
-                        None => true,
-                    }
-                })
-            {
-                self.state = State::Complete;
+            let may_lock_out = |vcpu: &Vcpu| {
+                if !terms.is_first && self.watch.was_locked_out(vcpu) {
+                    return true;
+                }
+                match vcpu.thread() {
+                    Some(thread) if task::is_running(&thread) => elapsed * 2 > timeout,
+                    Some(_) => elapsed > SLEEPER_GRACE || elapsed * 2 > timeout,
+                    None => true,
+                }
+            };
+            if self.have_all_stopped(may_lock_out) && self.lock_all() {
                 return Ok(());
             }
             if elapsed > timeout {
@@ -210,15 +207,12 @@ impl<'a> Freeze<'a> {
 
     /// Stops what can be stopped now. The rest is late.
     fn time_is_up(&mut self, terms: &Terms) -> Result {
-        for vcpu in self.vm.vcpus() {
-            if self.watch.location(vcpu) == VcpuLocation::Unknown {
-                // It is busy, or new: then it is late.
-                let _ = self.locked.try_add(vcpu);
-            }
-        }
-        if self.all_stopped() {
-            self.state = State::Complete;
+        if self.lock_all() {
             return Ok(());
+        }
+        for vcpu in self.vm.vcpus() {
+            // It is busy, or new: then it is late.
+            let _ = self.locked.try_add(vcpu);
         }
         if terms.late == Late::Report {
             self.state = State::Partial;
@@ -254,21 +248,25 @@ impl<'a> Freeze<'a> {
     }
 
     /// Lets all vCPUs go on. Returns how long the pause was.
-    pub(crate) fn thaw(self) -> Delta {
-        let since = self.since;
-        drop(self);
-        since.elapsed()
+    pub(crate) fn thaw(mut self) -> Delta {
+        // The rest of the drop need not be fast.
+        self.thaw_all();
+        self.since.elapsed()
     }
 
     /// Returns the state and registers of `vcpu`; [`None`] if it is not stopped (any more).
     pub(crate) fn vcpu(&self, vcpu: &Vcpu) -> Option<FrozenVcpu> {
         let (state, registers) = if self.locked.contains(vcpu) {
-            let registers = Registers::read_locked(vcpu);
-            let flags = task::gfp_paused();
-            let registers = registers.and_then(|registers| Arc::new(registers, flags).ok());
-            (VcpuState::Outside, registers)
-        } else if self.watch.location(vcpu) == VcpuLocation::Parked {
-            (VcpuState::Parked, self.watch.registers(vcpu))
+            let state = match self.watch.location(vcpu) {
+                VcpuLocation::Parked => VcpuState::Parked,
+                VcpuLocation::InKvmRun | VcpuLocation::Unknown => VcpuState::Outside,
+            };
+            // Its thread has read them, unless it came only when all were locked.
+            let registers = self.watch.registers(vcpu).or_else(|| {
+                let registers = Registers::read_locked(vcpu)?;
+                Arc::new(registers, task::gfp_paused()).ok()
+            });
+            (state, registers)
         } else if self.state == State::Partial {
             // What KVM has in memory is that of some earlier moment.
             (VcpuState::Running, None)
@@ -282,20 +280,35 @@ impl<'a> Freeze<'a> {
         })
     }
 
-    fn all_stopped(&self) -> bool {
-        // The first comparison is much the quicker one if there are many.
-        let locked = self.locked.vcpus().len();
-        let most = self.watch.count_parked().saturating_add(locked);
-        most >= self.vm.vcpus().count() && self.vm.vcpus().all(|vcpu| self.is_stopped(vcpu))
+    /// Returns whether all vCPUs have stopped, or `may_lock_out` says that they had their time to.
+    fn have_all_stopped(&self, may_lock_out: impl Fn(&Vcpu) -> bool) -> bool {
+        self.vm.vcpus().all(|vcpu| match self.watch.location(vcpu) {
+            VcpuLocation::Parked => true,
+            VcpuLocation::InKvmRun => false,
+            VcpuLocation::Unknown => may_lock_out(vcpu),
+        })
     }
 
-    fn is_stopped(&self, vcpu: &Vcpu) -> bool {
-        self.locked.contains(vcpu) || self.watch.location(vcpu) == VcpuLocation::Parked
+    /// Locks all vCPUs, the parked ones, too. Then the freeze is complete: a VMM may have further
+    /// threads that wait for a vCPU in KVM_RUN since before its VM was watched, or that come only
+    /// now. Returns whether that was possible; else no vCPU is locked.
+    fn lock_all(&mut self) -> bool {
+        let mut all = self.vm.vcpus();
+        // One that has just been made is seen next time.
+        let are_locked = all.all(|vcpu| self.locked.try_add(vcpu).is_ok())
+            && self.locked.vcpus().len() == self.vm.vcpus().count();
+        if are_locked {
+            self.parking.close();
+            self.state = State::Complete;
+        } else {
+            self.locked.release();
+        }
+        are_locked
     }
 
     /// Kicks all threads that are in KVM_RUN.
     fn kick(&self) {
-        self.watch.kick_all();
+        self.watch.kick_all(Whom::Runners);
         // Those that have been in KVM_RUN since before the VM was watched. The others are kicked
         // already, and do not notice.
         self.vm.vcpus().for_each(Vcpu::kick);
@@ -314,48 +327,21 @@ impl<'a> Freeze<'a> {
         }
     }
 
-    /// Locks out the vCPUs that are not parked, if all of them have had their time and all mutexes
-    /// are free. Returns whether all vCPUs are stopped then.
-    fn lock_out_others(&mut self, had_its_time: impl Fn(&Vcpu) -> bool) -> bool {
-        let may_lock_out = |vcpu: &Vcpu| match self.watch.location(vcpu) {
-            VcpuLocation::Parked => true,
-            VcpuLocation::InKvmRun => false,
-            VcpuLocation::Unknown => had_its_time(vcpu),
-        };
-        if !self.vm.vcpus().all(may_lock_out) {
-            return false;
-        }
-        for vcpu in self.vm.vcpus() {
-            // Those that have come meanwhile, and one that has just been made, are seen next time.
-            if self.watch.location(vcpu) == VcpuLocation::Unknown
-                && self.locked.try_add(vcpu).is_err()
-            {
-                self.locked.release();
-                return false;
-            }
-        }
-        if !self.all_stopped() {
-            self.locked.release();
-            return false;
-        }
-        true
-    }
-
     /// Lets the parked threads go, and those that were locked out.
     fn thaw_all(&mut self) {
-        // First no new thread may park, then those that have may go.
-        self.watch.thaw();
-        self.parking.thaw();
         for vcpu in self.locked.vcpus() {
             self.watch.note_locked_out(vcpu);
         }
+        // First no new thread may park, then those that have may go, and find their mutex free.
+        self.watch.thaw();
         self.locked.release();
+        self.parking.thaw();
     }
 
     /// Returns the vCPUs that have not stopped, and what their threads do.
     fn late_vcpus(&self) -> LateVcpus {
         let mut late = LateVcpus::default();
-        for vcpu in self.vm.vcpus().filter(|vcpu| !self.is_stopped(vcpu)) {
+        for vcpu in self.vm.vcpus().filter(|vcpu| !self.locked.contains(vcpu)) {
             if let Some(place) = late.first.get_mut(late.count) {
                 *place = Some(LateVcpu {
                     number: vcpu.number(),

@@ -51,7 +51,8 @@ pub(crate) use self::{
     table::MAX_VMS,
     watch::{
         VcpuLocation,
-        Watch, //
+        Watch,
+        Whom, //
     }, //
 };
 
@@ -73,7 +74,7 @@ pub(crate) struct Hook {
 impl Drop for Hook {
     fn drop(&mut self) {
         self.probe = None;
-        drain::kick_out(KICK_OUT_MS);
+        drain::kick_out(KICK_OUT_MS, Whom::Runners);
         // The right goes when nobody uses it any more.
         self.ip_modify = None;
         self.restart = None;
@@ -111,8 +112,8 @@ impl Hook {
     pub(crate) fn watch(&self, vm: &Vm) -> Result<Watched<'_>> {
         let runners = Runners::with_capacity(vm.vcpus().count())?;
         let fresh = Arc::pin_init(Watch::new(vm, runners), GFP_KERNEL)?;
+        drain::remove_deserted();
         let mut watches = WATCHES.lock();
-        watches.retain(|watch| !watch.is_deserted());
         let known = watches.iter().find(|watch| watch.is_of(vm)).cloned();
         let watch = match known {
             Some(watch) => watch,
@@ -201,6 +202,6 @@ unsafe extern "C" fn hooked_vcpu_ioctl(
     match ActiveWatch::find(call.vcpu().vm_id()) {
         Some(watch) => watch.run(&call),
         // No longer watched: the next try goes straight to KVM.
-        None => task::restart_current_call(),
+        None => call.start_over(),
     }
 }

@@ -30,7 +30,10 @@ pub(crate) use self::{
         Register,
         Registers, //
     },
-    run::RunCall,
+    run::{
+        RunCall,
+        Snapshot, //
+    },
     vcpu::{
         Holder,
         Vcpu, //

@@ -5,6 +5,10 @@
 use kernel::{
     prelude::*,
     sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc,
         SetOnce, //
     },
@@ -46,6 +50,8 @@ pub(crate) struct Parking {
     #[pin]
     thawed: Completion,
     work: SetOnce<Arc<dyn ParkedWork>>,
+    /// All vCPUs have stopped: who comes now parks without calling KVM.
+    closed: Atomic<bool>,
 }
 
 impl Parking {
@@ -55,6 +61,7 @@ impl Parking {
             work_ready <- Completion::new(),
             thawed <- Completion::new(),
             work: SetOnce::new(),
+            closed: Atomic::new(false),
         })
     }
 
@@ -64,6 +71,16 @@ impl Parking {
     pub(crate) fn share(&self, work: Arc<dyn ParkedWork>) {
         self.work.populate(work);
         self.work_ready.complete_all();
+    }
+
+    /// From now on no thread may call KVM before the thaw.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Relaxed);
+    }
+
+    /// Returns whether [`Self::close`] was called.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Relaxed)
     }
 
     /// Ends the freeze: all threads go on.

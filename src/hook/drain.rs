@@ -24,7 +24,10 @@ use kernel::{
 
 use super::{
     table,
-    watch::Watch, //
+    watch::{
+        Watch,
+        Whom, //
+    }, //
 };
 use crate::{
     kvm::run,
@@ -85,9 +88,11 @@ impl Drop for Drain {
         if !proof.is_some_and(Proof::wait) {
             // Who was redirected before the probe went is counted after this, or has left.
             synchronize_rcu_tasks();
-            if !kick_out(UNLOAD_KICK_MS) {
+            // A VMM may let several threads run a vCPU. One without the hook is only kicked here,
+            // where its VMM may see an `EINTR`: else one of ours might wait for it for ever.
+            if !kick_out(UNLOAD_KICK_MS, Whom::OthersToo) {
                 pr_warn!("waiting for vCPU threads that do not leave the kernel; kill their VMM\n");
-                while !kick_out(u32::MAX) {}
+                while !kick_out(u32::MAX, Whom::OthersToo) {}
             }
             // Who has just been counted out may still have its last instructions to run.
             synchronize_rcu_tasks();
@@ -150,7 +155,7 @@ fn entered_if_all_left() -> Option<i64> {
 ///
 /// The probe has gone. A thread that does not react in time leaves when it does; [`Drain`] waits
 /// for it.
-pub(super) fn kick_out(patience_ms: u32) -> bool {
+pub(super) fn kick_out(patience_ms: u32, whom: Whom) -> bool {
     for _ in 0..patience_ms {
         if entered_if_all_left().is_some() {
             return true;
@@ -159,13 +164,27 @@ pub(super) fn kick_out(patience_ms: u32) -> bool {
             // Not under the lock: there may be very many threads.
             let watch = WATCHES.lock().get(index).cloned();
             match watch {
-                Some(watch) => watch.kick_all(),
+                Some(watch) => watch.kick_all(whom),
                 None => break,
             }
         }
         fsleep(Delta::from_millis(1));
     }
     entered_if_all_left().is_some()
+}
+
+/// Removes the watches of VMs that are watched no more, and have no thread inside.
+pub(super) fn remove_deserted() {
+    loop {
+        let mut watches = WATCHES.lock();
+        let index = watches.iter().position(|watch| watch.is_deserted());
+        let deserted = index.map(|index| watches.remove(index));
+        // Its memory may not be freed under a spin lock.
+        drop(watches);
+        if deserted.is_none() {
+            return;
+        }
+    }
 }
 
 /// Counts the current thread as inside until it is dropped.

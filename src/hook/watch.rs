@@ -2,7 +2,8 @@
 
 //! What the hook knows about one watched VM: its runners, the threads in KVM_RUN.
 //!
-//! Lock order: [`Watch::runners`], under which threads are kicked; see [`crate::hook`].
+//! Lock order: [`Watch::runners`], under which threads are kicked, with `vcpu->pid_lock` where that
+//! of a vCPU is; see [`crate::hook`].
 
 use kernel::{
     alloc::Flags,
@@ -28,6 +29,7 @@ use crate::{
     kvm::{
         Registers,
         RunCall,
+        Snapshot,
         Vcpu,
         Vm,
         VmId, //
@@ -72,8 +74,6 @@ pub(super) struct Runners {
     room: Room,
     /// How many runners are not parked.
     moving: usize,
-    /// How many vCPUs are parked.
-    parked: usize,
     /// How often a thread has parked.
     parks: u64,
 }
@@ -154,7 +154,6 @@ impl Runners {
             parking: None,
             room: Room::with_capacity(vcpus, vcpus, GFP_KERNEL)?,
             moving: 0,
-            parked: 0,
             parks: 0,
         })
     }
@@ -163,23 +162,23 @@ impl Runners {
         self.room.free.len() == self.room.places.len()
     }
 
-    /// Changes what is known of a vCPU, and counts anew what depends on it.
+    /// Changes what is known of a vCPU, and counts anew the runners that are not parked.
     fn change(&mut self, vcpu: usize, change: impl FnOnce(&mut Seen)) {
         let Some(seen) = self.room.vcpus.get_mut(vcpu) else {
             return;
         };
-        let before = (seen.moving, usize::from(seen.is_parked()));
+        let before = seen.moving;
         change(seen);
         if !seen.is_parked() {
             seen.registers = None;
         }
-        let after = (seen.moving, usize::from(seen.is_parked()));
-        self.moving = self.moving.saturating_add(after.0).saturating_sub(before.0);
-        self.parked = self.parked.saturating_add(after.1).saturating_sub(before.1);
+        let after = seen.moving;
+        self.moving = self.moving.saturating_add(after).saturating_sub(before);
     }
 
     /// Takes a place for the current thread. There is room.
-    fn add(&mut self, vcpu: usize) -> Result<usize> {
+    fn add(&mut self, call: &RunCall<'_>) -> Result<usize> {
+        let vcpu = call.vcpu().index();
         let index = match self.room.free.pop() {
             Some(index) => index,
             None => {
@@ -188,14 +187,20 @@ impl Runners {
             }
         };
         let place = self.room.places.get_mut(index).ok_or(EINVAL)?;
+        let state = RunnerState::on_entry(self.parking.as_ref());
         *place = Some(Runner {
+            vm: ARef::from(Vm::of(call.vcpu())),
             vcpu,
             thread: ARef::from(&**kernel::current!()),
-            state: RunnerState::on_entry(self.parking.as_ref()),
+            state,
             kicked: false,
         });
         self.change(vcpu, |seen| {
-            seen.moving = seen.moving.saturating_add(1);
+            let count = match state {
+                RunnerState::Parked => &mut seen.parked,
+                RunnerState::Running | RunnerState::Parking => &mut seen.moving,
+            };
+            *count = count.saturating_add(1);
             seen.left = false;
             seen.locked_out = false;
         });
@@ -248,6 +253,7 @@ impl Runners {
 
 /// One thread in KVM_RUN.
 struct Runner {
+    vm: ARef<Vm>,
     /// The index of its vCPU.
     vcpu: usize,
     thread: ARef<Task>,
@@ -271,10 +277,21 @@ impl RunnerState {
     /// Returns the state of a thread that enters KVM_RUN.
     fn on_entry(parking: Option<&Arc<Parking>>) -> Self {
         match parking {
+            // Nobody may run its vCPU, and it does not try.
+            Some(parking) if parking.is_closed() => Self::Parked,
             Some(_) => Self::Parking,
             None => Self::Running,
         }
     }
+}
+
+/// Which threads are kicked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whom {
+    /// Those in KVM_RUN by way of the hook.
+    Runners,
+    /// Also those that run the same vCPUs without the hook, and keep a runner waiting.
+    OthersToo,
 }
 
 /// Where a vCPU is, as far as the hook knows.
@@ -333,25 +350,20 @@ impl Watch {
 
     /// Does one KVM_RUN for its thread. Returns what the thread is to return.
     pub(super) fn run(&self, call: &RunCall<'_>) -> c_long {
-        let exit_reason = call.exit_reason();
-        let Ok((runner, parking)) = self.add_runner(call.vcpu()) else {
+        let Ok((runner, parking)) = self.add_runner(call) else {
             // No longer watched: the next try goes straight to KVM. Or no memory: the thread
             // returns to user space, where it can be killed, and tries again, but only after others
             // had the CPU to free some.
             task::cond_resched();
-            return task::restart_current_call();
+            return call.start_over();
         };
         if let Next::Return(result) = runner.park_while_frozen(parking, call) {
             return result;
         }
         let result = call.original();
         let is_kicked = runner.leave() && result == task::return_value(EINTR);
-        if is_kicked && !task::has_foreign_task_work() {
-            // The VMM must not see this. If there was a signal, too, the VMM gets its EINTR, and
-            // then the exit reason is right.
-            if !task::task_sigpending() {
-                call.restore_exit_reason(exit_reason);
-            }
+        if is_kicked {
+            // The VMM must not see this, unless there is a signal or the like, too.
             return task::restart_current_call();
         }
         result
@@ -362,15 +374,15 @@ impl Watch {
     /// # Errors
     ///
     /// `ESRCH`: the VM is not watched any more. `ENOMEM`.
-    fn add_runner(&self, vcpu: &Vcpu) -> Result<(RunnerGuard<'_>, Option<Arc<Parking>>)> {
-        let vcpu = vcpu.index();
+    fn add_runner(&self, call: &RunCall<'_>) -> Result<(RunnerGuard<'_>, Option<Arc<Parking>>)> {
+        let vcpu = call.vcpu().index();
         loop {
             let mut runners = self.runners.lock();
             if runners.retired {
                 return Err(ESRCH);
             }
             if runners.room.has_place(vcpu) {
-                let index = runners.add(vcpu)?;
+                let index = runners.add(call)?;
                 let parking = runners.parking.clone();
                 drop(runners);
                 return Ok((RunnerGuard { watch: self, index }, parking));
@@ -391,9 +403,11 @@ impl Watch {
             };
             let room = Room::with_capacity(places, vcpus, flags)?;
             let mut runners = self.runners.lock();
-            let is_larger = places > runners.room.places.capacity()
-                || (places >= runners.room.places.capacity() && vcpus > runners.room.vcpus.len());
-            // Freed outside the lock: what another thread was quicker to replace, or the old one.
+            // Another thread may have been quicker, for more vCPUs or more places.
+            let is_larger = !runners.room.has_place(vcpu)
+                && places >= runners.room.places.len()
+                && vcpus >= runners.room.vcpus.len();
+            // Freed outside the lock.
             let old = if is_larger {
                 runners.room.move_to(room)
             } else {
@@ -420,7 +434,7 @@ impl Watch {
             runners.change(vcpu, |seen| seen.left = false);
         }
         drop(runners);
-        self.kick_all();
+        self.kick_all(Whom::Runners);
     }
 
     /// Ends the freeze. [`Parking::thaw`] comes after this.
@@ -428,8 +442,8 @@ impl Watch {
         self.runners.lock().parking = None;
     }
 
-    /// Kicks all runners that are not parked.
-    pub(crate) fn kick_all(&self) {
+    /// Kicks all runners that are not parked, and on request also other threads.
+    pub(crate) fn kick_all(&self, whom: Whom) {
         let mut first = 0;
         loop {
             let mut runners = self.runners.lock();
@@ -441,15 +455,15 @@ impl Watch {
                 if runner.state != RunnerState::Parked {
                     runner.kicked = true;
                     task::kick(&runner.thread);
+                    if whom == Whom::OthersToo {
+                        let index = c_int::try_from(runner.vcpu).ok();
+                        let vcpu = index.and_then(|index| runner.vm.vcpu(index));
+                        vcpu.inspect(|vcpu| vcpu.kick());
+                    }
                 }
             }
             first = first.saturating_add(KICKS_AT_ONCE);
         }
-    }
-
-    /// Returns how many vCPUs are parked.
-    pub(crate) fn count_parked(&self) -> usize {
-        self.runners.lock().parked
     }
 
     /// Returns how often a thread has parked, for [`Self::wait_for_parked`].
@@ -476,9 +490,11 @@ impl Watch {
         self.with_seen(vcpu, |seen| seen.registers.clone())?
     }
 
-    /// Remembers that `vcpu` was locked out, until a thread comes to run it.
+    /// Remembers that `vcpu` was locked out, if it was, until a thread comes to run it.
     pub(crate) fn note_locked_out(&self, vcpu: &Vcpu) {
-        self.with_seen(vcpu, |seen| seen.locked_out = true);
+        self.with_seen(vcpu, |seen| {
+            seen.locked_out = seen.moving == 0 && !seen.is_parked();
+        });
     }
 
     /// Returns whether `vcpu` was locked out, and no thread has come to run it since.
@@ -524,7 +540,11 @@ impl RunnerGuard<'_> {
         let _no_io = NoIo::begin();
         let since = Instant::<Monotonic>::now();
         while let Some(current) = parking {
-            let snapshot = call.read_registers();
+            let snapshot = if current.is_closed() {
+                Snapshot::NONE
+            } else {
+                call.read_registers()
+            };
             let mut end = ParkingEnd::Thawed;
             if self.set_parked(&current, snapshot.registers) {
                 end = current.park();
@@ -537,7 +557,7 @@ impl RunnerGuard<'_> {
                 ParkingEnd::Killed => return Next::Return(task::return_value(EINTR)),
                 ParkingEnd::Freezing => {
                     self.leave_parked();
-                    return Next::Return(task::restart_current_call());
+                    return Next::Return(call.start_over());
                 }
             }
             parking = self.unpark();
@@ -558,8 +578,9 @@ impl RunnerGuard<'_> {
         }
         runners.set_state(self.index, RunnerState::Parked);
         runners.parks = runners.parks.wrapping_add(1);
-        if let Some(vcpu) = runners.vcpu_of(self.index) {
-            runners.change(vcpu, |seen| seen.registers = registers);
+        // Without, those remain that another thread of the vCPU has read.
+        if let (Some(vcpu), Some(registers)) = (runners.vcpu_of(self.index), registers) {
+            runners.change(vcpu, |seen| seen.registers = Some(registers));
         }
         let all_have = runners.moving == 0;
         drop(guard);

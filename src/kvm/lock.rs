@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Locking out vCPUs that are not parked, so that nobody runs them.
+//! Locking vCPUs, so that nobody runs or changes them.
 //!
 //! Each `vcpu->mutex` is only tried, never waited for, as KVM's own `kvm_trylock_all_vcpus` does.
 //! So no order of locks matters. KVM does that under `kvm->lock`, which keeps others from locking

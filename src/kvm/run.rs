@@ -175,14 +175,14 @@ impl RunCall<'_> {
         }
     }
 
-    /// Returns the reason of the vCPU's last exit, in the page that the VMM sees.
-    pub(crate) fn exit_reason(&self) -> u32 {
-        self.run_page().exit_reason()
-    }
-
-    /// Puts back the reason of the last exit after a return that the VMM will not see.
-    pub(crate) fn restore_exit_reason(&self, reason: u32) {
-        self.run_page().set_exit_reason(reason);
+    /// Returns the value by which the call starts over, without KVM's having been called, or only
+    /// by [`Self::read_registers`].
+    ///
+    /// If it ends with `EINTR` instead (see [`task::restart_current_call`]), the VMM finds the
+    /// reason that KVM would have given, not that of the exit before, which it has dealt with.
+    pub(crate) fn start_over(&self) -> c_long {
+        self.run_page().set_exit_reason(bindings::KVM_EXIT_INTR);
+        task::restart_current_call()
     }
 }
 
@@ -196,6 +196,14 @@ pub(crate) struct Snapshot {
     pub(crate) result_for_vmm: Option<c_long>,
 }
 
+impl Snapshot {
+    /// Nothing was read, and nothing done.
+    pub(crate) const NONE: Self = Self {
+        registers: None,
+        result_for_vmm: None,
+    };
+}
+
 /// The `kvm_run` page of a vCPU, which the VMM may write at any time.
 ///
 /// # Invariants
@@ -205,11 +213,6 @@ pub(crate) struct Snapshot {
 struct RunPage<'a>(*mut bindings::kvm_run, PhantomData<&'a ()>);
 
 impl RunPage<'_> {
-    fn exit_reason(&self) -> u32 {
-        // SAFETY: By the type invariant.
-        unsafe { (&raw const (*self.0).exit_reason).read_volatile() }
-    }
-
     fn set_exit_reason(&self, reason: u32) {
         // SAFETY: By the type invariant.
         unsafe { (&raw mut (*self.0).exit_reason).write_volatile(reason) };

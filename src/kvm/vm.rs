@@ -230,6 +230,14 @@ impl Vm {
         Some(unsafe { ARef::from_raw(vm.cast()) })
     }
 
+    /// Returns the VM of a vCPU.
+    pub(crate) fn of(vcpu: &Vcpu) -> &Self {
+        // SAFETY: By its type invariant the vCPU is valid, and its VM exists; `Vm` is a transparent
+        // wrapper.
+        // INVARIANT: As long as the VM exists, somebody has a reference.
+        unsafe { &*(*vcpu.as_raw()).kvm.cast::<Self>() }
+    }
+
     pub(super) fn as_raw(&self) -> *mut bindings::kvm {
         self.0.get()
     }
@@ -265,13 +273,16 @@ impl Vm {
     pub(crate) fn vcpus(&self) -> impl Iterator<Item = &Vcpu> {
         // SAFETY: By the type invariant `self` is valid.
         let count = unsafe { bindings::online_vcpus(self.as_raw()) };
-        (0..count).filter_map(|index| {
-            // SAFETY: By the type invariant `self` is valid. The result is null if there is no such
-            // vCPU.
-            let vcpu = unsafe { bindings::kvm_get_vcpu(self.as_raw(), index) };
-            // SAFETY: vCPUs live as long as their VM.
-            NonNull::new(vcpu).map(|vcpu| unsafe { Vcpu::from_raw(vcpu.as_ptr()) })
-        })
+        (0..count).filter_map(|index| self.vcpu(index))
+    }
+
+    /// Returns the vCPU with this index, if there is one.
+    pub(crate) fn vcpu(&self, index: c_int) -> Option<&Vcpu> {
+        // SAFETY: By the type invariant `self` is valid. The result is null if there is no such
+        // vCPU.
+        let vcpu = unsafe { bindings::kvm_get_vcpu(self.as_raw(), index) };
+        // SAFETY: vCPUs live as long as their VM.
+        NonNull::new(vcpu).map(|vcpu| unsafe { Vcpu::from_raw(vcpu.as_ptr()) })
     }
 
     /// Returns whether the page at `gpa` is private to the guest now: in guest_memfd, if its slot

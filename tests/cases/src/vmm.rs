@@ -4,6 +4,7 @@
 
 mod code;
 mod forger;
+mod intruder;
 mod lone;
 mod manner;
 mod mapping;
@@ -15,6 +16,7 @@ mod vcpu;
 mod vm;
 
 pub(crate) use self::{
+    intruder::Intruder,
     manner::Manner,
     mapping::{to_usize, Backing, Mapping, HUGE_PAGE},
     mode::{Mode, GDT_LIMIT, IDT_LIMIT},

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kvm_inspect_tool::report::{Conclusion, Report, State};
+use kvm_inspect_tool::report::{Conclusion, Report, Source, State};
 use rustix::process::Signal;
 
 use super::{
@@ -18,7 +18,9 @@ use crate::{
     inspect::{hex, Inspection},
     process::wait_until,
     role::{hear, say, Other, Role},
-    vmm::{Backing, Manner, Mapping, Mode, Vm, Work, CLOCK_FLAGS, CLOCK_GUEST_STOPPED},
+    vmm::{
+        Backing, Intruder, Manner, Mapping, Mode, Vcpu, Vm, Work, CLOCK_FLAGS, CLOCK_GUEST_STOPPED,
+    },
 };
 
 pub(super) const CASES: &[Case] = cases![
@@ -33,6 +35,7 @@ pub(super) const CASES: &[Case] = cases![
     locked_out.with_stock(),
     vm_not_locked,
     many_outside,
+    second_thread,
     kvmclock_ctrl.with_stock(),
 ];
 
@@ -282,6 +285,80 @@ fn vm_not_locked() {
     });
     assert!(tries.any(|quick| quick), "the VM was locked in the pause");
     vm.vcpu(0).wait_until_it_goes_on();
+    vm.finish();
+}
+
+/// How long a vCPU stood, and how long a second thread's call meanwhile did not reach KVM.
+#[derive(Debug, Default)]
+struct Stand {
+    stood: Duration,
+    waited: Duration,
+}
+
+/// Watches a vCPU that counts. Returns its longest stand; the times are too long, if anything.
+fn longest_stand(vcpu: &Vcpu, second: &Intruder, goes_on: impl Fn() -> bool) -> Stand {
+    let calls = second.calls();
+    let (mut count, mut since) = (vcpu.count(), Instant::now());
+    let (mut before, mut longest) = (since, Stand::default());
+    let mut called = None;
+    while goes_on() {
+        let begin = Instant::now();
+        let waits = second.calls() > calls && !second.has_reached_kvm();
+        let now = vcpu.count();
+        if waits {
+            let (when, was) = *called.get_or_insert((begin, now));
+            // Where the guest has gone on, the two only take turns.
+            if was == now {
+                longest.waited = longest.waited.max(when.elapsed());
+            }
+        }
+        longest.stood = longest.stood.max(since.elapsed());
+        if now != count {
+            (count, since) = (now, before);
+        }
+        before = begin;
+        thread::sleep(Duration::from_micros(100));
+    }
+    longest
+}
+
+/// A VMM that does all it can to run a vCPU in the pause, by a second thread and without
+/// `immediate_exit`, cannot: what that thread calls does not reach KVM before the thaw.
+fn second_thread() {
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::Count)
+        .set_manner(Manner::Shared);
+    vm.start();
+    let memory = Mapping::new(256 << 10, Backing::Anonymous);
+    memory.fill_all(MATCH[0]);
+    let inspection = Inspection::of_self().patterns(&[hex(&MATCH)]);
+    lengthen(&mut vm, 1 << 20, &memory, &inspection, long_us);
+    vm.stop();
+    let (forger, second) = (vm.vcpu(0).forge(), vm.vcpu(0).second_thread());
+    vm.start();
+    let vcpu = &*vm.vcpu(0);
+    // On a busy machine the second thread may come late.
+    let mut tries = (0..20).map(|_| {
+        let inspection = inspection.clone();
+        let load = thread::spawn(move || inspection.report());
+        let stand = second.intrude(vcpu, || {
+            longest_stand(vcpu, &second, || !load.is_finished())
+        });
+        let report = load.join().expect("a panic would have ended the process");
+        assert_eq!(report.states(), [State::Parked]);
+        assert_eq!(report.vcpus[0].source, Source::Kvm);
+        let stopped = Duration::from_micros(report.done.pause_us - report.done.freeze_us);
+        println!("{stand:?} of {stopped:?}");
+        assert!(stand.stood >= stopped / 2, "it ran in the pause");
+        vcpu.wait_until_it_goes_on();
+        stand.waited > stopped / 2
+    });
+    assert!(
+        tries.any(|waited| waited),
+        "KVM was called during the pause"
+    );
+    drop(tries);
+    drop((forger, second));
     vm.finish();
 }
 

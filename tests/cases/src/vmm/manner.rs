@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use kvm_bindings::{kvm_regs, kvm_signal_mask, KVMIO};
+use kvm_bindings::{kvm_regs, kvm_signal_mask, KVMIO, KVM_EXIT_INTR};
 use kvm_ioctls::{SyncReg, VcpuFd};
 use rustix::{event::epoll, io::Errno};
 use vmm_sys_util::{ioctl::ioctl_with_ptr, ioctl_iow_nr, signal::SIGRTMIN};
@@ -37,6 +37,8 @@ pub(crate) enum Manner {
     ImmediateExit,
     /// Signals reach it at any time. It calls again after each.
     Handled,
+    /// As [`Self::Handled`], and another thread uses its `kvm_run` page, too.
+    Shared,
     /// A signal reaches it in `KVM_RUN` only, because of `KVM_SET_SIGNAL_MASK`. It takes each one.
     SignalMask,
     /// It waits for events in `KVM_RUN`: a completion of its `io_uring` ends the call. It takes
@@ -87,7 +89,7 @@ impl Conduct {
             }
             Manner::SyncRegs => self.first_r15 = registers(fd).r15,
             Manner::Ring => self.ring = Some(Ring::new(self.event())),
-            Manner::ImmediateExit | Manner::Handled | Manner::Polls => (),
+            Manner::ImmediateExit | Manner::Handled | Manner::Shared | Manner::Polls => (),
         }
     }
 
@@ -159,6 +161,10 @@ impl Conduct {
             0
         };
         assert_eq!(run.kvm_valid_regs, valid, "kvm_valid_regs");
+        if interrupted && !wants_out && self.manner != Manner::Shared {
+            // Some VMMs do what it says also then, for example kvmtool.
+            assert_eq!(run.exit_reason, KVM_EXIT_INTR, "exit_reason");
+        }
         match self.manner {
             Manner::Plain => {
                 // SAFETY: Any bytes are valid.
@@ -184,7 +190,7 @@ impl Conduct {
                 }
                 wants_out
             }
-            Manner::Handled => interrupted,
+            Manner::Handled | Manner::Shared => interrupted,
             Manner::Polls => false,
             Manner::Ring => interrupted && self.ring.as_mut().is_some_and(Ring::take),
             Manner::SignalMask => interrupted && take(masked_signal()),

@@ -168,7 +168,7 @@ impl Ring {
     }
 
     /// Takes the completions if there is one, and waits for the other, which comes soon: if it came
-    /// before the next KVM_RUN, that would not end. Returns whether there was one.
+    /// before the next `KVM_RUN`, that would not end. Returns whether there was one.
     pub(super) fn take(&mut self) -> bool {
         let head = Self::word(self.cq, self.params.cq.head);
         let tail = Self::word(self.cq, self.params.cq.tail);

@@ -35,6 +35,7 @@ use vmm_sys_util::{
 use super::{
     code::{self, Program, READY_PORT, SPIN_PAUSE_LEN},
     forger::Forger,
+    intruder::Intruder,
     lone::Lone,
     manner::{masked_signal, Conduct, Manner},
     mapping::{to_usize, Mapping},
@@ -591,6 +592,17 @@ impl Vcpu {
     pub(crate) fn forge(&self) -> Forger {
         // SAFETY: The descriptor is open, and borrowed for this call only.
         Forger::start(unsafe { BorrowedFd::borrow_raw(self.fd().as_raw_fd()) })
+    }
+
+    /// Starts a second thread that can run it, and does when told so ([`Work::Count`]). It must not
+    /// run.
+    pub(crate) fn second_thread(&self) -> Intruder {
+        // SAFETY: The descriptor is open, and borrowed for this call only.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.fd().as_raw_fd()) };
+        let memory = self.memory.clone().expect("it runs in memory");
+        let address = DATA + self.id * DATA_STEP;
+        let fd = fd.try_clone_to_owned().expect("there can be one more");
+        Intruder::start(fd, move || memory.read_u64(address))
     }
 
     /// Sets CR8. It must not run.
