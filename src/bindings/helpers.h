@@ -154,6 +154,7 @@ bool kvm_inspect_svm_has_this_layout(struct kvm_vcpu *vcpu);
 bool kvm_inspect_vmx_has_this_layout(struct kvm_vcpu *vcpu);
 bool kvm_inspect_is_sev(struct kvm *kvm);
 bool kvm_inspect_is_sev_es(struct kvm *kvm);
+bool kvm_inspect_was_sev(struct kvm *kvm);
 bool kvm_inspect_kvm_mem_is_private(struct kvm *kvm, gfn_t gfn);
 int kvm_inspect_kvm_arch_nr_memslot_as_ids(struct kvm *kvm);
 struct kvm_memslots *kvm_inspect___kvm_memslots(struct kvm *kvm, int as_id);

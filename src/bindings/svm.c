@@ -26,6 +26,28 @@ bool kvm_inspect_is_sev_es(struct kvm *kvm)
 #endif
 }
 
+/*
+ * Whether @kvm was a SEV guest that has moved to another VM. What it leaves is not marked any more
+ * (sev_migrate_from()), but each SEV guest has a set of the CPUs that it ran on until it is
+ * destroyed.
+ */
+bool kvm_inspect_was_sev(struct kvm *kvm)
+{
+#ifdef CONFIG_KVM_AMD_SEV
+	const struct kvm_sev_info *info = to_kvm_sev_info(kvm);
+
+	if (!boot_cpu_has(X86_FEATURE_SVM))
+		return false;
+#ifdef CONFIG_CPUMASK_OFFSTACK
+	return READ_ONCE(info->have_run_cpus);
+#else
+	return !cpumask_empty(info->have_run_cpus);
+#endif
+#else
+	return false;
+#endif
+}
+
 bool kvm_inspect_svm_has_this_layout(struct kvm_vcpu *vcpu)
 {
 	struct vcpu_svm *svm = to_svm(vcpu);

@@ -305,18 +305,11 @@ impl Vm {
             )
         };
         // SAFETY: By the type invariant `self` is valid.
-        let (is_dead, is_bugged) = unsafe {
-            // In this order: KVM sets them in the other one.
-            (
-                (&raw const (*self.as_raw()).vm_dead).read_volatile(),
-                (&raw const (*self.as_raw()).vm_bugged).read_volatile(),
-            )
-        };
-        // SAFETY: By the type invariant `self` is valid.
-        let (sev, sev_es) = unsafe {
+        let (sev, sev_es, was_sev) = unsafe {
             (
                 bindings::is_sev(self.as_raw()),
                 bindings::is_sev_es(self.as_raw()),
+                bindings::was_sev(self.as_raw()),
             )
         };
         match u32::from(kind) {
@@ -328,9 +321,7 @@ impl Vm {
             _ if sev_es => Some(c"SEV-ES"),
             _ if sev => Some(c"SEV"),
             _ if protected => Some(c"hardware"),
-            // What KVM leaves of a guest that has moved to another VM
-            // (`sev_vm_move_enc_context_from`).
-            _ if is_dead && !is_bugged => Some(c"SEV"),
+            _ if was_sev => Some(c"SEV"),
             _ => None,
         }
     }

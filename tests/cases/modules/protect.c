@@ -29,7 +29,7 @@ MODULE_PARM_DESC(sev_es, "Say that it is a SEV-ES guest");
 
 static bool moved;
 module_param(moved, bool, 0);
-MODULE_PARM_DESC(moved, "Say that its guest has moved to another VM");
+MODULE_PARM_DESC(moved, "Say that it is what a SEV guest has left that has moved");
 
 static int vm_type = -1;
 module_param(vm_type, int, 0);
@@ -55,7 +55,7 @@ static bool mark_as_sev(bool mark)
 	/* KVM looks at the mask for any such guest: there is no CPU whose cache it must flush. */
 	if (mark && !zalloc_cpumask_var(&info->have_run_cpus, GFP_KERNEL))
 		return false;
-	info->active = mark;
+	info->active = mark && !moved;
 	info->es_active = mark && sev_es;
 	if (!mark) {
 		/* No reclaim that has seen the mark still uses the mask. */
@@ -80,14 +80,12 @@ static int __init protect_init(void)
 	saved_type = the_vm()->arch.vm_type;
 	if (state)
 		the_vm()->arch.has_protected_state = true;
-	if ((sev || sev_es) && !mark_as_sev(true)) {
+	if ((sev || sev_es || moved) && !mark_as_sev(true)) {
 		fput(file);
 		return -ENOMEM;
 	}
 	if (skew)
 		kvm_get_vcpu(the_vm(), 0)->vcpu_idx ^= 1;
-	if (moved)
-		the_vm()->vm_dead = true;
 	if (vm_type >= 0)
 		the_vm()->arch.vm_type = vm_type;
 	return 0;
@@ -97,12 +95,10 @@ static void __exit protect_exit(void)
 {
 	if (state)
 		the_vm()->arch.has_protected_state = false;
-	if (sev || sev_es)
+	if (sev || sev_es || moved)
 		mark_as_sev(false);
 	if (skew)
 		kvm_get_vcpu(the_vm(), 0)->vcpu_idx ^= 1;
-	if (moved)
-		the_vm()->vm_dead = false;
 	the_vm()->arch.vm_type = saved_type;
 	fput(file);
 }

@@ -323,8 +323,8 @@ fn protected() {
         // Without AVIC, and whatever the VM's type is.
         protect("sev=1", &["protected", "\"SEV\""]);
         protect("sev_es=1", &["protected", "\"SEV-ES\""]);
+        protect("moved=1", &["protected", "\"SEV\""]);
     }
-    protect("moved=1", &["protected", "\"SEV\""]);
     for (kind, name) in kinds {
         protect(&format!("vm_type={kind}"), &["protected", name]);
     }
