@@ -72,7 +72,7 @@ pub(crate) struct FrozenVcpu {
     /// Where it is.
     pub(crate) state: VcpuState,
     /// Its registers; [`None`] if KVM did not store them, or if there was no memory for them.
-    pub(crate) registers: Option<Arc<Registers>>,
+    pub(crate) registers: Option<KBox<Registers>>,
 }
 
 /// The pauses of one inspection.
@@ -261,12 +261,12 @@ impl<'a> Freeze<'a> {
                 VcpuLocation::Parked => VcpuState::Parked,
                 VcpuLocation::InKvmRun | VcpuLocation::Unknown => VcpuState::Outside,
             };
-            // Its thread has read them, unless it came only when all were locked.
-            let registers = self.watch.registers(vcpu).or_else(|| {
-                let registers = Registers::read_locked(vcpu)?;
-                Arc::new(registers, task::gfp_paused()).ok()
-            });
-            (state, registers)
+            let registers = Registers::read(vcpu);
+            let flags = task::gfp_paused();
+            (
+                state,
+                registers.and_then(|registers| KBox::new(registers, flags).ok()),
+            )
         } else if self.state == State::Partial {
             // What KVM has in memory is that of some earlier moment.
             (VcpuState::Running, None)

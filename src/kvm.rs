@@ -30,10 +30,7 @@ pub(crate) use self::{
         Register,
         Registers, //
     },
-    run::{
-        RunCall,
-        Snapshot, //
-    },
+    run::RunCall,
     vcpu::{
         Holder,
         Vcpu, //

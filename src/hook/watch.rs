@@ -27,9 +27,7 @@ use kernel::{
 
 use crate::{
     kvm::{
-        Registers,
         RunCall,
-        Snapshot,
         Vcpu,
         Vm,
         VmId, //
@@ -96,8 +94,6 @@ struct Seen {
     parked: usize,
     /// A parked one has left to be frozen (suspend, cgroups), and cannot come back without parking.
     left: bool,
-    /// The registers that the last one read on its way to park.
-    registers: Option<Arc<Registers>>,
     /// It was locked out in the last freeze, and no thread has come to run it since.
     locked_out: bool,
 }
@@ -169,9 +165,6 @@ impl Runners {
         };
         let before = seen.moving;
         change(seen);
-        if !seen.is_parked() {
-            seen.registers = None;
-        }
         let after = seen.moving;
         self.moving = self.moving.saturating_add(after).saturating_sub(before);
     }
@@ -267,7 +260,7 @@ struct Runner {
 enum RunnerState {
     /// It is in KVM, possibly in the guest.
     Running,
-    /// It reads its registers and will park.
+    /// It completes its last exit and will park.
     Parking,
     /// It waits at the entry of KVM_RUN.
     Parked,
@@ -485,11 +478,6 @@ impl Watch {
         .unwrap_or(VcpuLocation::Unknown)
     }
 
-    /// Returns the registers of `vcpu`, if it is parked and KVM has stored them.
-    pub(crate) fn registers(&self, vcpu: &Vcpu) -> Option<Arc<Registers>> {
-        self.with_seen(vcpu, |seen| seen.registers.clone())?
-    }
-
     /// Remembers that `vcpu` was locked out, if it was, until a thread comes to run it.
     pub(crate) fn note_locked_out(&self, vcpu: &Vcpu) {
         self.with_seen(vcpu, |seen| {
@@ -540,16 +528,16 @@ impl RunnerGuard<'_> {
         let _no_io = NoIo::begin();
         let since = Instant::<Monotonic>::now();
         while let Some(current) = parking {
-            let snapshot = if current.is_closed() {
-                Snapshot::NONE
+            let result_for_vmm = if current.is_closed() {
+                None
             } else {
-                call.read_registers()
+                call.complete_last_exit()
             };
             let mut end = ParkingEnd::Thawed;
-            if self.set_parked(&current, snapshot.registers) {
+            if self.set_parked(&current) {
                 end = current.park();
             }
-            if let Some(result) = snapshot.result_for_vmm {
+            if let Some(result) = result_for_vmm {
                 return Next::Return(result);
             }
             match end {
@@ -569,7 +557,7 @@ impl RunnerGuard<'_> {
     }
 
     /// Marks the thread as parked, unless the freeze of `parking` is over. Returns whether it has.
-    fn set_parked(&self, parking: &Arc<Parking>, registers: Option<Arc<Registers>>) -> bool {
+    fn set_parked(&self, parking: &Arc<Parking>) -> bool {
         let mut guard = self.watch.runners.lock();
         let runners = &mut *guard;
         let current = runners.parking.as_ref();
@@ -578,10 +566,6 @@ impl RunnerGuard<'_> {
         }
         runners.set_state(self.index, RunnerState::Parked);
         runners.parks = runners.parks.wrapping_add(1);
-        // Without, those remain that another thread of the vCPU has read.
-        if let (Some(vcpu), Some(registers)) = (runners.vcpu_of(self.index), registers) {
-            runners.change(vcpu, |seen| seen.registers = Some(registers));
-        }
         let all_have = runners.moving == 0;
         drop(guard);
         if all_have {

@@ -17,27 +17,11 @@ pub(crate) type Segment = (&'static str, bindings::kvm_segment);
 pub(crate) struct Registers(bindings::kvm_inspect_registers);
 
 impl Registers {
-    /// Reads the registers of a vCPU that nobody runs, once its mutex can be had.
-    ///
-    /// Waits for the mutex as KVM_RUN does. [`None`] if the thread is being killed, or if KVM does
-    /// not know them.
-    pub(super) fn read(vcpu: &Vcpu) -> Option<Self> {
-        let mutex = vcpu.mutex();
-        // SAFETY: A valid vCPU's mutex, which this thread does not hold.
-        if unsafe { bindings::mutex_lock_killable(mutex) } != 0 {
-            return None;
-        }
-        let registers = Self::read_locked(vcpu);
-        // SAFETY: Just taken.
-        unsafe { bindings::mutex_unlock(mutex) };
-        registers
-    }
-
     /// Reads the registers of a vCPU whose mutex the caller holds.
     ///
     /// On Intel some of them are in the VMCS, which cannot be read on Hyper-V.
     /// [`None`] if KVM does not know any.
-    pub(crate) fn read_locked(vcpu: &Vcpu) -> Option<Self> {
+    pub(crate) fn read(vcpu: &Vcpu) -> Option<Self> {
         let mut raw = bindings::kvm_inspect_registers::default();
         // SAFETY: A valid vCPU. Values that change meanwhile would be wrong, nothing more.
         unsafe { bindings::read_registers(vcpu.as_raw(), &raw mut raw) }.then_some(Self(raw))

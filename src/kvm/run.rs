@@ -9,18 +9,14 @@ use core::{
 
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
-        Arc, //
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
     },
     types::NotThreadSafe, //
 };
 
 use super::{
-    Registers,
     Vcpu,
     VmId, //
 };
@@ -150,17 +146,16 @@ impl RunCall<'_> {
     }
 
     /// Has KVM complete what the last exit to the VMM left unfinished, an IN for example, without
-    /// entering the guest, and reads the registers.
+    /// entering the guest. Returns a result that KVM meant for the VMM, which must get it:
+    /// completing the exit has brought about another one, or KVM refused the call.
     ///
-    /// With `immediate_exit` set KVM_RUN does the former and returns `-EINTR`. The registers are
-    /// then read where KVM itself keeps them (see [`Registers`]): the VMM, which may write the
-    /// `kvm_run` page at any time, can neither forge nor suppress them. If it takes back
-    /// `immediate_exit`, the guest is entered, and the next kick ends that.
+    /// With `immediate_exit` set KVM_RUN does that and returns `-EINTR`. If the VMM takes that
+    /// back, the guest is entered, and the next kick ends that.
     ///
     /// The page is left as the VMM's own call, which follows, would leave it.
     // Not inlined: KVM_RUN needs the stack, so this frame must be gone by then.
     #[inline(never)]
-    pub(crate) fn read_registers(&self) -> Snapshot {
+    pub(crate) fn complete_last_exit(&self) -> Option<c_long> {
         // Not 1, to tell it from what the VMM may write there meanwhile.
         const OUR_IMMEDIATE_EXIT: u8 = 2;
 
@@ -168,15 +163,11 @@ impl RunCall<'_> {
         page.exchange_immediate_exit(0, OUR_IMMEDIATE_EXIT);
         let result = self.original();
         page.exchange_immediate_exit(OUR_IMMEDIATE_EXIT, 0);
-        Snapshot {
-            registers: Registers::read(self.vcpu())
-                .and_then(|registers| Arc::new(registers, task::gfp_paused()).ok()),
-            result_for_vmm: (result != task::return_value(EINTR)).then_some(result),
-        }
+        (result != task::return_value(EINTR)).then_some(result)
     }
 
     /// Returns the value by which the call starts over, without KVM's having been called, or only
-    /// by [`Self::read_registers`].
+    /// by [`Self::complete_last_exit`].
     ///
     /// If it ends with `EINTR` instead (see [`task::restart_current_call`]), the VMM finds the
     /// reason that KVM would have given, not that of the exit before, which it has dealt with.
@@ -184,24 +175,6 @@ impl RunCall<'_> {
         self.run_page().set_exit_reason(bindings::KVM_EXIT_INTR);
         task::restart_current_call()
     }
-}
-
-/// What [`RunCall::read_registers`] has brought about.
-pub(crate) struct Snapshot {
-    /// The registers; [`None`] if KVM does not know them, as for a protected guest, or if there is
-    /// no memory.
-    pub(crate) registers: Option<Arc<Registers>>,
-    /// A result that KVM meant for the VMM, which must get it: completing the last exit has brought
-    /// about another one, or KVM refused the call.
-    pub(crate) result_for_vmm: Option<c_long>,
-}
-
-impl Snapshot {
-    /// Nothing was read, and nothing done.
-    pub(crate) const NONE: Self = Self {
-        registers: None,
-        result_for_vmm: None,
-    };
 }
 
 /// The `kvm_run` page of a vCPU, which the VMM may write at any time.

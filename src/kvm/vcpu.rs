@@ -66,11 +66,6 @@ impl Vcpu {
         unsafe { task::owned(task) }
     }
 
-    pub(super) fn mutex(&self) -> *mut bindings::mutex {
-        // SAFETY: By the type invariant `self` is valid.
-        unsafe { &raw mut (*self.as_raw()).mutex }
-    }
-
     /// Returns whether a thread is in KVM_RUN, for the guest to run.
     pub(crate) fn is_in_kvm_run(&self) -> bool {
         // SAFETY: By the type invariant `self` is valid.
