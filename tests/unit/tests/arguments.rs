@@ -139,7 +139,7 @@ fn other_arguments_are_refused() {
     assert!(checked(b"pid=1  max_hits=1").is_ok());
     for text in [
         &b"max_hits=010"[..],
-        b"vm_fd=-010",
+        b"pid=-010",
         b"max_hits=0b1",
         b"max_hits=0o7",
     ] {
@@ -149,7 +149,7 @@ fn other_arguments_are_refused() {
     for text in [
         &b"max_hits=0"[..],
         b"max_hits=0x10",
-        b"vm_fd=-1",
+        b"pid=-1",
         b"pattern=01",
     ] {
         assert!(checked(text).is_ok());
