@@ -227,11 +227,6 @@ impl Loaded {
         (output.reports, output.others)
     }
 
-    /// Returns all lines since the last call.
-    pub(crate) fn lines(&mut self) -> Vec<String> {
-        self.loaded.lines().expect("the kernel log can be read")
-    }
-
     /// Unloads the module; nothing may be left of it. Returns the reports since the last call, but
     /// not one that was cut off by this.
     pub(crate) fn unload(self) -> Vec<Report> {
