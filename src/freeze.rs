@@ -71,8 +71,8 @@ pub(crate) struct FrozenVcpu {
     pub(crate) number: c_int,
     /// Where it is.
     pub(crate) state: VcpuState,
-    /// Its registers; [`None`] if KVM did not store them, or if there was no memory for them.
-    pub(crate) registers: Option<KBox<Registers>>,
+    /// Its registers; [`None`] if it was running, or if KVM does not know them.
+    pub(crate) registers: Option<Registers>,
 }
 
 /// The pauses of one inspection.
@@ -261,12 +261,7 @@ impl<'a> Freeze<'a> {
                 VcpuLocation::Parked => VcpuState::Parked,
                 VcpuLocation::InKvmRun | VcpuLocation::Unknown => VcpuState::Outside,
             };
-            let registers = Registers::read(vcpu);
-            let flags = task::gfp_paused();
-            (
-                state,
-                registers.and_then(|registers| KBox::new(registers, flags).ok()),
-            )
+            (state, Registers::read(vcpu))
         } else if self.state == State::Partial {
             // What KVM has in memory is that of some earlier moment.
             (VcpuState::Running, None)
