@@ -528,7 +528,7 @@ impl Vcpu {
             // The halt is complete: RIP is at the instruction after it.
             Work::Halt => self.check_registers(1),
             Work::PortIo => {
-                let rounds = self.regs().rbx;
+                let rounds = self.own_regs().rbx;
                 let seen = self.rounds();
                 // The guest may have written the last number, and not counted it yet.
                 assert!(
@@ -720,6 +720,13 @@ impl Vcpu {
         );
     }
 
+    /// Returns the general registers, which must be the guest's. It must not run.
+    fn own_regs(&self) -> kvm_regs {
+        let regs = self.regs();
+        assert!(!has_registers_of_host(&regs), "{HOST_IN_GUEST}: {regs:#x?}");
+        regs
+    }
+
     /// Checks that the registers are the first ones, but for RIP.
     fn check_registers(&self, offset: u64) {
         let rip = match self.work {
@@ -727,7 +734,7 @@ impl Vcpu {
             Work::UserSpace => self.first_regs.rip,
             _ => self.final_loop_address() + offset,
         };
-        let mut regs = self.regs();
+        let mut regs = self.own_regs();
         if self.work == Work::Spin && self.is_in_final_loop(regs.rip) {
             // RIP is at one of the loop's two instructions.
             regs.rip = rip;
@@ -742,7 +749,7 @@ impl Vcpu {
     /// Checks that the count and the sum agree, in registers and in memory, and that all else is
     /// unchanged.
     fn check_count(&self) {
-        let regs = self.regs();
+        let regs = self.own_regs();
         let memory = self.memory.as_ref().expect("it runs in memory");
         let data = DATA + self.id * DATA_STEP;
         let (count, sum) = (memory.read_u64(data), memory.read_u64(data + 8));
@@ -881,7 +888,8 @@ pub(crate) fn port_number(round: u64) -> u32 {
 /// Returns whether a guest has its host's registers: those that VMRUN saves hold addresses of a
 /// kernel, which no guest's program has.
 fn has_registers_of_host(regs: &kvm_regs) -> bool {
-    const KERNEL: u64 = 0xffff_8000_0000_0000;
+    // With five levels of page tables.
+    const KERNEL: u64 = 0xff00_0000_0000_0000;
     const KERNEL_TEXT: u64 = 0xffff_ffff_8000_0000;
     regs.rip >= KERNEL_TEXT && regs.rsp >= KERNEL
 }
