@@ -149,10 +149,16 @@ pub(crate) fn has_feature(name: &str) -> bool {
 }
 
 /// Waits until `condition` holds. Several steps are waited for one by one, each with its own limit.
-pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    wait_or(what, condition, || ());
+}
+
+/// Waits as [`wait_until`]. Calls `in_vain`, which may say more, before it gives up.
+pub(crate) fn wait_or(what: &str, mut condition: impl FnMut() -> bool, in_vain: impl FnOnce()) {
     let mut patience = Patience::of(Duration::from_secs(60), Duration::from_millis(1));
     while !condition() {
         if !patience.nap() {
+            in_vain();
             print_what_runs();
             panic!("waited in vain: {what}");
         }

@@ -44,7 +44,7 @@ use super::{
     ring::Event,
     Userfault,
 };
-use crate::process::{has_feature, process_state, thread_state, wait_until};
+use crate::process::{has_feature, process_state, thread_state, wait_or, wait_until};
 
 ioctl_ior_nr!(KVM_GET_SREGS, KVMIO, 0x83, kvm_sregs);
 ioctl_iow_nr!(KVM_SET_REGS, KVMIO, 0x82, kvm_regs);
@@ -188,6 +188,8 @@ struct Shared {
     may_be_lost: AtomicBool,
     /// Whether the guest was lost.
     is_lost: AtomicBool,
+    /// Whether the guest was waited for in vain: the thread is to say in which state it is.
+    is_stuck: AtomicBool,
 }
 
 enum Thread {
@@ -389,18 +391,32 @@ impl Vcpu {
             Work::Count | Work::Nested => {
                 let steps = if self.work == Work::Count { 1000 } else { 10 };
                 let from = self.count();
-                wait_until("the guest goes on counting", || {
+                self.wait_for_guest("the guest goes on counting", || {
                     self.count().0 > from.0 + steps
                 });
             }
             Work::PortIo => {
                 let from = self.rounds();
-                wait_until("the guest goes on with its port", || {
+                self.wait_for_guest("the guest goes on with its port", || {
                     self.rounds() > from + 10
                 });
             }
             _ => (),
         }
+    }
+
+    /// Waits for something that its guest does. If that does not come, its thread says why.
+    fn wait_for_guest(&self, what: &str, condition: impl FnMut() -> bool) {
+        wait_or(what, condition, || {
+            self.shared.is_stuck.store(true, SeqCst);
+            // As in `stop`.
+            for _ in 0..1000 {
+                if self.runs() {
+                    self.send_signal(SIGRTMIN());
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
     }
 
     /// Returns how far [`Work::Count`] is.
@@ -967,6 +983,17 @@ impl Runner {
         self.fd.set_kvm_immediate_exit(0);
     }
 
+    /// Ends the process, with the state that the guest is in.
+    fn fail(&mut self, why: &str) -> ! {
+        let regs = self.fd.get_regs().expect("the registers can be read");
+        let why = if has_registers_of_host(&regs) {
+            HOST_IN_GUEST
+        } else {
+            why
+        };
+        panic!("{why}: {}", describe_last_exit(&mut self.fd));
+    }
+
     /// Runs the guest until its next exit.
     fn step(&mut self) -> ControlFlow<()> {
         self.shared.entries.fetch_add(1, SeqCst);
@@ -1011,18 +1038,13 @@ impl Runner {
                 flow = ControlFlow::Break(());
             }
             Ok(VcpuExit::Shutdown) => panic!("{GUEST_LOST}"),
-            Ok(VcpuExit::InternalError) => {
-                let regs = self.fd.get_regs().expect("the registers can be read");
-                let what = if has_registers_of_host(&regs) {
-                    HOST_IN_GUEST
-                } else {
-                    "KVM has failed"
-                };
-                panic!("{what}: {}", describe_last_exit(&mut self.fd));
-            }
+            Ok(VcpuExit::InternalError) => self.fail("KVM has failed"),
             Ok(exit) => panic!("unexpected exit of the guest: {exit:?}"),
             Err(error) if error.errno() == libc::EINTR => interrupted = true,
             Err(error) => panic!("KVM_RUN: {error}"),
+        }
+        if shared.is_stuck.load(SeqCst) {
+            self.fail("the guest does not go on");
         }
         let is_expected = self.conduct.after(&mut self.fd, interrupted);
         if is_expected {

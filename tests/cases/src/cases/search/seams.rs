@@ -165,7 +165,8 @@ fn torn() {
                     moves += 1;
                     memory.write(places[to] + 16, &moves.to_le_bytes());
                     memory.write(places[to], &secret);
-                    memory.write(places[from], &[moves, !moves].map(u64::to_le_bytes).concat());
+                    let left = [moves, !moves].map(u64::to_le_bytes);
+                    memory.write(places[from], left.as_flattened());
                     let most = Duration::from_micros(whole.done.scan_us);
                     thread::sleep(random.some_of(most));
                 }
