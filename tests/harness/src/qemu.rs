@@ -132,6 +132,11 @@ impl Machine {
         if let Some(khz) = tsc::khz() {
             parameters.push_str(&format!(" tsc_early_khz={khz}"));
         }
+        if self.in_parallel {
+            // On a busy machine the processor with the log's reader may stand while another one
+            // writes report after report.
+            parameters.push_str(" log_buf_len=4M");
+        }
         let mut port = OsString::from("file:");
         port.push(console);
         let mut monitor = OsString::from("unix:");
