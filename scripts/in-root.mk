@@ -75,10 +75,9 @@ bench-freeze: stock
 bench-pause: stock
 	@$(vm) bench-pause
 
-# nested-alone measures nothing: it disturbs a guest as the module does, without the module
-# (docs/testing.md).
-.PHONY: bench-idle bench-module nested-alone
-bench-idle bench-module nested-alone: stock
+# threads-alone measures nothing: it disturbs guests without the module (docs/testing.md).
+.PHONY: bench-idle bench-module threads-alone
+bench-idle bench-module threads-alone: stock
 	@$(vm) measure -- $@
 
 .PHONY: fuzz

@@ -171,7 +171,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
 
 /// Returns the case, or the measurement, with this name.
 pub(crate) fn find(name: &str) -> Case {
-    let measurements = bench::CASES.iter().chain(nested::MEASUREMENTS).copied();
+    let measurements = bench::CASES.iter().chain(threads::MEASUREMENTS).copied();
     let case = all().chain(measurements).find(|case| case.name() == name);
     case.unwrap_or_else(|| panic!("there is no case {name}"))
 }

@@ -2,13 +2,10 @@
 
 //! A guest with a guest of its own.
 
-mod alone;
-
 use std::{thread, time::Duration};
 
 use kvm_inspect_tool::report::State;
 
-use self::alone::alone;
 use super::{meanwhile::inspect_while, secret, Case};
 use crate::{
     inspect::{hex, Inspection},
@@ -16,8 +13,6 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = cases![guest];
-
-pub(super) const MEASUREMENTS: &[Case] = cases![alone.within(1800)];
 
 /// The freeze finds it in the outer or the inner guest, and both go on. The registers are of the
 /// one that ran.

@@ -31,6 +31,8 @@ pub(super) const CASES: &[Case] = cases![
     io_uring.with_stock(),
 ];
 
+pub(super) const MEASUREMENTS: &[Case] = cases![alone.within(1800)];
+
 pub(super) const ROLES: &[Role] = roles![takes_signals];
 
 const WORKS: [Work; 4] = [Work::Count, Work::PortIo, Work::Halt, Work::Spin];
@@ -128,11 +130,7 @@ fn stopped() {
 
 /// A debugger stops them one by one, and reads their registers.
 fn traced() {
-    let mut vmm = Other::start("takes_signals", &[]);
-    let line = vmm.hear();
-    let threads = line.split(' ').map(|tid| tid.parse().expect("a number"));
-    let tracers: Vec<Tracer> = threads.map(Tracer::seize).collect();
-    assert_eq!(tracers.len(), WORKS.len());
+    let (mut vmm, tracers) = debug();
     let mut random = Random::new();
     let mut stops = 0;
     inspect_while(
@@ -153,6 +151,39 @@ fn traced() {
     drop(tracers);
     vmm.tell("end");
     vmm.finish();
+}
+
+/// A debugger stops them all, without the module, which cannot be the cause if a guest is lost.
+fn alone() {
+    const STOPS: u32 = 50_000;
+    let (mut vmm, tracers) = debug();
+    let mut random = Random::new();
+    for _ in 0..times(STOPS) {
+        tracers.iter().for_each(Tracer::interrupt);
+        for tracer in &tracers {
+            tracer.registers();
+        }
+        tracers.iter().for_each(Tracer::go_on);
+        random.pause(Duration::from_millis(2));
+    }
+    drop(tracers);
+    vmm.tell("end");
+    vmm.finish();
+    println!(
+        "no guest was lost in {STOPS} stops of {} vCPUs",
+        WORKS.len()
+    );
+    println!("threads-alone: PASS");
+}
+
+/// Starts a VMM, and attaches a debugger to the thread of each vCPU.
+fn debug() -> (Other, Vec<Tracer>) {
+    let mut vmm = Other::start("takes_signals", &[]);
+    let line = vmm.hear();
+    let threads = line.split(' ').map(|tid| tid.parse().expect("a number"));
+    let tracers: Vec<Tracer> = threads.map(Tracer::seize).collect();
+    assert_eq!(tracers.len(), WORKS.len());
+    (vmm, tracers)
 }
 
 /// A VMM that takes signals at any time. It first prints the numbers of its vCPUs' threads.

@@ -493,14 +493,6 @@ impl Vcpu {
         self.shared.is_lost.load(SeqCst)
     }
 
-    /// Returns the state in which the guest was lost. It must not run.
-    pub(crate) fn describe_loss(&mut self) -> String {
-        match &mut self.thread {
-            Thread::Stopped(runner) => describe_last_exit(&mut runner.fd),
-            _ => panic!("vCPU {} runs", self.id),
-        }
-    }
-
     /// Returns whether a thread runs it.
     pub(crate) fn runs(&self) -> bool {
         matches!(self.thread, Thread::Running(_))
