@@ -334,8 +334,15 @@ unsigned long kvm_inspect_empty_until(struct mm_struct *mm, unsigned long start,
 		pudp = pud_offset_lockless(p4dp, p4d, addr);
 		pud = pudp_get(pudp);
 		next = pud_addr_end(addr, end);
-		if (pud_none(pud))
+		if (pud_none(pud)) {
+			/* Huge pages of this size are exchanged under it (huge_pte_lockptr()). */
+			lock = pud_lock(mm, pudp);
+			empty = pud_none(pudp_get(pudp));
+			spin_unlock(lock);
+			if (!empty)
+				break;
 			continue;
+		}
 		if (!pud_present(pud) || pud_leaf(pud))
 			break;
 		pmdp = pmd_offset_lockless(pudp, pud, addr);
