@@ -45,8 +45,8 @@ use crate::{
 /// locked out. One that runs, or waits for a CPU, has half of the whole time.
 const SLEEPER_GRACE: Delta = Delta::from_millis(10);
 
-/// How long threads may take to notice a kick for a freeze that did not come about.
-const KICKED_GRACE_MS: u32 = 100;
+/// How long threads may take after a freeze to notice a kick. The guest runs meanwhile.
+const KICKED_GRACE_MS: u32 = 1000;
 
 /// The most lines about vCPUs that did not stop.
 const MAX_LATE_LINES: usize = 16;
@@ -310,7 +310,8 @@ impl<'a> Freeze<'a> {
     }
 
     /// Waits until the threads that were kicked, and do not come through the hook, have noticed. As
-    /// long as the VM is watched their VMM sees nothing of it.
+    /// long as the VM is watched their VMM sees nothing of it. A debugger may hold one on its way to
+    /// user space.
     fn await_kicked(&self) {
         // The flag stays until they have passed `Restart`, whether still in KVM_RUN or not.
         let is_kicked = |vcpu: &Vcpu| vcpu.thread().is_some_and(|thread| task::is_kicked(&thread));
@@ -357,9 +358,7 @@ impl<'a> Freeze<'a> {
 impl Drop for Freeze<'_> {
     fn drop(&mut self) {
         self.thaw_all();
-        if self.state != State::Complete {
-            self.await_kicked();
-        }
+        self.await_kicked();
     }
 }
 

@@ -199,9 +199,14 @@ unsafe extern "C" fn hooked_vcpu_ioctl(
     let _inside = InsideGuard::new();
     // SAFETY: `Redirect` has recognized the call as KVM_RUN by this task.
     let call = unsafe { RunCall::from_raw(file) };
-    match ActiveWatch::find(call.vcpu().vm_id()) {
+    table::set_starting_over(false);
+    let result = match ActiveWatch::find(call.vcpu().vm_id()) {
         Some(watch) => watch.run(&call),
         // No longer watched: the next try goes straight to KVM.
         None => call.start_over(),
+    };
+    if result == task::return_value(ERESTARTNOHAND) {
+        table::set_starting_over(true);
     }
+    result
 }

@@ -66,6 +66,7 @@ impl Handler for RestartKvmRun {
         if is_kicked_out_of_kvm_run(registers) {
             // If a signal with a handler comes first after all, this becomes `-EINTR` again.
             registers.ax = task::return_value(ERESTARTNOHAND) as c_ulong;
+            table::set_starting_over(true);
         }
         None
     }
@@ -123,27 +124,32 @@ fn end_restart(registers: &mut bindings::pt_regs) {
     let eintr = task::return_value(EINTR) as c_ulong;
     if registers.ax == IOCTL && (registers.orig_ax == IOCTL || is_at_syscall(registers)) {
         // The restart is prepared (`arch_do_signal_or_restart`), or the thread was in user space
-        // already, where an interrupt has met it just before the call.
+        // already, where an interrupt has met it just before the call starts over.
         registers.ip = registers.ip.wrapping_add(SYSCALL_LEN);
     } else if registers.orig_ax != IOCTL
         || (registers.ax != task::return_value(ERESTARTNOHAND) as c_ulong && registers.ax != eintr)
     {
         return;
     }
+    table::set_starting_over(false);
     registers.ax = eintr;
     // No system call any more: the thread may pass [`RestartKvmRun`] again, with this work done.
     registers.orig_ax = c_ulong::MAX;
 }
 
 /// Returns whether the current task, of a watched VM's VMM, is in user space, and its next
-/// instruction is a system call.
+/// instruction is the system call that starts over. A fresh one would enter the guest without us,
+/// too.
 fn is_at_syscall(registers: &bindings::pt_regs) -> bool {
     const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
+    if !table::is_starting_over() || !table::has_vmm(task::current_mm().addr()) {
+        return false;
+    }
     let mut code = [0_u8; 2];
     let from = registers.ip as *const c_void;
     // SAFETY: `code` may be written; any address of user space may be tried.
     let result =
         unsafe { bindings::copy_from_user_nofault((&raw mut code).cast(), from, code.len()) };
-    result == 0 && code == SYSCALL && table::has_vmm(task::current_mm().addr())
+    result == 0 && code == SYSCALL
 }

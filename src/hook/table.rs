@@ -7,7 +7,8 @@ use kernel::{
     sync::atomic::{
         Atomic,
         Relaxed, //
-    }, //
+    },
+    task::Task, //
 };
 
 use crate::kvm::{
@@ -23,6 +24,10 @@ static VMS: [Atomic<usize>; MAX_VMS] = [const { Atomic::new(0) }; MAX_VMS];
 
 /// For each of [`VMS`] the address space of its VMM; only compared.
 static VMMS: [Atomic<usize>; MAX_VMS] = [const { Atomic::new(0) }; MAX_VMS];
+
+/// The threads whose call of KVM_RUN is about to start over: the addresses of their tasks, only
+/// compared. Two threads may share a place; then the later one has it.
+static STARTING_OVER: [Atomic<usize>; 256] = [const { Atomic::new(0) }; 256];
 
 /// How many of [`VMS`] have ever been in use, so that the handlers look at no more.
 static LEN: Atomic<usize> = Atomic::new(0);
@@ -70,6 +75,32 @@ pub(super) fn has_vmm(mm: usize) -> bool {
     VMMS.iter()
         .take(LEN.load(Relaxed))
         .any(|vmm| vmm.load(Relaxed) == mm && mm != 0)
+}
+
+/// Notes whether a call of the current thread is about to start over. Does not sleep.
+pub(super) fn set_starting_over(is_starting_over: bool) {
+    let (place, task) = place_of_current();
+    if is_starting_over {
+        place.store(task, Relaxed);
+    } else if place.load(Relaxed) == task {
+        place.store(0, Relaxed);
+    }
+}
+
+/// Returns whether a call of the current thread is about to start over. Does not sleep.
+pub(super) fn is_starting_over() -> bool {
+    let (place, task) = place_of_current();
+    place.load(Relaxed) == task
+}
+
+/// Returns the place of the current thread in [`STARTING_OVER`], and what is there if it has it.
+fn place_of_current() -> (&'static Atomic<usize>, usize) {
+    /// Addresses of tasks differ in the bits from this one on.
+    const ALIGNMENT: u32 = 6;
+
+    let task = Task::current_raw().addr();
+    let index = (task >> ALIGNMENT) % STARTING_OVER.len();
+    (&STARTING_OVER[index], task)
 }
 
 /// Returns whether no VM was ever watched, so that no thread was ever redirected.

@@ -18,11 +18,24 @@ impl Tracer {
     /// Stops it, and waits until it has stopped.
     pub(crate) fn interrupt(&self) {
         self.request(libc::PTRACE_INTERRUPT, ptr::null_mut());
+        assert!(self.waits(0), "it stops");
+    }
+
+    /// Returns whether it has stopped by itself.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.waits(libc::WNOHANG)
+    }
+
+    fn waits(&self, options: libc::c_int) -> bool {
         let mut status = 0;
         // SAFETY: `status` is valid for writing.
-        let result = unsafe { libc::waitpid(self.0, &raw mut status, libc::__WALL) };
+        let result = unsafe { libc::waitpid(self.0, &raw mut status, libc::__WALL | options) };
+        if result == 0 {
+            return false;
+        }
         assert_eq!(result, self.0, "waitpid: {}", io::Error::last_os_error());
         assert!(libc::WIFSTOPPED(status), "status {status:#x}");
+        true
     }
 
     /// Returns its registers. It must be stopped.
@@ -36,6 +49,24 @@ impl Tracer {
     /// Lets it go on.
     pub(crate) fn go_on(&self) {
         self.request(libc::PTRACE_CONT, ptr::null_mut());
+    }
+
+    /// Lets it go on, until it begins or ends a system call.
+    pub(crate) fn go_on_to_system_call(&self) {
+        self.request(libc::PTRACE_SYSCALL, ptr::null_mut());
+    }
+
+    /// Lets it do one instruction, or one system call. It must be stopped, and is again.
+    pub(crate) fn step(&self) {
+        self.request(libc::PTRACE_SINGLESTEP, ptr::null_mut());
+        assert!(self.waits(0), "it stops");
+    }
+
+    /// Returns eight bytes of its memory. It must be stopped.
+    pub(crate) fn peek(&self, address: u64) -> [u8; 8] {
+        // SAFETY: This reads memory of the traced process alone, at any address.
+        let word = unsafe { libc::ptrace(libc::PTRACE_PEEKTEXT, self.0, address, 0) };
+        word.to_ne_bytes()
     }
 
     fn request(&self, request: libc::c_uint, data: *mut libc::user_regs_struct) {

@@ -3,9 +3,10 @@
 //! The threads of vCPUs are disturbed in many ways while their VM is inspected again and again.
 
 use std::{
+    process,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kvm_inspect_tool::report::{Conclusion, Report, State};
@@ -25,15 +26,17 @@ pub(super) const CASES: &[Case] = cases![
     signals,
     stopped,
     traced,
+    system_calls_traced,
     change,
     vcpus_added,
     other_ioctl,
     io_uring.with_stock(),
+    io_uring_before_call.with_stock(),
 ];
 
 pub(super) const MEASUREMENTS: &[Case] = cases![alone.within(1800)];
 
-pub(super) const ROLES: &[Role] = roles![takes_signals];
+pub(super) const ROLES: &[Role] = roles![takes_signals, waits_for_event];
 
 const WORKS: [Work; 4] = [Work::Count, Work::PortIo, Work::Halt, Work::Spin];
 
@@ -153,6 +156,49 @@ fn traced() {
     vmm.finish();
 }
 
+/// A debugger stops a thread where its system calls end, as strace does, and holds it there until
+/// the inspection is over. Its VMM does not see that the module has ended KVM_RUN.
+fn system_calls_traced() {
+    const LONGEST: Duration = Duration::from_millis(400);
+
+    let mut vmm = Other::start("takes_signals", &[]);
+    let line = vmm.hear();
+    let thread = line.split(' ').next().expect("a number");
+    let thread = thread.parse().expect("a number");
+    let pid = vmm.pid();
+    let inspect = || Inspection::of(pid).report();
+    let begun = Instant::now();
+    assert_ok(&inspect());
+    let hold = (2 * begun.elapsed()).min(LONGEST);
+    let tracer = Tracer::seize(thread);
+    // That ends KVM_RUN, without the module, too.
+    tracer.interrupt();
+    tracer.go_on_to_system_call();
+    wait_until("the next KVM_RUN begins", || tracer.has_stopped());
+    tracer.go_on_to_system_call();
+    let before = vmm.ask("ended");
+    let mut stops = 0;
+    for _ in 0..times(10) {
+        thread::scope(|scope| {
+            let inspection = scope.spawn(inspect);
+            while !inspection.is_finished() {
+                if tracer.has_stopped() {
+                    thread::sleep(hold);
+                    tracer.go_on_to_system_call();
+                    stops += 1;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert_ok(&inspection.join().expect("it ends"));
+        });
+    }
+    assert!(stops >= 2 * times(10), "{stops} stops");
+    assert_eq!(vmm.ask("ended"), before, "KVM_RUN ended");
+    drop(tracer);
+    vmm.tell("end");
+    vmm.finish();
+}
+
 /// A debugger stops them all, without the module, which cannot be the cause if a guest is lost.
 fn alone() {
     const STOPS: u32 = 50_000;
@@ -186,12 +232,15 @@ fn debug() -> (Other, Vec<Tracer>) {
     (vmm, tracers)
 }
 
-/// A VMM that takes signals at any time. It first prints the numbers of its vCPUs' threads.
+/// A VMM that takes signals at any time. It first prints the numbers of its vCPUs' threads, and
+/// then, as often as it is asked, how often KVM_RUN has ended with `EINTR` in the first one.
 fn takes_signals(_: &[&str]) {
     let mut vm = vm(Manner::Handled);
     let threads: Vec<String> = vm.vcpus().iter().map(|v| v.tid().to_string()).collect();
     say(&threads.join(" "));
-    hear();
+    while hear() == "ended" {
+        say(&vm.vcpu(0).signals_taken().to_string());
+    }
     vm.wait_until_it_goes_on();
     vm.finish();
 }
@@ -291,6 +340,62 @@ fn io_uring() {
     assert!(events > u64::from(times(10)), "{events} events");
     println!("counted: events={events}");
     vm.finish();
+}
+
+/// The event comes just before a call of `KVM_RUN`, which is not one that the module has start over
+/// again. So it does not end that, as it would not without the module: the VMM would take the exit
+/// before, which it has dealt with, for a new one.
+fn io_uring_before_call() {
+    const SYSCALL: [u8; 2] = [0x0f, 0x05];
+    const KVM_RUN: u64 = 0xae80;
+
+    let mut vmm = Other::start("waits_for_event", &[]);
+    let thread = vmm.hear().parse().expect("a number");
+    let mut loaded = Inspection::of(vmm.pid()).set("interval_ms", 1).load();
+    loaded.next_reports();
+    let tracer = Tracer::seize(thread);
+    let is_at_syscall = |rip| tracer.peek(rip)[..2] == SYSCALL;
+    for _ in 0..times(30) {
+        tracer.interrupt();
+        // A call that starts over comes to it directly from the end of the same call.
+        let mut was_at_syscall = true;
+        wait_until("it is about to call KVM_RUN for the first time", || {
+            let registers = tracer.registers();
+            let is_there = is_at_syscall(registers.rip);
+            let is_call = registers.rax == libc::SYS_ioctl as u64 && registers.rsi == KVM_RUN;
+            if is_there && is_call && !was_at_syscall {
+                return true;
+            }
+            was_at_syscall = is_there;
+            tracer.step();
+            false
+        });
+        vmm.ask("happen");
+        tracer.go_on();
+        // The next stop ends the call in which the VMM has missed it.
+        loaded.next_reports();
+    }
+    drop(tracer);
+    loaded.unload();
+    vmm.tell("end");
+    vmm.finish();
+}
+
+/// A VMM that waits for one event in `KVM_RUN`. It says the number of its vCPU's thread.
+fn waits_for_event(_: &[&str]) {
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::PortIo)
+        .set_manner(Manner::Ring);
+    let event = vm.vcpu(0).event();
+    vm.start();
+    say(&vm.vcpu(0).tid().to_string());
+    while hear() == "happen" {
+        event.happen(|| ());
+        say("it has happened");
+    }
+    vm.wait_until_it_goes_on();
+    // A debugger ends calls, too: the usual checks would find that.
+    process::exit(0);
 }
 
 /// vCPUs are added, and run at once. Each report has all vCPUs of some moment.
