@@ -10,7 +10,11 @@ use kernel::{
         Arc, //
     },
     task::Task,
-    time::Delta, //
+    time::{
+        Delta,
+        Instant,
+        Monotonic, //
+    }, //
 };
 
 use crate::{
@@ -27,7 +31,10 @@ use crate::{
         Vm, //
     },
     linux::{
-        address_space::BorrowedAddressSpace,
+        address_space::{
+            BorrowedAddressSpace,
+            Patience, //
+        },
         completion::Completion,
         kthread::OnKthread,
         task::{
@@ -136,7 +143,8 @@ impl Inspection<'_> {
 
         // A VM may become a protected one until its first vCPU is made, and by migration later.
         self.is_unprotected()?;
-        let counted = searched.and_then(|()| search.count(&memory.memory(), &stop));
+        let patience = Patience::new();
+        let counted = searched.and_then(|()| search.count(&memory.memory(&patience), &stop));
         let findings = search.take_findings();
         let conclusion = match counted {
             Ok(()) if findings.has_lost(&map, self.request.query.searched_ranges()) => {
@@ -214,7 +222,8 @@ impl Inspection<'_> {
     fn bring_in(&self, memory: &BorrowedAddressSpace<'_>, stop: &dyn Fn() -> bool) -> Result {
         let map = Map::new(self.target.vm.clone(), Memslots::read(self.vm())?);
         let ranges = self.request.query.searched_ranges();
-        let vmm_memory = memory.memory();
+        let patience = Patience::new();
+        let vmm_memory = memory.memory(&patience);
         for slot in map.slots() {
             let source = map.source(slot, &vmm_memory);
             map.for_each_stretch(ranges, slot, 0, slot.pages, |plan, first, end| {
@@ -255,13 +264,13 @@ impl Inspection<'_> {
     }
 
     /// Searches memory in this pause and, if pauses are limited, in some more. In between the guest
-    /// runs for as long as the last pause was.
+    /// runs for as long as the last pause was, or the freeze that failed.
     ///
     /// When all is searched, what has changed meanwhile is searched again, up to
     /// [`MAX_SEARCHES_AGAIN`] times.
     fn search(&self, freeze: Freeze<'_>, run: &mut Run<'_>) -> Result<(), Interrupted> {
-        // One for all, with its limited patience for `mmap_lock`.
-        let vmm_memory = run.memory.memory();
+        let patience = Patience::new();
+        let vmm_memory = run.memory.memory(&patience);
         let mut outcome = self.search_in_pause(freeze, run)?;
         let (mut again, mut in_vain) = (0, 0);
         loop {
@@ -283,13 +292,17 @@ impl Inspection<'_> {
                 return Err(Interrupted::Stopped);
             }
             // A freeze that fails here may succeed the next time.
+            let begun = Instant::<Monotonic>::now();
             outcome = match self.freeze(run.stop, false) {
                 Ok(freeze) => {
                     *run.is_one_instant &= freeze.is_complete();
                     self.search_in_pause(freeze, run)?
                 }
                 // The guest was kept from running for some time, and all go on.
-                Err(error) if error == ETIMEDOUT => PauseOutcome::InVain,
+                Err(error) if error == ETIMEDOUT => {
+                    run.pauses.last = run.pauses.last.max(begun.elapsed());
+                    PauseOutcome::InVain
+                }
                 Err(error) if error == EINTR => return Err(Interrupted::Stopped),
                 Err(error) => return Err(error.into()),
             };
@@ -302,15 +315,19 @@ impl Inspection<'_> {
         freeze: Freeze<'_>,
         run: &mut Run<'_>,
     ) -> Result<PauseOutcome, Interrupted> {
-        run.search
-            .begin_pause(freeze.since(), self.request.max_pause);
-        if !self.request.query.patterns.is_empty() {
-            freeze.share(run.search.clone());
-        }
-        let outcome = run.search.run(&run.memory.memory(), run.stop);
+        let search = run.search;
+        let result = search
+            .begin_pause(freeze.since(), self.request.max_pause, run.stop)
+            .and_then(|()| {
+                if !self.request.query.patterns.is_empty() {
+                    freeze.share(search.clone());
+                }
+                search.run(&run.memory.memory(search.patience()), run.stop)
+            });
         run.pauses.add(freeze.thaw());
-        let outcome = outcome?;
-        run.search.note_changed_slots(run.slots_now)?;
+        result?;
+        let outcome = search.end_pause()?;
+        search.note_changed_slots(run.slots_now)?;
         Ok(outcome)
     }
 

@@ -12,8 +12,9 @@
 //! was searched is searched again ([`verify`], [`coverage`]). What is only counted is counted when
 //! the guest runs again ([`count`]).
 //!
-//! Lock order: [`Search::state`], under which page tables are read and `kvm->srcu` is entered, and
-//! nothing else is taken.
+//! Lock order: [`Search::own`], then [`Search::state`], under which page tables are read and
+//! `kvm->srcu` is entered, and nothing else is taken. Who holds that may lose its CPU. So in a pause
+//! the inspecting thread only tries it, and lets the guest go on in time without it.
 
 mod chunk;
 mod count;
@@ -28,8 +29,9 @@ mod state;
 mod verify;
 mod worker;
 
+use core::cell::Cell;
+
 use kernel::{
-    new_condvar,
     new_mutex,
     page::PAGE_SIZE,
     prelude::*,
@@ -39,11 +41,11 @@ use kernel::{
             Relaxed, //
         },
         Arc,
-        CondVar,
-        Mutex, //
+        Mutex,
+        MutexGuard, //
     },
     time::{
-        msecs_to_jiffies,
+        delay::fsleep,
         Delta,
         Instant,
         Monotonic, //
@@ -53,7 +55,10 @@ use kernel::{
 use self::{
     count::Left,
     coverage::Coverage,
-    hits::Hits,
+    hits::{
+        Hits,
+        Kept, //
+    },
     pace::Pause,
     queue::Queue,
     state::State,
@@ -69,7 +74,10 @@ use crate::{
         Memslots, //
     },
     linux::{
-        address_space::UserMemory,
+        address_space::{
+            Patience,
+            UserMemory, //
+        },
         task, //
     },
     memory::{
@@ -104,12 +112,16 @@ const _: () = assert!(MAX_LEN + MAX_CONTEXT <= PAGE_SIZE);
 /// of memslots. With more guest memory than about 45 GiB, chunks are larger.
 const COVERAGE_MEMORY: usize = 3 << 20;
 
+/// How long to wait before the next look at what another thread may have done.
+const POLL: Delta = Delta::from_micros(50);
+
 /// How long a helping thread may do nothing in a pause without limit before it counts as late.
 const LATE_AFTER: Delta = Delta::from_secs(10);
 
 /// What a search needs, made before the freeze.
 pub(crate) struct Prepared {
     state: State,
+    own: Own,
     key: Option<KBox<Key>>,
 }
 
@@ -127,8 +139,9 @@ impl Prepared {
         in_pauses: bool,
     ) -> Result<Self> {
         let hits = Hits::with_room_for(query)?;
-        let mut workers = KVec::with_capacity(threads, GFP_KERNEL)?;
-        for _ in 0..threads {
+        let helpers = threads.saturating_sub(1);
+        let mut workers = KVec::with_capacity(helpers, GFP_KERNEL)?;
+        for _ in 0..helpers {
             workers.push(Worker::new(query)?, GFP_KERNEL)?;
         }
         let (mut coverage, mut key) = (None, None);
@@ -140,6 +153,12 @@ impl Prepared {
         let findings = Findings::new(hits, slots.len(), coverage)?;
         Ok(Self {
             state: State::new(queue, workers, findings)?,
+            own: Own {
+                worker: Worker::new(query)?,
+                pause: None,
+                is_cut_off: false,
+                took: Delta::ZERO,
+            },
             key,
         })
     }
@@ -154,13 +173,29 @@ pub(crate) struct Search {
     key: Option<KBox<Key>>,
     /// All threads are to end.
     stopped: Atomic<bool>,
-    /// That of `state`, to be looked at without the lock.
+    patience: Patience,
+    /// Odd while threads may help. Who began to when it was another number brings nothing any more.
     round: Atomic<u32>,
     #[pin]
-    state: Mutex<State>,
-    /// Notified when nobody helps any more.
+    own: Mutex<Own>,
     #[pin]
-    idle: CondVar,
+    state: Mutex<State>,
+}
+
+/// What the inspecting thread needs to search. Only that takes the lock, for as long as it likes.
+struct Own {
+    worker: Worker,
+    /// This pause, if it is limited.
+    pause: Option<Pause>,
+    /// The pause ended without the lock of the state, which somebody has who is late.
+    is_cut_off: bool,
+    /// How long the search took in this pause.
+    took: Delta,
+}
+
+/// Returns whether threads may help in this round.
+fn is_open(round: u32) -> bool {
+    round % 2 == 1
 }
 
 impl Search {
@@ -170,7 +205,11 @@ impl Search {
     ///
     /// `ENOMEM`.
     pub(crate) fn new(map: Arc<Map>, query: Arc<Query>, prepared: Prepared) -> Result<Arc<Self>> {
-        let Prepared { mut state, key } = prepared;
+        let Prepared {
+            mut state,
+            own,
+            key,
+        } = prepared;
         state.fit(map.slots())?;
         Arc::pin_init(
             pin_init!(Self {
@@ -178,30 +217,60 @@ impl Search {
                 query,
                 key,
                 stopped: Atomic::new(false),
+                patience: Patience::new(),
                 round: Atomic::new(0),
+                own <- new_mutex!(own, "kvm_inspect::Search::own"),
                 state <- new_mutex!(state, "kvm_inspect::Search::state"),
-                idle <- new_condvar!("kvm_inspect::Search::idle"),
             }),
             task::gfp_paused(),
         )
     }
 
+    /// Returns how patient threads are with the VMM's `mmap_lock`, all together, in this pause.
+    pub(crate) fn patience(&self) -> &Patience {
+        &self.patience
+    }
+
     /// Begins a pause, which may last for `max_pause` from `since` on.
-    pub(crate) fn begin_pause(&self, since: Instant<Monotonic>, max_pause: Option<Delta>) {
+    ///
+    /// # Errors
+    ///
+    /// [`Interrupted::Stopped`] if `stop` said so.
+    pub(crate) fn begin_pause(
+        &self,
+        since: Instant<Monotonic>,
+        max_pause: Option<Delta>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(), Interrupted> {
         let pause = max_pause.map(|most| Pause { since, most });
-        self.state.lock().begin_pause(pause);
+        self.patience.renew();
+        let mut own = self.own.lock();
+        own.pause = pause;
+        own.is_cut_off = false;
+        own.took = Delta::ZERO;
+        match self.lock_in_time(pause, stop) {
+            Some(mut state) => {
+                state.begin_pause(pause);
+                if !state.is_alone {
+                    self.set_open(true);
+                }
+            }
+            None if stop() => return Err(Interrupted::Stopped),
+            None => own.is_cut_off = true,
+        }
+        Ok(())
     }
 
     /// Searches in this pause, with all who help.
     ///
     /// # Errors
     ///
-    /// [`Interrupted::Stopped`] if `stop` said so. `ENOMEM`.
+    /// [`Interrupted::Stopped`] if `stop` said so.
     pub(crate) fn run(
         &self,
         memory: &UserMemory<'_>,
         stop: &dyn Fn() -> bool,
-    ) -> Result<PauseOutcome, Interrupted> {
+    ) -> Result<(), Interrupted> {
         let begun = Instant::<Monotonic>::now();
         let stop = || {
             let stop = stop();
@@ -210,86 +279,153 @@ impl Search {
             }
             stop
         };
-        let mut worker = self.take_own()?;
-        let mut is_counted = false;
+        let own = &mut *self.own.lock();
+        if !own.is_cut_off {
+            own.is_cut_off = self.run_to_end(own, memory, &stop).is_none();
+        }
+        // Who is late gets no further from here on, whenever the guest goes on.
+        self.set_open(false);
+        own.took = begun.elapsed();
+        if self.stopped.load(Relaxed) {
+            return Err(Interrupted::Stopped);
+        }
+        Ok(())
+    }
+
+    /// Searches until nothing is left or the pause is over, and nobody is busy. [`None`]: the lock
+    /// could not be had until then.
+    fn run_to_end(
+        &self,
+        own: &mut Own,
+        memory: &UserMemory<'_>,
+        stop: &dyn Fn() -> bool,
+    ) -> Option<()> {
+        let pause = own.pause;
+        let lock = || self.lock_in_time(pause, stop);
         let ranges = self.query.searched_ranges();
+        let mut is_counted = false;
         loop {
-            self.work(&mut worker, memory, &stop, &mut is_counted);
-            let mut state = self.state.lock();
+            let round = self.round.load(Relaxed);
+            self.work(&mut own.worker, memory, round, stop, &lock, &mut is_counted)?;
             let idle_since = Instant::<Monotonic>::now();
+            let mut state = lock()?;
             // Each helper looks at the clock as often as this thread. One that does not get so far
             // has no CPU, or has died.
             while state.busy > 0 && !stop() {
-                let is_late = match state.pace.pause() {
+                let is_late = match pause {
                     Some(pause) => pause.is_past(),
                     None => idle_since.elapsed() > LATE_AFTER,
                 };
                 if is_late {
                     break;
                 }
-                let _ = self
-                    .idle
-                    .wait_interruptible_timeout(&mut state, msecs_to_jiffies(1));
+                drop(state);
+                fsleep(POLL);
+                state = lock()?;
             }
-            let stopped = self.stopped.load(Relaxed);
             if state.busy > 0 {
                 state.take_from_late(&self.map, ranges);
-                self.round.store(state.round(), Relaxed);
+                self.set_open(false);
             }
-            if !state.queue.has_returned() || stopped || state.pace.is_over() {
-                state.own = Some(worker);
-                state.findings.stats.time += begun.elapsed();
-                let outcome = state.end_pause(&self.map)?;
-                if stopped {
-                    return Err(Interrupted::Stopped);
-                }
-                return Ok(outcome);
+            let is_stopped = self.stopped.load(Relaxed);
+            if !state.queue.has_returned() || is_stopped || state.pace.is_over() {
+                state.slots_may_have_changed |= self.map.has_changed();
+                return Some(());
             }
         }
     }
 
-    /// Takes what the inspecting thread needs. It gives that back, unless the search has ended.
-    fn take_own(&self) -> Result<Worker> {
-        self.state.lock().own.take().ok_or(EBUSY)
+    /// Notes the end of a pause, when the guest runs again. Returns how it ended.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn end_pause(&self) -> Result<PauseOutcome> {
+        let own = self.own.lock();
+        let mut state = self.state.lock();
+        state.findings.stats.time += own.took;
+        if !own.is_cut_off {
+            return state.end_pause(&self.map);
+        }
+        state.slots_may_have_changed = true;
+        state.take_from_late(&self.map, self.query.searched_ranges());
+        Ok(match state.end_pause(&self.map)? {
+            // Somebody may have looked at memory a last time when the guest went on.
+            PauseOutcome::Complete => PauseOutcome::TimeUp,
+            outcome => outcome,
+        })
     }
 
-    /// Searches chunk after chunk. A thread counts once in a pause; `is_counted` is whether it has
-    /// been counted.
-    fn work(
+    /// Takes the lock of the state, unless somebody has it for as long as the pause may last. That
+    /// one may get no CPU, and the guest stands. [`None`] also if `stop` said so.
+    fn lock_in_time(
         &self,
+        pause: Option<Pause>,
+        stop: &dyn Fn() -> bool,
+    ) -> Option<MutexGuard<'_, State>> {
+        loop {
+            if let Some(state) = self.state.try_lock() {
+                return Some(state);
+            }
+            if stop() || pause.is_some_and(|pause| pause.is_past()) {
+                return None;
+            }
+            fsleep(POLL);
+        }
+    }
+
+    /// Lets threads help from now on, or no more. Only the inspecting thread does this.
+    fn set_open(&self, open: bool) {
+        let round = self.round.load(Relaxed);
+        if is_open(round) != open {
+            self.round.store(round.wrapping_add(1), Relaxed);
+        }
+    }
+
+    /// Searches chunk after chunk, for as long as it is `round`. A thread counts once in a pause;
+    /// `is_counted` is whether it has been counted. [`None`]: it is another round, or `lock` gave
+    /// up; somebody else has what was searched last.
+    fn work<'a>(
+        &'a self,
         worker: &mut Worker,
         memory: &UserMemory<'_>,
+        round: u32,
         stop: &dyn Fn() -> bool,
+        lock: &dyn Fn() -> Option<MutexGuard<'a, State>>,
         is_counted: &mut bool,
-    ) {
-        let round = self.state.lock().round();
+    ) -> Option<()> {
         let is_over = || self.round.load(Relaxed) != round;
-        let stop = || stop() || self.stopped.load(Relaxed) || is_over();
+        let enter = || (!is_over()).then(lock)?.filter(|_| !is_over());
+        let is_cut_off = Cell::new(false);
+        let stop = || stop() || self.stopped.load(Relaxed) || is_over() || is_cut_off.get();
+        let keep = |hit, shown: &[u8]| {
+            if let Some(mut state) = enter() {
+                return state.findings.hits.add(hit, shown);
+            }
+            is_cut_off.set(true);
+            Kept::Yes
+        };
         let job = Job {
             map: &self.map,
             query: &self.query,
             key: self.key.as_deref(),
             memory,
             stop: &stop,
-            keep: &|hit, shown| self.state.lock().keep(round, hit, shown),
+            keep: &keep,
         };
+        let ranges = self.query.searched_ranges();
         while !stop() {
-            let mut state = self.state.lock();
-            if state.round() != round {
-                return;
-            }
-            let ranges = self.query.searched_ranges();
+            let mut state = enter()?;
             let Some(mut chunk) = state.next_chunk(&self.map, ranges, memory, &stop) else {
-                return;
+                break;
             };
             let mut pace = state.pace;
             drop(state);
             let result = worker.search_chunk(&job, &mut chunk, &mut pace);
-            let mut state = self.state.lock();
-            if state.round() != round {
-                // Somebody else has this chunk.
-                return;
+            if is_cut_off.get() {
+                return None;
             }
+            let mut state = enter()?;
             if !*is_counted {
                 state.count_thread();
                 *is_counted = true;
@@ -301,6 +437,7 @@ impl Search {
             }
             state.finish(chunk, result.is_ok(), &self.map, ranges);
         }
+        Some(())
     }
 
     /// Looks, while the guest runs, whether all that was searched still is what was searched. What
@@ -314,7 +451,7 @@ impl Search {
         memory: &UserMemory<'_>,
         stop: &dyn Fn() -> bool,
     ) -> Result<(), Interrupted> {
-        let mut worker = self.take_own()?;
+        let own = &mut *self.own.lock();
         let chunk_pages = self.state.lock().queue.chunk_pages();
         let result = self.key.as_deref().map_or(Ok(()), |key| {
             let windows = Windows {
@@ -323,7 +460,7 @@ impl Search {
                 },
                 ..self.windows(memory, stop)
             };
-            let pages = &mut worker.pages;
+            let pages = &mut own.worker.pages;
             verify::digest_all(
                 &windows,
                 &self.query,
@@ -337,9 +474,7 @@ impl Search {
                 },
             )
         });
-        let mut state = self.state.lock();
-        state.own = Some(worker);
-        state.queue.begin_changed();
+        self.state.lock().queue.begin_changed();
         result
     }
 
@@ -353,7 +488,7 @@ impl Search {
         memory: &UserMemory<'_>,
         stop: &dyn Fn() -> bool,
     ) -> Result<(), Interrupted> {
-        let mut worker = self.take_own()?;
+        let own = &mut *self.own.lock();
         let left = {
             let mut state = self.state.lock();
             Left {
@@ -362,7 +497,7 @@ impl Search {
             }
         };
         let windows = self.windows(memory, stop);
-        let pages = &mut worker.pages;
+        let pages = &mut own.worker.pages;
         count::count_all(&windows, &left, pages, |slot, counted| {
             self.state.lock().findings.add_counted(slot, counted);
         })
@@ -419,26 +554,39 @@ impl Search {
 impl ParkedWork for Search {
     /// Searches until nothing is left to hand out, or the current thread is being killed.
     fn help(&self) {
-        UserMemory::of_current(self.map.vm().mm(), |memory| {
+        UserMemory::of_current(self.map.vm().mm(), &self.patience, |memory| {
+            let round = self.round.load(Relaxed);
+            if !is_open(round) {
+                return;
+            }
+            let is_over = || self.round.load(Relaxed) != round;
             let mut state = self.state.lock();
-            if !state.wants_help() {
+            if is_over() {
                 return;
             }
             let Some(mut worker) = state.workers.pop() else {
                 return;
             };
-            let round = state.round();
             state.busy = state.busy.saturating_add(1);
             drop(state);
-            self.work(&mut worker, memory, &task::must_leave, &mut false);
+            let lock = || Some(self.state.lock());
+            let _ = self.work(
+                &mut worker,
+                memory,
+                round,
+                &task::must_leave,
+                &lock,
+                &mut false,
+            );
+            if is_over() {
+                // It was late, and nobody wants help any more.
+                return;
+            }
             let mut state = self.state.lock();
             // There is room: it came from there.
             let _ = state.workers.push_within_capacity(worker);
-            if state.round() == round {
+            if !is_over() {
                 state.busy = state.busy.saturating_sub(1);
-                if state.busy == 0 {
-                    self.idle.notify_all();
-                }
             }
         });
     }

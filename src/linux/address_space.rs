@@ -8,10 +8,7 @@
 //! C headers: [`include/linux/kthread.h`](srctree/include/linux/kthread.h),
 //! [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
-use core::{
-    cell::Cell,
-    ptr, //
-};
+use core::ptr;
 
 use kernel::{
     mm::{
@@ -27,7 +24,13 @@ use kernel::{
     },
     page::PAGE_SIZE,
     prelude::*,
-    sync::aref::ARef,
+    sync::{
+        aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        }, //
+    },
     time::{
         delay::fsleep,
         Delta, //
@@ -51,6 +54,28 @@ use crate::{
 
 /// How often to wait for `mmap_lock`, a millisecond each time: the guest may be paused.
 const LOCK_TRIES: u32 = 20;
+
+/// How often all threads that share it may still wait for `mmap_lock`.
+pub(crate) struct Patience(Atomic<u32>);
+
+impl Patience {
+    /// Creates one that is not used up.
+    pub(crate) fn new() -> Self {
+        Self(Atomic::new(LOCK_TRIES))
+    }
+
+    /// Makes it last as long again as a new one.
+    pub(crate) fn renew(&self) {
+        self.0.store(LOCK_TRIES, Relaxed);
+    }
+
+    /// Returns whether one more wait is left, and takes it. Where two threads do so at once, one
+    /// may be too many: they wait at the same time.
+    fn take(&self) -> bool {
+        let left = self.0.load(Relaxed).checked_sub(1);
+        left.inspect(|left| self.0.store(*left, Relaxed)).is_some()
+    }
+}
 
 /// How many pages are brought in at once.
 const BROUGHT_AT_ONCE: usize = 64;
@@ -86,9 +111,9 @@ impl<'a> BorrowedAddressSpace<'a> {
     }
 
     /// Returns the memory of the address space.
-    pub(crate) fn memory(&self) -> UserMemory<'_> {
+    pub(crate) fn memory<'b>(&'b self, patience: &'b Patience) -> UserMemory<'b> {
         // INVARIANT: By the type invariant, and the thread cannot go back while it is borrowed.
-        UserMemory::new(&self.mm)
+        UserMemory::new(&self.mm, patience)
     }
 }
 
@@ -106,8 +131,7 @@ impl Drop for BorrowedAddressSpace<'_> {
 /// The `mm` of the current task is `mm`, as long as this lives.
 pub(crate) struct UserMemory<'a> {
     mm: &'a MmWithUser,
-    /// How often to wait for `mmap_lock` yet.
-    lock_tries: Cell<u32>,
+    patience: &'a Patience,
     _not_send: NotThreadSafe,
 }
 
@@ -121,20 +145,20 @@ enum AreaAt<T> {
 }
 
 impl<'a> UserMemory<'a> {
-    fn new(mm: &'a MmWithUser) -> Self {
+    fn new(mm: &'a MmWithUser, patience: &'a Patience) -> Self {
         Self {
             mm,
-            lock_tries: Cell::new(LOCK_TRIES),
+            patience,
             _not_send: NotThreadSafe,
         }
     }
 
     /// Calls `work` with the memory of the current task, if its address space is `mm`.
-    pub(crate) fn of_current(mm: &Mm, work: impl FnOnce(&UserMemory<'_>)) {
+    pub(crate) fn of_current(mm: &Mm, patience: &Patience, work: impl FnOnce(&UserMemory<'_>)) {
         let task = kernel::current!();
         if let Some(own) = task.mm().filter(|own| own.as_raw() == mm.as_raw()) {
             // INVARIANT: It is that of the current task, which does not change it meanwhile.
-            work(&UserMemory::new(own));
+            work(&UserMemory::new(own, patience));
         }
     }
 
@@ -354,8 +378,9 @@ impl<'a> UserMemory<'a> {
             if let Some(guard) = self.mm.mmap_read_trylock() {
                 return Some(guard);
             }
-            let left = self.lock_tries.get().checked_sub(1);
-            self.lock_tries.set(left.filter(|_| !give_up())?);
+            if give_up() || !self.patience.take() {
+                return None;
+            }
             fsleep(Delta::from_millis(1));
         }
     }

@@ -42,21 +42,14 @@ use crate::{
 pub(super) struct State {
     /// What is left to be searched.
     pub(super) queue: Queue,
-    /// What the inspecting thread needs to search, while it does not.
-    pub(super) own: Option<Worker>,
     /// What helping threads need, while they do not help.
     pub(super) workers: KVec<Worker>,
     /// The chunks that are being searched; as many as threads at most.
     out: KVec<Extent>,
     /// How many threads help in this round.
     pub(super) busy: usize,
-    /// A pause is on. A thread that comes to help later must not do so.
-    in_pause: bool,
-    /// Counts the pauses, and the times that somebody was late: who began in another round brings
-    /// nothing.
-    round: u32,
     /// A helping thread was late once: those get too little of a CPU to help.
-    is_alone: bool,
+    pub(super) is_alone: bool,
     /// How many threads have searched in this pause.
     threads: u32,
     /// Something was searched in this pause.
@@ -77,15 +70,13 @@ impl State {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(super) fn new(queue: Queue, mut workers: KVec<Worker>, findings: Findings) -> Result<Self> {
+    pub(super) fn new(queue: Queue, workers: KVec<Worker>, findings: Findings) -> Result<Self> {
         Ok(Self {
-            out: KVec::with_capacity(workers.len(), GFP_KERNEL)?,
+            // One is the inspecting thread's.
+            out: KVec::with_capacity(workers.len().saturating_add(1), GFP_KERNEL)?,
             queue,
-            own: workers.pop(),
             workers,
             busy: 0,
-            in_pause: false,
-            round: 0,
             is_alone: false,
             threads: 0,
             has_got_on: false,
@@ -115,31 +106,19 @@ impl State {
         self.pace.begin(pause);
         self.threads = 0;
         self.has_got_on = false;
-        self.in_pause = true;
         if let Some(coverage) = &mut self.findings.coverage {
             coverage.begin_pause();
         }
     }
 
-    /// Returns the number of this round.
-    pub(super) fn round(&self) -> u32 {
-        self.round
-    }
-
-    /// Returns whether a thread may help.
-    pub(super) fn wants_help(&self) -> bool {
-        self.in_pause && !self.is_alone
-    }
-
-    /// Takes back what helping threads are searching yet, and begins another round without them:
-    /// the guest may go on before they are done, so whatever they find does not count.
+    /// Takes back what helping threads are searching yet: the guest may go on before they are done,
+    /// so whatever they find does not count. Nobody helps any more from now on.
     pub(super) fn take_from_late(&mut self, map: &Map, ranges: &[Range]) {
         self.is_alone = true;
-        let late = u32::try_from(self.busy).unwrap_or(u32::MAX);
+        let late = u32::try_from(self.busy).unwrap_or(u32::MAX).max(1);
         let stats = &mut self.findings.stats;
         stats.late = stats.late.saturating_add(late);
         self.busy = 0;
-        self.round = self.round.wrapping_add(1);
         while let Some(extent) = self.out.pop() {
             self.findings.forget_hits(&extent, map, ranges);
             let chunk = Chunk::new(extent, self.queue.pause());
@@ -153,8 +132,6 @@ impl State {
     ///
     /// What keeps the search from going on.
     pub(super) fn end_pause(&mut self, map: &Map) -> Result<PauseOutcome> {
-        self.in_pause = false;
-        self.slots_may_have_changed |= map.has_changed();
         self.result?;
         self.findings.stats.threads = self.findings.stats.threads.max(self.threads);
         let first_left = self.queue.first_left(map);
@@ -165,7 +142,7 @@ impl State {
         Ok(
             if self.queue.is_empty(map, self.findings.coverage.as_ref()) {
                 PauseOutcome::Complete
-            } else if self.has_got_on {
+            } else if core::mem::take(&mut self.has_got_on) {
                 PauseOutcome::TimeUp
             } else {
                 PauseOutcome::InVain
@@ -219,16 +196,6 @@ impl State {
             // A step that was given up may have found some already, and will find them again.
             self.findings.forget_hits_after(&chunk, map, ranges);
             self.queue.hand_back(chunk);
-        }
-    }
-
-    /// Keeps a hit of somebody who began in `round`, with the bytes to show of it, if it is one of
-    /// the lowest.
-    pub(super) fn keep(&mut self, round: u32, hit: Hit, shown: &[u8]) -> Kept {
-        if round == self.round {
-            self.findings.hits.add(hit, shown)
-        } else {
-            Kept::Yes
         }
     }
 

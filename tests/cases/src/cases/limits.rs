@@ -3,7 +3,10 @@
 //! Parameters that limit an inspection, or repeat it.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    sync::{
+        atomic::{AtomicBool, Ordering::SeqCst},
+        Arc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -15,7 +18,7 @@ use kvm_inspect_tool::{
 };
 
 use super::{
-    search::{fill_with_matches, freeze_us, lengthen, long_us, Long, MATCH},
+    search::{fill_with_matches, freeze_us, lengthen, long_us, Long, CHUNK, MATCH},
     secret, Case,
 };
 use crate::{
@@ -37,6 +40,7 @@ pub(super) const CASES: &[Case] = cases![
     max_pause_dense.with_stock(),
     max_pause_all_match.with_stock(),
     max_pause_late_helper.with_stock(),
+    max_pause_late_in_queue.with_stock(),
     coverage.with_stock(),
 ];
 
@@ -449,20 +453,48 @@ fn max_pause_all_match() {
 /// A pause ends in time though a thread that helps gets no CPU any more. What that had begun is
 /// searched by others.
 fn max_pause_late_helper() {
+    let memory = Mapping::new(16 * MIB, Backing::Anonymous);
+    let hits = fill_with_matches(&memory, 1, 40);
+    late_helper(&memory, hits);
+}
+
+/// A pause ends in time, too, though that thread keeps others from getting something to search: it
+/// is looking for the next page that is there.
+fn max_pause_late_in_queue() {
+    const SHARE: u64 = 64;
+
+    let memory = Mapping::new(64 * MIB, Backing::Anonymous);
+    for chunk in 0..memory.len() / CHUNK {
+        if chunk % SHARE == 0 {
+            memory.write(chunk * CHUNK, &[1]);
+        }
+        // What is absent for another reason than the page before is looked at by itself: this one
+        // is the zero page, that one is in no page table.
+        for page in (1..CHUNK / PAGE).step_by(2) {
+            memory.read(chunk * CHUNK + page * PAGE, 1);
+        }
+    }
+    late_helper(&memory, 0);
+}
+
+/// Inspects a VM with `memory`, in which `hits` matches are, while the thread of its vCPU often
+/// loses its CPU.
+fn late_helper(memory: &Arc<Mapping>, hits: u64) {
+    const DISTURBED: usize = 12;
+
     let mut vm = Vm::bootable();
     vm.add_vcpu(Mode::Long, Work::Halt);
     vm.start();
-    let memory = Mapping::new(16 * MIB, Backing::Anonymous);
-    let hits = fill_with_matches(&memory, 1, 40);
     let inspection = Inspection::of_self().patterns(&[hex(&MATCH)]);
     let alone = inspection.clone().set("threads", 1);
-    let Long { whole, times } = lengthen(&mut vm, MIB, &memory, &alone, long_us);
+    let Long { whole, times } = lengthen(&mut vm, MIB, memory, &alone, long_us);
     let most_us = whole.done.scan_us / 4;
     let thread = vm.vcpu(0).tid();
     pin(0, own_pid());
     pin(1, thread);
     let stop = AtomicBool::new(false);
-    let found = thread::scope(|scope| {
+    let mut in_time = Vec::new();
+    thread::scope(|scope| {
         scope.spawn(|| {
             // It takes the CPU of the vCPU's thread whenever that is parked, or helps.
             pin(1, 0);
@@ -481,26 +513,39 @@ fn max_pause_late_helper() {
             .clone()
             .set("threads", 2)
             .set("max_pause_ms", most_us / 1000);
-        let mut tries = (0..10 * TRIES).map(|_| match in_pauses.try_load() {
-            Ok(loaded) => loaded.unload().pop(),
-            // It was late before it was parked.
-            Err(_) => None,
-        });
-        let found = tries.find_map(|report| {
-            let done = report?.done;
+        for _ in 0..10 * TRIES {
+            // Otherwise it was late before it was parked.
+            let Ok(loaded) = in_pauses.try_load() else {
+                continue;
+            };
+            let Some(report) = loaded.unload().pop() else {
+                continue;
+            };
+            let done = report.done;
             println!(
                 "{} us of {most_us}, {} late",
                 done.pause_us, done.late_threads
             );
-            (done.late_threads > 0 && done.pause_us < 2 * most_us).then_some(done)
-        });
+            assert!(
+                done.hits <= times * hits,
+                "nothing is counted twice: {done:?}"
+            );
+            let is_in_time = done.pause_us < 2 * most_us;
+            if done.late_threads > 0 || !is_in_time {
+                in_time.push(is_in_time);
+            }
+            if in_time.len() == DISTURBED {
+                break;
+            }
+        }
         stop.store(true, SeqCst);
-        found
     });
-    let done = found.expect("a pause with a late thread that ends in time");
+    // Other work on the machine prolongs some.
+    let good = in_time.iter().filter(|is_in_time| **is_in_time).count();
     assert!(
-        done.hits <= times * hits,
-        "nothing is counted twice: {done:?}"
+        good > 0 && good * 6 >= in_time.len() * 5,
+        "pauses with a late thread that ended in time: {good} of {}",
+        in_time.len()
     );
     // A freeze that is broken off, as those for which it was late before it was parked, may be
     // seen.

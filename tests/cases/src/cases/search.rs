@@ -40,7 +40,7 @@ const GIB: u64 = 1 << 30;
 
 /// The size of a chunk: what one thread takes at once. Chunks are aligned to the beginning of the
 /// slot.
-const CHUNK: u64 = 256 << 10;
+pub(super) const CHUNK: u64 = 256 << 10;
 
 /// The values of `access=`.
 const ACCESSES: [&str; 3] = ["linear", "vmap", "copy"];
