@@ -310,8 +310,8 @@ impl<'a> Freeze<'a> {
     }
 
     /// Waits until the threads that were kicked, and do not come through the hook, have noticed. As
-    /// long as the VM is watched their VMM sees nothing of it. A debugger may hold one on its way to
-    /// user space.
+    /// long as the VM is watched their VMM sees nothing of it. A debugger may hold one on its way
+    /// to user space.
     fn await_kicked(&self) {
         // The flag stays until they have passed `Restart`, whether still in KVM_RUN or not.
         let is_kicked = |vcpu: &Vcpu| vcpu.thread().is_some_and(|thread| task::is_kicked(&thread));

@@ -13,8 +13,8 @@
 //! the guest runs again ([`count`]).
 //!
 //! Lock order: [`Search::own`], then [`Search::state`], under which page tables are read and
-//! `kvm->srcu` is entered, and nothing else is taken. Who holds that may lose its CPU. So in a pause
-//! the inspecting thread only tries it, and lets the guest go on in time without it.
+//! `kvm->srcu` is entered, and nothing else is taken. Who holds that may lose its CPU. So in a
+//! pause the inspecting thread only tries it, and lets the guest go on in time without it.
 
 mod chunk;
 mod count;

@@ -14,10 +14,6 @@ use super::{
         PauseOutcome,
         StoppedAt, //
     },
-    hits::{
-        Hit,
-        Kept, //
-    },
     pace::{
         Pace,
         Pause, //

@@ -157,7 +157,7 @@ fn traced() {
 }
 
 /// A debugger stops a thread where its system calls end, as strace does, and holds it there until
-/// the inspection is over. Its VMM does not see that the module has ended KVM_RUN.
+/// the inspection is over. Its VMM does not see that the module has ended `KVM_RUN`.
 fn system_calls_traced() {
     const LONGEST: Duration = Duration::from_millis(400);
 
@@ -233,7 +233,7 @@ fn debug() -> (Other, Vec<Tracer>) {
 }
 
 /// A VMM that takes signals at any time. It first prints the numbers of its vCPUs' threads, and
-/// then, as often as it is asked, how often KVM_RUN has ended with `EINTR` in the first one.
+/// then, as often as it is asked, how often `KVM_RUN` has ended with `EINTR` in the first.
 fn takes_signals(_: &[&str]) {
     let mut vm = vm(Manner::Handled);
     let threads: Vec<String> = vm.vcpus().iter().map(|v| v.tid().to_string()).collect();
