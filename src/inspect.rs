@@ -325,8 +325,9 @@ impl Inspection<'_> {
                 search.run(&run.memory.memory(search.patience()), run.stop)
             });
         run.pauses.add(freeze.thaw());
-        result?;
+        // What keeps the search from going on comes first: it stops the search, too.
         let outcome = search.end_pause()?;
+        result?;
         search.note_changed_slots(run.slots_now)?;
         Ok(outcome)
     }

@@ -283,7 +283,7 @@ impl Search {
         if !own.is_cut_off {
             own.is_cut_off = self.run_to_end(own, memory, &stop).is_none();
         }
-        // Who is late gets no further from here on, whenever the guest goes on.
+        // Who is late gets no further, whenever the guest goes on.
         self.set_open(false);
         own.took = begun.elapsed();
         if self.stopped.load(Relaxed) {
@@ -330,6 +330,8 @@ impl Search {
             let is_stopped = self.stopped.load(Relaxed);
             if !state.queue.has_returned() || is_stopped || state.pace.is_over() {
                 state.slots_may_have_changed |= self.map.has_changed();
+                // With the lock: who comes to help now takes nothing.
+                self.set_open(false);
                 return Some(());
             }
         }
