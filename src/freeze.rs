@@ -45,8 +45,10 @@ use crate::{
 /// locked out. One that runs, or waits for a CPU, has half of the whole time.
 const SLEEPER_GRACE: Delta = Delta::from_millis(10);
 
-/// How long threads may take after a freeze to notice a kick. The guest runs meanwhile.
+/// How long threads may take to notice a kick, when all freezes are over; and if nobody wants to
+/// wait that long.
 const KICKED_GRACE_MS: u32 = 1000;
+const SHORT_KICKED_GRACE_MS: u32 = 100;
 
 /// The most lines about vCPUs that did not stop.
 const MAX_LATE_LINES: usize = 16;
@@ -306,20 +308,10 @@ impl<'a> Freeze<'a> {
         self.watch.kick_all(Whom::Runners);
         // Those that have been in KVM_RUN since before the VM was watched. The others are kicked
         // already, and do not notice.
-        self.vm.vcpus().for_each(Vcpu::kick);
-    }
-
-    /// Waits until the threads that were kicked, and do not come through the hook, have noticed. As
-    /// long as the VM is watched their VMM sees nothing of it. A debugger may hold one on its way
-    /// to user space.
-    fn await_kicked(&self) {
-        // The flag stays until they have passed `Restart`, whether still in KVM_RUN or not.
-        let is_kicked = |vcpu: &Vcpu| vcpu.thread().is_some_and(|thread| task::is_kicked(&thread));
-        for _ in 0..KICKED_GRACE_MS {
-            if !self.vm.vcpus().any(is_kicked) {
-                return;
+        for vcpu in self.vm.vcpus() {
+            if vcpu.kick() {
+                self.watch.set_strangers_kicked(true);
             }
-            fsleep(Delta::from_millis(1));
         }
     }
 
@@ -358,7 +350,25 @@ impl<'a> Freeze<'a> {
 impl Drop for Freeze<'_> {
     fn drop(&mut self) {
         self.thaw_all();
-        self.await_kicked();
+    }
+}
+
+/// Waits until the threads of `vm` that were kicked, and do not come through the hook, have
+/// noticed. As long as `watch` watches it, the VMM sees nothing of that. The guest runs.
+///
+/// A debugger may hold a thread on its way to user space. If `stop` says so, that is not waited for
+/// so long.
+pub(crate) fn await_kicked(vm: &Vm, watch: &Watch, stop: &dyn Fn() -> bool) {
+    if !watch.set_strangers_kicked(false) {
+        return;
+    }
+    // The flag stays until they have passed `Restart`, whether still in KVM_RUN or not.
+    let is_kicked = |vcpu: &Vcpu| vcpu.thread().is_some_and(|thread| task::is_kicked(&thread));
+    for waited in 0..KICKED_GRACE_MS {
+        if !vm.vcpus().any(is_kicked) || (waited >= SHORT_KICKED_GRACE_MS && stop()) {
+            return;
+        }
+        fsleep(Delta::from_millis(1));
     }
 }
 

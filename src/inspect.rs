@@ -273,6 +273,7 @@ impl Inspection<'_> {
         let vmm_memory = run.memory.memory(&patience);
         let mut outcome = self.search_in_pause(freeze, run)?;
         let (mut again, mut in_vain) = (0, 0);
+        let mut was_late = false;
         loop {
             match outcome {
                 PauseOutcome::Complete if run.pauses.count == 1 => return Ok(()),
@@ -283,9 +284,17 @@ impl Inspection<'_> {
                     }
                     again += 1;
                     in_vain = 0;
+                    was_late = false;
+                }
+                PauseOutcome::CompleteLate => {
+                    in_vain = 0;
+                    was_late = true;
                 }
                 PauseOutcome::TimeUp => in_vain = 0,
-                PauseOutcome::InVain if in_vain == MAX_PAUSES_IN_VAIN => return Ok(()),
+                PauseOutcome::InVain if in_vain == MAX_PAUSES_IN_VAIN => {
+                    *run.is_one_instant &= !was_late;
+                    return Ok(());
+                }
                 PauseOutcome::InVain => in_vain += 1,
             }
             if outcome != PauseOutcome::Complete && self.unload.wait_timeout(run.pauses.last) {

@@ -18,6 +18,7 @@ use crate::{
         self,
         refuse, //
     },
+    freeze,
     hook::{
         Hook,
         Watched,
@@ -266,7 +267,10 @@ impl Inspections {
                 watch: watched.get(index).ok_or(EINVAL)?,
                 unload: &self.unload,
             };
-            match inspection.run(thread) {
+            let inspected = inspection.run(thread);
+            let stop = || thread.should_stop() || task::is_dying(process);
+            freeze::await_kicked(&target.vm, inspection.watch, &stop);
+            match inspected {
                 Ok(outcome) => report::print(&outcome, || thread.should_stop()),
                 Err(error) if error == EINTR => return Err(error),
                 Err(error) => result = result.and(Err(error)),

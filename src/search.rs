@@ -29,7 +29,10 @@ mod state;
 mod verify;
 mod worker;
 
-use core::cell::Cell;
+use core::{
+    cell::Cell,
+    hint::spin_loop, //
+};
 
 use kernel::{
     new_mutex,
@@ -352,22 +355,27 @@ impl Search {
         state.slots_may_have_changed = true;
         state.take_from_late(&self.map, self.query.searched_ranges());
         Ok(match state.end_pause(&self.map)? {
-            // Somebody may have looked at memory a last time when the guest went on.
-            PauseOutcome::Complete => PauseOutcome::TimeUp,
+            PauseOutcome::Complete => PauseOutcome::CompleteLate,
             outcome => outcome,
         })
     }
 
     /// Takes the lock of the state, unless somebody has it for as long as the pause may last. That
-    /// one may get no CPU, and the guest stands. [`None`] also if `stop` said so.
+    /// one may get no CPU, and the guest stands. [`None`] also if `stop` said so while it waited.
     fn lock_in_time(
         &self,
         pause: Option<Pause>,
         stop: &dyn Fn() -> bool,
     ) -> Option<MutexGuard<'_, State>> {
+        /// How often to try before a sleep: most have it for a microsecond or less.
+        const TRIES: u32 = 64;
+
         loop {
-            if let Some(state) = self.state.try_lock() {
-                return Some(state);
+            for _ in 0..TRIES {
+                if let Some(state) = self.state.try_lock() {
+                    return Some(state);
+                }
+                spin_loop();
             }
             if stop() || pause.is_some_and(|pause| pause.is_past()) {
                 return None;
@@ -562,16 +570,16 @@ impl ParkedWork for Search {
                 return;
             }
             let is_over = || self.round.load(Relaxed) != round;
-            let mut state = self.state.lock();
-            if is_over() {
+            // Its vCPU must not wait for one that is late.
+            let lock = || self.lock_in_time(None, &is_over);
+            let Some(mut state) = lock().filter(|_| !is_over()) else {
                 return;
-            }
+            };
             let Some(mut worker) = state.workers.pop() else {
                 return;
             };
             state.busy = state.busy.saturating_add(1);
             drop(state);
-            let lock = || Some(self.state.lock());
             let _ = self.work(
                 &mut worker,
                 memory,
@@ -580,14 +588,10 @@ impl ParkedWork for Search {
                 &lock,
                 &mut false,
             );
-            if is_over() {
-                // It was late, and nobody wants help any more.
-                return;
-            }
-            let mut state = self.state.lock();
-            // There is room: it came from there.
-            let _ = state.workers.push_within_capacity(worker);
-            if !is_over() {
+            // If it was late, nobody wants help any more.
+            if let Some(mut state) = lock().filter(|_| !is_over()) {
+                // There is room: it came from there.
+                let _ = state.workers.push_within_capacity(worker);
                 state.busy = state.busy.saturating_sub(1);
             }
         });

@@ -40,6 +40,7 @@ impl Restart {
     ///
     /// As [`Kprobe::register`] and [`Kprobe::enable`].
     pub(super) fn arm() -> Result<Self> {
+        table::clear_starting_over();
         let end = Kprobe::<EndKvmRun>::register(c"task_work_run");
         let end = KBox::pin_init(end, GFP_KERNEL)?;
         end.enable()?;

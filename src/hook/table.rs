@@ -27,7 +27,7 @@ static VMMS: [Atomic<usize>; MAX_VMS] = [const { Atomic::new(0) }; MAX_VMS];
 
 /// The threads whose call of KVM_RUN is about to start over: the addresses of their tasks, only
 /// compared. Two threads may share a place; then the later one has it.
-static STARTING_OVER: [Atomic<usize>; 256] = [const { Atomic::new(0) }; 256];
+static STARTING_OVER: [Atomic<usize>; 256] = [const { Atomic::new(0) }; 1 << u8::BITS];
 
 /// How many of [`VMS`] have ever been in use, so that the handlers look at no more.
 static LEN: Atomic<usize> = Atomic::new(0);
@@ -93,13 +93,20 @@ pub(super) fn is_starting_over() -> bool {
     place.load(Relaxed) == task
 }
 
+/// Forgets which threads were about to start over: they have, unseen by a probe.
+pub(super) fn clear_starting_over() {
+    for place in &STARTING_OVER {
+        place.store(0, Relaxed);
+    }
+}
+
 /// Returns the place of the current thread in [`STARTING_OVER`], and what is there if it has it.
 fn place_of_current() -> (&'static Atomic<usize>, usize) {
-    /// Addresses of tasks differ in the bits from this one on.
-    const ALIGNMENT: u32 = 6;
+    /// As in `hash_64`: the addresses of tasks have few low bits in which they differ.
+    const GOLDEN_RATIO: usize = 0x61c8_8646_80b5_83eb;
 
     let task = Task::current_raw().addr();
-    let index = (task >> ALIGNMENT) % STARTING_OVER.len();
+    let index = task.wrapping_mul(GOLDEN_RATIO) >> (usize::BITS - u8::BITS);
     (&STARTING_OVER[index], task)
 }
 

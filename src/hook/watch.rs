@@ -12,6 +12,10 @@ use kernel::{
     prelude::*,
     sync::{
         aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc,
         CondVar,
         SpinLock, //
@@ -56,6 +60,8 @@ pub(crate) struct Watch {
     /// The address space of its VMM, only compared: another VM may get the address of one that has
     /// gone.
     vmm: usize,
+    /// Threads were kicked that do not come through the hook.
+    strangers_kicked: Atomic<bool>,
     #[pin]
     runners: SpinLock<Runners>,
     /// Notified when all runners have parked.
@@ -313,6 +319,7 @@ impl Watch {
         pin_init!(Self {
             vm,
             vmm,
+            strangers_kicked: Atomic::new(false),
             runners <- new_spinlock!(runners, "kvm_inspect::Watch::runners"),
             parked <- new_condvar!("kvm_inspect::Watch::parked"),
         })
@@ -326,6 +333,12 @@ impl Watch {
     /// Returns whether this watches the VM with this identity, of the VMM with this address space.
     pub(super) fn is_of_vmm(&self, vm: VmId, vmm: usize) -> bool {
         self.vm == vm && self.vmm == vmm
+    }
+
+    /// Sets whether threads were kicked that do not come through the hook. Returns whether that was
+    /// so before.
+    pub(crate) fn set_strangers_kicked(&self, are_kicked: bool) -> bool {
+        self.strangers_kicked.xchg(are_kicked, Relaxed)
     }
 
     /// Sets whether the VM is watched no more.
@@ -451,7 +464,7 @@ impl Watch {
                     if whom == Whom::OthersToo {
                         let index = c_int::try_from(runner.vcpu).ok();
                         let vcpu = index.and_then(|index| runner.vm.vcpu(index));
-                        vcpu.inspect(|vcpu| vcpu.kick());
+                        let _ = vcpu.is_some_and(|vcpu| vcpu.kick());
                     }
                 }
             }

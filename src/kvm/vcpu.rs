@@ -83,18 +83,22 @@ impl Vcpu {
     }
 
     /// Kicks the thread that is in KVM_RUN. One that is elsewhere, in user space or in another
-    /// system call, is left alone: it would see an `EINTR` that it did not expect.
-    pub(crate) fn kick(&self) {
+    /// system call, is left alone: it would see an `EINTR` that it did not expect. Returns whether
+    /// it was kicked, and was not already.
+    pub(crate) fn kick(&self) -> bool {
         if !self.is_in_kvm_run() {
-            return;
+            return false;
         }
         let Some(thread) = self.thread() else {
-            return;
+            return false;
         };
         // SAFETY: By the type invariant `self` is valid, and so is the task.
-        if unsafe { bindings::set_notify_flag_in_kvm_run(self.as_raw(), thread.as_ptr()) } {
+        let is_kicked =
+            unsafe { bindings::set_notify_flag_in_kvm_run(self.as_raw(), thread.as_ptr()) };
+        if is_kicked {
             task::wake_kicked(&thread);
         }
+        is_kicked
     }
 }
 

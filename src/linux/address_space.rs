@@ -33,7 +33,9 @@ use kernel::{
     },
     time::{
         delay::fsleep,
-        Delta, //
+        Delta,
+        Instant,
+        Monotonic, //
     },
     types::NotThreadSafe, //
 };
@@ -52,28 +54,41 @@ use crate::{
     }, //
 };
 
-/// How often to wait for `mmap_lock`, a millisecond each time: the guest may be paused.
-const LOCK_TRIES: u32 = 20;
+/// How many milliseconds to wait for `mmap_lock`: the guest may be paused.
+const MOST_WAITS: u32 = 20;
 
-/// How often all threads that share it may still wait for `mmap_lock`.
-pub(crate) struct Patience(Atomic<u32>);
+/// In how many milliseconds yet the threads that share it may wait for `mmap_lock`.
+pub(crate) struct Patience {
+    begun: Instant<Monotonic>,
+    left: Atomic<u32>,
+    /// The millisecond after `begun` in which one waited last.
+    last: Atomic<i64>,
+}
 
 impl Patience {
     /// Creates one that is not used up.
     pub(crate) fn new() -> Self {
-        Self(Atomic::new(LOCK_TRIES))
+        Self {
+            begun: Instant::now(),
+            left: Atomic::new(MOST_WAITS),
+            last: Atomic::new(-1),
+        }
     }
 
     /// Makes it last as long again as a new one.
     pub(crate) fn renew(&self) {
-        self.0.store(LOCK_TRIES, Relaxed);
+        self.left.store(MOST_WAITS, Relaxed);
     }
 
-    /// Returns whether one more wait is left, and takes it. Where two threads do so at once, one
-    /// may be too many: they wait at the same time.
+    /// Returns whether one more wait is left, and takes it. Those who wait in the same millisecond
+    /// take one together, or a few more.
     fn take(&self) -> bool {
-        let left = self.0.load(Relaxed).checked_sub(1);
-        left.inspect(|left| self.0.store(*left, Relaxed)).is_some()
+        let now = self.begun.elapsed().as_millis();
+        let left = self.left.load(Relaxed);
+        if left > 0 && self.last.xchg(now, Relaxed) != now {
+            self.left.store(left.saturating_sub(1), Relaxed);
+        }
+        left > 0
     }
 }
 

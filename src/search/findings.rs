@@ -102,6 +102,9 @@ pub(crate) struct Uncovered {
 pub(crate) enum PauseOutcome {
     /// Nothing is left to be searched.
     Complete,
+    /// Nothing is left, but somebody who was late may have looked at memory when the guest ran
+    /// again. There must be another pause.
+    CompleteLate,
     /// Time was up, after some memory was searched.
     TimeUp,
     /// Time was up before any memory was searched.
