@@ -45,9 +45,10 @@ use crate::{
 /// locked out. One that runs, or waits for a CPU, has half of the whole time.
 const SLEEPER_GRACE: Delta = Delta::from_millis(10);
 
-/// How long threads may take to notice a kick, when all freezes are over; and if nobody wants to
-/// wait that long.
+/// How long threads may take to notice a kick, when all freezes are over.
 const KICKED_GRACE_MS: u32 = 1000;
+
+/// The same if the module is being unloaded, or the VMM dies.
 const SHORT_KICKED_GRACE_MS: u32 = 100;
 
 /// The most lines about vCPUs that did not stop.
@@ -310,7 +311,7 @@ impl<'a> Freeze<'a> {
         // already, and do not notice.
         for vcpu in self.vm.vcpus() {
             if vcpu.kick() {
-                self.watch.set_strangers_kicked(true);
+                self.watch.note_stranger_kicked();
             }
         }
     }
@@ -359,7 +360,7 @@ impl Drop for Freeze<'_> {
 /// A debugger may hold a thread on its way to user space. If `stop` says so, that is not waited for
 /// so long.
 pub(crate) fn await_kicked(vm: &Vm, watch: &Watch, stop: &dyn Fn() -> bool) {
-    if !watch.set_strangers_kicked(false) {
+    if !watch.take_strangers_kicked() {
         return;
     }
     // The flag stays until they have passed `Restart`, whether still in KVM_RUN or not.

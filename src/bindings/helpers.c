@@ -3,6 +3,7 @@
 
 #include <linux/atomic.h>
 #include <linux/freezer.h>
+#include <linux/hash.h>
 #include <linux/highmem.h>
 #include <linux/hugetlb.h>
 #include <linux/irqflags.h>
@@ -802,6 +803,11 @@ struct kvm_memslots *kvm_inspect___kvm_memslots(struct kvm *kvm, int as_id)
 struct rb_node *kvm_inspect_rb_first(const struct rb_root *root)
 {
 	return rb_first(root);
+}
+
+u32 kvm_inspect_hash_ptr(const void *ptr, unsigned int bits)
+{
+	return hash_ptr(ptr, bits);
 }
 
 u8 kvm_inspect_cmpxchg_u8(u8 *at, u8 old, u8 new)

@@ -161,6 +161,8 @@ struct kvm_memslots *kvm_inspect___kvm_memslots(struct kvm *kvm, int as_id);
 struct rb_node *kvm_inspect_rb_first(const struct rb_root *root);
 
 /* <linux/atomic.h> */
+u32 kvm_inspect_hash_ptr(const void *ptr, unsigned int bits);
+
 u8 kvm_inspect_cmpxchg_u8(u8 *at, u8 old, u8 new);
 
 #endif

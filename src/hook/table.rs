@@ -11,9 +11,12 @@ use kernel::{
     task::Task, //
 };
 
-use crate::kvm::{
-    Vm,
-    VmId, //
+use crate::{
+    kvm::{
+        Vm,
+        VmId, //
+    },
+    linux::task, //
 };
 
 /// The most VMs that are watched at once, those of one process.
@@ -25,9 +28,13 @@ static VMS: [Atomic<usize>; MAX_VMS] = [const { Atomic::new(0) }; MAX_VMS];
 /// For each of [`VMS`] the address space of its VMM; only compared.
 static VMMS: [Atomic<usize>; MAX_VMS] = [const { Atomic::new(0) }; MAX_VMS];
 
+/// How many places [`STARTING_OVER`] has, as a power of two.
+const PLACES_SHIFT: u32 = 8;
+
 /// The threads whose call of KVM_RUN is about to start over: the addresses of their tasks, only
 /// compared. Two threads may share a place; then the later one has it.
-static STARTING_OVER: [Atomic<usize>; 256] = [const { Atomic::new(0) }; 1 << u8::BITS];
+static STARTING_OVER: [Atomic<usize>; 1 << PLACES_SHIFT] =
+    [const { Atomic::new(0) }; 1 << PLACES_SHIFT];
 
 /// How many of [`VMS`] have ever been in use, so that the handlers look at no more.
 static LEN: Atomic<usize> = Atomic::new(0);
@@ -102,12 +109,8 @@ pub(super) fn clear_starting_over() {
 
 /// Returns the place of the current thread in [`STARTING_OVER`], and what is there if it has it.
 fn place_of_current() -> (&'static Atomic<usize>, usize) {
-    /// As in `hash_64`: the addresses of tasks have few low bits in which they differ.
-    const GOLDEN_RATIO: usize = 0x61c8_8646_80b5_83eb;
-
-    let task = Task::current_raw().addr();
-    let index = task.wrapping_mul(GOLDEN_RATIO) >> (usize::BITS - u8::BITS);
-    (&STARTING_OVER[index], task)
+    let index = task::hash_of_current(PLACES_SHIFT);
+    (&STARTING_OVER[index], Task::current_raw().addr())
 }
 
 /// Returns whether no VM was ever watched, so that no thread was ever redirected.

@@ -335,10 +335,14 @@ impl Watch {
         self.vm == vm && self.vmm == vmm
     }
 
-    /// Sets whether threads were kicked that do not come through the hook. Returns whether that was
-    /// so before.
-    pub(crate) fn set_strangers_kicked(&self, are_kicked: bool) -> bool {
-        self.strangers_kicked.xchg(are_kicked, Relaxed)
+    /// Notes that a thread was kicked that does not come through the hook.
+    pub(crate) fn note_stranger_kicked(&self) {
+        self.strangers_kicked.store(true, Relaxed);
+    }
+
+    /// Returns whether there were such threads since the last call.
+    pub(crate) fn take_strangers_kicked(&self) -> bool {
+        self.strangers_kicked.xchg(false, Relaxed)
     }
 
     /// Sets whether the VM is watched no more.
@@ -464,7 +468,9 @@ impl Watch {
                     if whom == Whom::OthersToo {
                         let index = c_int::try_from(runner.vcpu).ok();
                         let vcpu = index.and_then(|index| runner.vm.vcpu(index));
-                        let _ = vcpu.is_some_and(|vcpu| vcpu.kick());
+                        if let Some(vcpu) = vcpu {
+                            vcpu.kick();
+                        }
                     }
                 }
             }

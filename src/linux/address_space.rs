@@ -55,7 +55,7 @@ use crate::{
 };
 
 /// How many milliseconds to wait for `mmap_lock`: the guest may be paused.
-const MOST_WAITS: u32 = 20;
+const PATIENCE_MS: u32 = 20;
 
 /// In how many milliseconds yet the threads that share it may wait for `mmap_lock`.
 pub(crate) struct Patience {
@@ -70,14 +70,14 @@ impl Patience {
     pub(crate) fn new() -> Self {
         Self {
             begun: Instant::now(),
-            left: Atomic::new(MOST_WAITS),
+            left: Atomic::new(PATIENCE_MS),
             last: Atomic::new(-1),
         }
     }
 
     /// Makes it last as long again as a new one.
     pub(crate) fn renew(&self) {
-        self.left.store(MOST_WAITS, Relaxed);
+        self.left.store(PATIENCE_MS, Relaxed);
     }
 
     /// Returns whether one more wait is left, and takes it. Those who wait in the same millisecond

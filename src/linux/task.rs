@@ -214,6 +214,12 @@ pub(crate) fn is_kicked(thread: &Task) -> bool {
     unsafe { bindings::has_notify_flag(thread.as_ptr()) }
 }
 
+/// Returns a hash of the current thread that has so many bits, from 1 to 32.
+pub(crate) fn hash_of_current(bits: u32) -> usize {
+    // SAFETY: The pointer is not followed.
+    unsafe { bindings::hash_ptr(Task::current_raw().cast(), bits) as usize }
+}
+
 /// Returns the value by which the current system call starts over, unseen by user space.
 ///
 /// If a signal handler has to run first, the call ends with `EINTR` instead, as if the signal had

@@ -133,7 +133,7 @@ fn stopped() {
 
 /// A debugger stops them one by one, and reads their registers.
 fn traced() {
-    let (mut vmm, tracers) = debug();
+    let (mut vmm, tracers) = start_traced();
     let mut random = Random::new();
     let mut stops = 0;
     inspect_while(
@@ -202,7 +202,7 @@ fn system_calls_traced() {
 /// A debugger stops them all, without the module, which cannot be the cause if a guest is lost.
 fn alone() {
     const STOPS: u32 = 50_000;
-    let (mut vmm, tracers) = debug();
+    let (mut vmm, tracers) = start_traced();
     let mut random = Random::new();
     for _ in 0..times(STOPS) {
         tracers.iter().for_each(Tracer::interrupt);
@@ -223,7 +223,7 @@ fn alone() {
 }
 
 /// Starts a VMM, and attaches a debugger to the thread of each vCPU.
-fn debug() -> (Other, Vec<Tracer>) {
+fn start_traced() -> (Other, Vec<Tracer>) {
     let mut vmm = Other::start("takes_signals", &[]);
     let line = vmm.hear();
     let threads = line.split(' ').map(|tid| tid.parse().expect("a number"));
