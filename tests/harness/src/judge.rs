@@ -2,6 +2,8 @@
 
 //! The verdict on a run, and on its kernel log.
 
+use std::collections::BTreeSet;
+
 use cases::protocol::{GUEST_LOST, GUEST_LOST_ALONE, HOST_IN_GUEST};
 
 use crate::run::{End, Run};
@@ -104,6 +106,40 @@ fn is_stale_breakpoint(log: &str) -> bool {
     is_first && before.is_some_and(|(bytes, _)| !bytes.ends_with("cc"))
 }
 
+/// The kernel's words for a processor that does not come, and for what follows.
+const STALLS: &[&str] = &[
+    "detected stall",
+    "detected expedited stalls",
+    "starved for",
+    "soft lockup",
+    "blocked for more than",
+    "Call Trace",
+];
+
+/// Returns the processors that have told of an NMI of which nobody knows the reason
+/// (`unknown_nmi_error` in `arch/x86/kernel/nmi.c`). A VM that hangs is sent one.
+#[must_use]
+pub(crate) fn processors_with_nmi(log: &str) -> BTreeSet<&str> {
+    log.lines()
+        .filter(|line| line.contains("NMI received for unknown reason"))
+        .filter_map(|line| line.rsplit_once(" on CPU "))
+        .map(|(_, processor)| processor.trim_end_matches('.'))
+        .collect()
+}
+
+/// Returns whether a VM hangs with one processor that takes no NMI, while the other one tells of
+/// its own.
+///
+/// Nothing in a kernel can bring that about, or it would concern both: an NMI comes through with
+/// interrupts off, too, and ends the run of a guest (AMD's manual, volume 2, 15.13.2).
+fn has_deaf_processor(run: &Run, faults: &[&str]) -> bool {
+    let is_stall = |fault: &&str| STALLS.iter().any(|stall| fault.contains(stall));
+    run.in_parallel
+        && run.end == End::TimedOut
+        && faults.iter().all(is_stall)
+        && processors_with_nmi(&run.console).len() == 1
+}
+
 /// The verdict on a run.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -170,6 +206,10 @@ pub fn judge(run: &Run) -> Verdict {
         return Verdict::Infrastructure(why.to_owned());
     }
     let faults = faults(since);
+    if has_deaf_processor(run, &faults) {
+        let why = "the VM hung with a processor that takes no NMI";
+        return Verdict::Infrastructure(why.to_owned());
+    }
     let text = run.text.join("\n");
     if !faults.is_empty() {
         let mut reason = format!("the kernel log is not clean:\n{}", faults.join("\n"));
@@ -350,6 +390,47 @@ mod tests {
                 )
             };
             assert!(matches!(judge(&run), Verdict::Failed(_)), "{line}");
+        }
+    }
+
+    #[test]
+    fn only_a_processor_without_an_nmi_is_the_emulators() {
+        const STALL: &str = "\
+[   30.1] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:
+[   30.1] rcu: rcu_preempt kthread starved for 5250 jiffies! g5 f0x0 RCU_GP_WAIT_FQS(5) ->cpu=0
+[   30.1] Call Trace:";
+        let nmi = |processor| {
+            format!("[   99.1] Uhhuh. NMI received for unknown reason 20 on CPU {processor}.")
+        };
+        let (one, both) = (nmi(1), format!("{}\n{}", nmi(1), nmi(0)));
+        let hung = |in_parallel, more: &str, end| {
+            let run = Run {
+                in_parallel,
+                ..run(&format!("{CLEAN}\n{more}"), true, None, end)
+            };
+            judge(&run)
+        };
+        let after_stall = format!("{STALL}\n{one}");
+        for log in [&one, &after_stall] {
+            let verdict = hung(true, log, End::TimedOut);
+            assert!(matches!(verdict, Verdict::Infrastructure(_)), "{log}");
+            let verdict = hung(false, log, End::TimedOut);
+            assert!(matches!(verdict, Verdict::Failed(_)), "{log}");
+        }
+        // Both take it, none has told of it, or the VM went on.
+        for log in ["", STALL, &both, &format!("{STALL}\n{both}")] {
+            let verdict = hung(true, log, End::TimedOut);
+            assert!(matches!(verdict, Verdict::Failed(_)), "{log}");
+        }
+        let verdict = hung(true, &after_stall, End::Complete);
+        assert!(matches!(verdict, Verdict::Failed(_)));
+        // A fault of the kernel counts more.
+        let others = BAD
+            .iter()
+            .filter(|line| !STALLS.iter().any(|stall| line.contains(stall)));
+        for line in others {
+            let verdict = hung(true, &format!("{line}\n{after_stall}"), End::TimedOut);
+            assert!(matches!(verdict, Verdict::Failed(_)), "{line}");
         }
     }
 

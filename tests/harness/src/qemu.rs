@@ -9,13 +9,14 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    slice,
+    slice, thread,
     time::Duration,
 };
 
 use cases::protocol::Message;
 
 use crate::{
+    judge::processors_with_nmi,
     run::{listen, read_console, split_console, Limits, Run},
     tsc,
 };
@@ -25,6 +26,9 @@ const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
 /// The time limit from the end of a case until the VM is off or begins the next one.
 const END_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long the processors of a VM that hangs may take to tell of an NMI.
+const NMI_SECONDS: u32 = 60;
 
 /// A VM.
 pub struct Machine {
@@ -107,15 +111,34 @@ impl Machine {
         let messages = &mut File::create(log.join("messages.log"))?;
         let examine = || {
             // This only helps to find out why it hangs.
-            let said = ask_monitor(&log.join("monitor"));
+            let monitor = log.join("monitor");
+            let said = ask_monitor(&monitor);
             let _ = fs::write(
                 log.join("hang.log"),
                 said.unwrap_or_else(|error| error.to_string()),
             );
+            if self.in_parallel {
+                let _ = self.send_nmi(&monitor, &console);
+            }
         };
         let mut runs = listen(child, &limits, messages, tell, &examine)?;
         split_console(&read_console(&console)?, &mut runs);
         Ok(runs)
+    }
+
+    /// Sends the processors of a VM that hangs an NMI each second, until all have told of it in the
+    /// kernel log, but not for long.
+    fn send_nmi(&self, monitor: &Path, console: &Path) -> io::Result<()> {
+        let mut monitor = connect(monitor)?;
+        for _ in 0..NMI_SECONDS {
+            // A processor with interrupts off leaves it to the next one's message to print its own.
+            monitor.write_all(b"nmi\n")?;
+            thread::sleep(Duration::from_secs(1));
+            if processors_with_nmi(&read_console(console)?).len() >= self.processors as usize {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn arguments(&self, log: &Path, console: &Path) -> Vec<OsString> {
@@ -136,6 +159,8 @@ impl Machine {
             // On a busy machine the processor with the log's reader may stand while another one
             // writes report after report.
             parameters.push_str(" log_buf_len=4M");
+            // As a rule only the first processor takes an NMI from outside.
+            parameters.push_str(" apic_extnmi=all");
         }
         let mut port = OsString::from("file:");
         port.push(console);
@@ -172,11 +197,7 @@ impl Machine {
 
 /// Asks QEMU twice for the processors' registers, a second apart.
 fn ask_monitor(socket: &Path) -> io::Result<String> {
-    const WAIT: Duration = Duration::from_secs(1);
-
-    let mut monitor = UnixStream::connect(socket)?;
-    monitor.set_read_timeout(Some(WAIT))?;
-    monitor.set_write_timeout(Some(WAIT))?;
+    let mut monitor = connect(socket)?;
     let mut said = Vec::new();
     for _ in 0..2 {
         monitor.write_all(b"info registers -a\n")?;
@@ -187,6 +208,16 @@ fn ask_monitor(socket: &Path) -> io::Result<String> {
         }
     }
     Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+/// Connects to QEMU's monitor. Nothing that is read or written there takes longer than a second.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    const WAIT: Duration = Duration::from_secs(1);
+
+    let monitor = UnixStream::connect(socket)?;
+    monitor.set_read_timeout(Some(WAIT))?;
+    monitor.set_write_timeout(Some(WAIT))?;
+    Ok(monitor)
 }
 
 /// Returns the command line for a shell.
