@@ -407,12 +407,12 @@ fn cgroup_frozen() {
         wait_until("the VMM is frozen", is_frozen);
         let took = begin.elapsed();
         let report = load.join().expect("a panic would have ended the process");
-        assert_eq!(report.states(), [State::Parked; 2]);
         write("cgroup.freeze", "0");
         wait_until("the VMM goes on", || !is_frozen());
         let pause = Duration::from_micros(report.done.pause_us);
         println!("it took {took:?} to freeze the VMM, in a pause of {pause:?}");
-        took < pause / 2
+        // The freezer may come before the second one is parked.
+        report.states() == [State::Parked; 2] && took < pause / 2
     });
     assert!(tries.any(|quick| quick), "it waited for the thaw");
     vmm.tell("end");
