@@ -130,8 +130,8 @@ pub(crate) fn processors_with_nmi(log: &str) -> BTreeSet<&str> {
 /// Returns whether a VM hangs with one processor that takes no NMI, while the other one tells of
 /// its own.
 ///
-/// Nothing in a kernel can bring that about, or it would concern both: an NMI comes through with
-/// interrupts off, too, and ends the run of a guest (AMD's manual, volume 2, 15.13.2).
+/// No module can bring that about: an NMI comes through with interrupts off, too, and ends the run
+/// of a guest (AMD's manual, volume 2, 15.13.2).
 fn has_deaf_processor(run: &Run, faults: &[&str]) -> bool {
     let is_stall = |fault: &&str| STALLS.iter().any(|stall| fault.contains(stall));
     run.in_parallel

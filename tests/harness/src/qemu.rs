@@ -110,14 +110,15 @@ impl Machine {
         };
         let messages = &mut File::create(log.join("messages.log"))?;
         let examine = || {
-            // This only helps to find out why it hangs.
             let monitor = log.join("monitor");
+            // This only helps to find out why it hangs.
             let said = ask_monitor(&monitor);
             let _ = fs::write(
                 log.join("hang.log"),
                 said.unwrap_or_else(|error| error.to_string()),
             );
             if self.in_parallel {
+                // Without it the hang is not the emulator's.
                 let _ = self.send_nmi(&monitor, &console);
             }
         };
