@@ -75,9 +75,9 @@ bench-freeze: stock
 bench-pause: stock
 	@$(vm) bench-pause
 
-# threads-alone measures nothing: it disturbs guests without the module (docs/testing.md).
-.PHONY: bench-idle bench-module threads-alone
-bench-idle bench-module threads-alone: stock
+# The last two measure nothing: they do without the module what cases do (docs/testing.md).
+.PHONY: bench-idle bench-module threads-alone threads-probed-alone
+bench-idle bench-module threads-alone threads-probed-alone: stock
 	@$(vm) measure -- $@
 
 .PHONY: fuzz

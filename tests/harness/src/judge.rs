@@ -106,6 +106,52 @@ fn is_stale_breakpoint(log: &str) -> bool {
     is_first && before.is_some_and(|(bytes, _)| !bytes.ends_with("cc"))
 }
 
+/// Functions that call those which the module probes, always with interrupts on. The last two are
+/// the module's, whose names have a path before.
+const CALLERS_OF_PROBED: &[&str] = &[
+    "__x64_sys_ioctl",
+    "exit_to_user_mode_loop",
+    "get_signal",
+    "xfer_to_guest_mode_handle_work",
+    "complete_last_exit",
+    "hooked_vcpu_ioctl",
+];
+
+/// The flag in EFLAGS that is set while interrupts are on.
+const INTERRUPTS_ON: u64 = 1 << 9;
+
+/// Returns whether the first fault in a log is a call of a probed function that went to address 0,
+/// with interrupts off.
+///
+/// That is what a breakpoint that is not in memory any more becomes where a probe of ftrace's is
+/// registered: no breakpoint is to be there, so the probe has no copy of the instruction. But the
+/// kernel goes to that copy, and turns interrupts off for it (`kprobe_int3_handler` and
+/// `setup_singlestep` in `arch/x86/kernel/kprobes/core.c`). No call does, whatever it calls.
+fn is_stale_breakpoint_of_probe(log: &str) -> bool {
+    const FAULT: &str = "BUG: kernel NULL pointer dereference, address: 0000000000000000";
+
+    let Some(first) = faults(log).first().copied() else {
+        return false;
+    };
+    let message = log.lines().skip_while(|line| *line != first);
+    let message: Vec<&str> = message
+        .map(|line| line.split_once("] ").map_or(line, |(_, text)| text).trim())
+        .take_while(|text| *text != "</TASK>")
+        .collect();
+    let flags = message.iter().find_map(|text| text.split_once("EFLAGS: "));
+    let flags = flags.and_then(|(_, flags)| u64::from_str_radix(flags, 16).ok());
+    let trace = message.iter().skip_while(|text| **text != "<TASK>").skip(1);
+    // A "?" is before what only lies on the stack.
+    let caller = trace.copied().find(|text| !text.starts_with('?'));
+    let caller = caller.and_then(|text| text.split_once('+'));
+    let is_caller = |name: &str| CALLERS_OF_PROBED.iter().any(|end| name.ends_with(end));
+    message.first() == Some(&FAULT)
+        && message.contains(&"#PF: supervisor instruction fetch in kernel mode")
+        && message.contains(&"RIP: 0010:0x0")
+        && flags.is_some_and(|flags| flags & INTERRUPTS_ON == 0)
+        && caller.is_some_and(|(name, _)| is_caller(name))
+}
+
 /// The kernel's words for a processor that does not come, and for what follows.
 const STALLS: &[&str] = &[
     "detected stall",
@@ -201,7 +247,7 @@ pub fn judge(run: &Run) -> Verdict {
         let faults = faults_before.join("\n");
         return Verdict::Infrastructure(format!("the VM broke before any module came:\n{faults}"));
     }
-    if is_stale_breakpoint(since) {
+    if is_stale_breakpoint(since) || run.in_parallel && is_stale_breakpoint_of_probe(since) {
         let why = "the emulator ran a breakpoint that is not in memory any more";
         return Verdict::Infrastructure(why.to_owned());
     }
@@ -347,6 +393,64 @@ mod tests {
         assert!(!is_stale_breakpoint(CLEAN));
         let other = "[    5.81] Oops: 0000 [#1]\n[    5.81] Code: 90 0f <1f> 44";
         assert!(!is_stale_breakpoint(other));
+    }
+
+    #[test]
+    fn only_a_call_with_interrupts_off_is_a_breakpoint_of_a_probe() {
+        // As `threads-probed-alone` gets it.
+        const OOPS: &str = "\
+[  239.1] BUG: kernel NULL pointer dereference, address: 0000000000000000
+[  239.1] #PF: supervisor instruction fetch in kernel mode
+[  239.1] #PF: error_code(0x0010) - not-present page
+[  239.1] Oops: Oops: 0010 [#1] SMP NOPTI
+[  239.1] RIP: 0010:0x0
+[  239.1] RSP: 0018:ff7cf2fd4042be50 EFLAGS: 00010086
+[  239.1] Call Trace:
+[  239.1]  <TASK>
+[  239.1]  ? kprobe_int3_handler+0x10/0x200
+[  239.1]  __x64_sys_ioctl+0x96/0xe0
+[  239.1]  do_syscall_64+0xc4/0x560
+[  239.1]  ? get_signal+0x35/0x560
+[  239.1]  </TASK>
+[  239.1] RIP: 0010:0x0
+[  239.1] BUG: kernel NULL pointer dereference, address: 0000000000000000";
+        let broke = |in_parallel, log: &str| {
+            let run = Run {
+                in_parallel,
+                ..run(&format!("{CLEAN}\n{log}"), true, None, End::Lost)
+            };
+            judge(&run)
+        };
+        assert!(matches!(broke(true, OOPS), Verdict::Infrastructure(_)));
+        assert!(matches!(broke(false, OOPS), Verdict::Failed(_)));
+        let own = "_RNvNtCsbr_11kvm_inspect4hook17hooked_vcpu_ioctl+0x96/0xe0 [kvm_inspect]";
+        let own = OOPS.replace("__x64_sys_ioctl+0x96/0xe0", own);
+        assert!(matches!(broke(true, &own), Verdict::Infrastructure(_)));
+        for (text, other) in [
+            ("address: 0000000000000000", "address: 0000000000000008"),
+            ("instruction fetch", "read access"),
+            (
+                "RIP: 0010:0x0",
+                "RIP: 0010:search_step+0x5/0x9e0 [kvm_inspect]",
+            ),
+            ("EFLAGS: 00010086", "EFLAGS: 00010286"),
+            (" EFLAGS: 00010086", ""),
+            (
+                "__x64_sys_ioctl+0x96/0xe0",
+                "search_step+0x96/0xe0 [kvm_inspect]",
+            ),
+            ("__x64_sys_ioctl+0x96/0xe0", "irq_work_single+0x96/0xe0"),
+            ("[  239.1]  <TASK>", "[  239.1]  <IRQ>"),
+        ] {
+            let log = OOPS.replace(text, other);
+            assert_ne!(log, OOPS);
+            assert!(matches!(broke(true, &log), Verdict::Failed(_)), "{log}");
+        }
+        // What comes first counts.
+        for line in BAD {
+            let log = format!("{line}\n{OOPS}");
+            assert!(matches!(broke(true, &log), Verdict::Failed(_)), "{line}");
+        }
     }
 
     #[test]

@@ -468,7 +468,7 @@ fn other_tracers() {
 const TRACING: &str = "/sys/kernel/tracing";
 
 /// Sets control files of ftrace, in this order.
-fn set_tracing(values: &[(&str, &str)]) {
+pub(super) fn set_tracing(values: &[(&str, &str)]) {
     for (file, text) in values {
         let path = format!("{TRACING}/{file}");
         fs::write(&path, text).unwrap_or_else(|error| panic!("{path}: {error}"));

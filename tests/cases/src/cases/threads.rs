@@ -13,7 +13,7 @@ use kvm_inspect_tool::report::{Conclusion, Report, State};
 use rustix::process::Signal;
 use vmm_sys_util::signal::{register_signal_handler, SIGRTMIN};
 
-use super::{meanwhile::inspect_while, times, Case, Random};
+use super::{life::set_tracing, meanwhile::inspect_while, times, Case, Random};
 use crate::{
     inspect::Inspection,
     process::{thread_state, wait_until},
@@ -34,7 +34,7 @@ pub(super) const CASES: &[Case] = cases![
     io_uring_before_call.with_stock(),
 ];
 
-pub(super) const MEASUREMENTS: &[Case] = cases![alone.within(1800)];
+pub(super) const MEASUREMENTS: &[Case] = cases![alone.within(1800), probed_alone.within(1800)];
 
 pub(super) const ROLES: &[Role] = roles![takes_signals, waits_for_event];
 
@@ -220,6 +220,37 @@ fn alone() {
         WORKS.len()
     );
     println!("threads-alone: PASS");
+}
+
+/// A probe of the kernel's own tracer on `kvm_vcpu_ioctl` is switched on and off while threads call
+/// it, without the module, which cannot be the cause if the host's kernel breaks.
+fn probed_alone() {
+    const CHANGES: u32 = 100_000;
+    const CALLERS: usize = 2;
+    let mut vm = Vm::bootable();
+    vm.add_vcpu(Mode::Long, Work::Count);
+    let file = vm.vcpu(0).file_number();
+    let stop = AtomicBool::new(false);
+    set_tracing(&[("kprobe_events", "p:kvm_enter kvm_vcpu_ioctl\n")]);
+    thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                while !stop.load(SeqCst) {
+                    get_sregs(file);
+                }
+            });
+        }
+        for _ in 0..times(CHANGES) {
+            set_tracing(&[
+                ("events/kprobes/enable", "1"),
+                ("events/kprobes/enable", "0"),
+            ]);
+        }
+        stop.store(true, SeqCst);
+    });
+    set_tracing(&[("kprobe_events", "\n")]);
+    println!("the kernel was whole after {CHANGES} changes of a probe");
+    println!("threads-probed-alone: PASS");
 }
 
 /// Starts a VMM, and attaches a debugger to the thread of each vCPU.
