@@ -66,7 +66,7 @@ const KICK_OUT_MS: u32 = 100;
 /// way.
 pub(crate) struct Hook {
     // All are there until `drop` takes them, one by one.
-    probe: Option<Pin<KBox<Kprobe<Redirect>>>>,
+    probe: Option<Kprobe<Redirect>>,
     ip_modify: Option<IpModify>,
     restart: Option<Restart>,
 }
@@ -90,7 +90,7 @@ impl Hook {
     /// `EBUSY`: somebody else redirects the function. `EOPNOTSUPP`: ftrace cannot. Others as
     /// [`Kprobe::register`] and [`Kprobe::enable`].
     pub(crate) fn arm() -> Result<Self> {
-        let probe = KBox::pin_init(Kprobe::<Redirect>::register(c"kvm_vcpu_ioctl"), GFP_KERNEL)?;
+        let probe = Kprobe::<Redirect>::register(c"kvm_vcpu_ioctl")?;
         let address = probe.ftrace_address().ok_or(EOPNOTSUPP)?;
         let ip_modify = IpModify::claim(address)?;
         let restart = Restart::arm()?;
@@ -180,7 +180,8 @@ impl Handler for Redirect {
     fn handle(arguments: Arguments<'_>) -> Option<usize> {
         // SAFETY: The only probe with this handler is on `kvm_vcpu_ioctl`.
         let vm = unsafe { run::vm_about_to_run(&arguments) }?;
-        table::has_vm(vm).then_some(hooked_vcpu_ioctl as usize)
+        let vmm = task::current_mm().addr();
+        table::has_vm(vm, vmm).then_some(hooked_vcpu_ioctl as usize)
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
     },
     inspect::Inspection,
     linux::{
+        address_space::BorrowedAddressSpace,
         completion::Completion,
         kthread::{
             Kthread,
@@ -158,13 +159,13 @@ impl Inspections {
             let mut watched = KVec::with_capacity(MAX_VMS, GFP_KERNEL)?;
             let interval = loop {
                 let result = self.one(&process, &targets, &hook, &mut watched, thread);
+                // VMs that come and go while this sleeps are found, or not, the next time. None is
+                // kept from going.
+                release(&mut targets, thread);
                 let Some(interval) = self.request.interval else {
                     return result;
                 };
                 self.settle(result);
-                // VMs that come and go while this sleeps are found, or not, the next time. None is
-                // kept from going.
-                targets.clear();
                 if interval >= LONG_INTERVAL {
                     break interval;
                 }
@@ -277,6 +278,17 @@ impl Inspections {
             }
         }
         result
+    }
+}
+
+/// Gives back the VMs. If nobody else uses one any more, KVM removes what it has mapped into its
+/// VMM, which it can do from there only (`kvm_arch_destroy_vm`, `arch/x86/kvm/x86.c`).
+fn release(targets: &mut KVec<Target>, thread: &mut OnKthread) {
+    while let Some(target) = targets.pop() {
+        let mm = target.vm.mm().mmget_not_zero();
+        let memory = mm.map(|mm| BorrowedAddressSpace::take_on(thread, mm));
+        drop(target);
+        drop(memory);
     }
 }
 

@@ -42,6 +42,7 @@ use crate::{
     hook::drain::Drain,
     inspector::Inspector,
     kvm::Kvm,
+    linux::module,
     parameters::RawParameters, //
 };
 
@@ -104,7 +105,7 @@ module! {
 /// Fields are dropped in this order: first nothing new begins, then nobody is left, then KVM may
 /// go, which both needed.
 struct KvmInspect {
-    _inspector: Inspector,
+    _inspector: Option<Inspector>,
     _drain: Drain,
     _kvm: Kvm,
 }
@@ -135,7 +136,12 @@ impl kernel::Module for KvmInspect {
         // SAFETY: The module is being loaded, which happens once.
         let drain = unsafe { Drain::new() };
         // If this fails, the order of drops is the same.
-        let inspector = Inspector::start(request).map_err(error::explain_memory)?;
+        let inspector = match Inspector::start(request).map_err(error::explain_memory) {
+            Ok(inspector) => Some(inspector),
+            // The code must stay, and lines have said why.
+            Err(_) if module::is_kept() => None,
+            Err(error) => return Err(error),
+        };
         Ok(Self {
             _inspector: inspector,
             _drain: drain,

@@ -225,7 +225,12 @@ static unsigned int kvm_inspect_entry(pte_t pte)
 	return pte_special(pte) ? KVM_INSPECT_ENTRY_SPECIAL : KVM_INSPECT_ENTRY_PRESENT;
 }
 
+/*
+ * How many entries above the last tables to look at, and how many of these tables: a page of a file
+ * that is not mapped may cost all that for itself.
+ */
 #define ENTRY_STEPS 1024
+#define ENTRY_TABLES 16
 
 /*
  * What the page tables have at @start, in @entry. Returns up to where, at most @end, the same is
@@ -237,13 +242,13 @@ static unsigned int kvm_inspect_entry(pte_t pte)
 unsigned long kvm_inspect_next_entry(struct mm_struct *mm, unsigned long start, unsigned long end,
 				     unsigned int *entry)
 {
+	unsigned int step, tables = 0;
 	unsigned long addr = start, flags;
-	unsigned int step;
 
 	*entry = KVM_INSPECT_ENTRY_PRESENT;
 	if (start >= end || end > TASK_SIZE_MAX)
 		return start;
-	for (step = 0; addr < end && step < ENTRY_STEPS; step++) {
+	for (step = 0; addr < end && step < ENTRY_STEPS && tables < ENTRY_TABLES; step++) {
 		unsigned int here = KVM_INSPECT_ENTRY_NONE;
 		unsigned long next;
 		pgd_t *pgdp, pgd;
@@ -290,6 +295,7 @@ unsigned long kvm_inspect_next_entry(struct mm_struct *mm, unsigned long start, 
 			pte_t *ptep = pte_offset_kernel(&pmd, addr);
 			unsigned long last = next;
 
+			tables++;
 			here = kvm_inspect_entry(ptep_get_lockless(ptep));
 			for (next = addr + PAGE_SIZE; next < last; next += PAGE_SIZE)
 				if (kvm_inspect_entry(ptep_get_lockless(++ptep)) != here)
@@ -490,15 +496,33 @@ unsigned int kvm_inspect_num_online_cpus(void)
 	return num_online_cpus();
 }
 
+/*
+ * vmap() allocates with GFP_KERNEL, and would wait for memory for ever, while the guest that may
+ * have to free some stands. So it fails if there is none, not even in reserve.
+ */
 void *kvm_inspect_vmap_read_only(struct page **pages, unsigned int count)
 {
-	return vmap(pages, count, VM_MAP, PAGE_KERNEL_RO);
+	unsigned int flags = memalloc_noreclaim_save();
+	void *mapping = vmap(pages, count, VM_MAP, PAGE_KERNEL_RO);
+
+	memalloc_noreclaim_restore(flags);
+	return mapping;
 }
 
-/* For good. While the module is being unloaded it is too late. */
-void kvm_inspect_pin_module(void)
+/* For good. False if it is too late, since the module is being unloaded. */
+bool kvm_inspect_pin_module(void)
 {
-	__module_get(THIS_MODULE);
+	return try_module_get(THIS_MODULE);
+}
+
+void kvm_inspect_allow_kill(void)
+{
+	allow_kernel_signal(SIGKILL);
+}
+
+void kvm_inspect_kill(struct task_struct *task)
+{
+	send_sig(SIGKILL, task, 1);
 }
 
 int kvm_inspect_may_read_memory(void)

@@ -112,7 +112,9 @@ bool kvm_inspect_has_avx512(void);
 unsigned int kvm_inspect_num_online_cpus(void);
 
 /* <linux/module.h> */
-void kvm_inspect_pin_module(void);
+bool kvm_inspect_pin_module(void);
+void kvm_inspect_allow_kill(void);
+void kvm_inspect_kill(struct task_struct *task);
 
 /* <linux/security.h> */
 int kvm_inspect_may_read_memory(void);

@@ -160,7 +160,8 @@ pub(super) fn kick_out(patience_ms: u32, whom: Whom) -> bool {
         if entered_if_all_left().is_some() {
             return true;
         }
-        for index in 0..table::MAX_VMS {
+        // More than are watched: those that threads are inside of stay.
+        for index in 0.. {
             // Not under the lock: there may be very many threads.
             let watch = WATCHES.lock().get(index).cloned();
             match watch {

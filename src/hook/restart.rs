@@ -29,8 +29,8 @@ use crate::{
 
 /// The armed probes. The drop disarms them.
 pub(super) struct Restart {
-    _restart: Pin<KBox<Kprobe<RestartKvmRun>>>,
-    _end: Pin<KBox<Kprobe<EndKvmRun>>>,
+    _restart: Kprobe<RestartKvmRun>,
+    _end: Kprobe<EndKvmRun>,
 }
 
 impl Restart {
@@ -41,11 +41,9 @@ impl Restart {
     /// As [`Kprobe::register`] and [`Kprobe::enable`].
     pub(super) fn arm() -> Result<Self> {
         table::clear_starting_over();
-        let end = Kprobe::<EndKvmRun>::register(c"task_work_run");
-        let end = KBox::pin_init(end, GFP_KERNEL)?;
+        let end = Kprobe::<EndKvmRun>::register(c"task_work_run")?;
         end.enable()?;
-        let restart = Kprobe::<RestartKvmRun>::register(c"arch_do_signal_or_restart");
-        let restart = KBox::pin_init(restart, GFP_KERNEL)?;
+        let restart = Kprobe::<RestartKvmRun>::register(c"arch_do_signal_or_restart")?;
         restart.enable()?;
         Ok(Self {
             _restart: restart,

@@ -70,11 +70,11 @@ impl Drop for Entry {
     }
 }
 
-/// Returns whether `vm` is watched. Does not sleep.
-pub(super) fn has_vm(vm: VmId) -> bool {
-    VMS.iter()
-        .take(LEN.load(Relaxed))
-        .any(|entry| entry.load(Relaxed) == vm.as_raw())
+/// Returns whether `vm` is watched, as a VM of the VMM with the address space `mm`: when a watched
+/// VM has gone, another VMM may get one at the same address. Does not sleep.
+pub(super) fn has_vm(vm: VmId, mm: usize) -> bool {
+    let mut entries = VMS.iter().zip(&VMMS).take(LEN.load(Relaxed));
+    entries.any(|(entry, vmm)| entry.load(Relaxed) == vm.as_raw() && vmm.load(Relaxed) == mm)
 }
 
 /// Returns whether a VM is watched whose VMM has the address space `mm`. Does not sleep.

@@ -12,7 +12,10 @@ use kernel::{
     types::Opaque, //
 };
 
-use crate::bindings;
+use crate::{
+    bindings,
+    linux::module, //
+};
 
 /// The right to redirect one kernel function, held while the value lives.
 ///
@@ -57,8 +60,7 @@ impl Drop for IpModify {
         if let Err(error) = result {
             // ftrace has met a bug in the kernel, has turned itself off for good, and keeps what it
             // has on its list: that must stay where it is, with the function that it calls.
-            // SAFETY: No preconditions.
-            unsafe { bindings::pin_module() };
+            module::keep();
             pr_err!(
                 "error: ftrace is broken ({error:?}), and the module cannot be unloaded; see what \
                  the kernel log says before this, and boot the host anew\n"

@@ -4,7 +4,10 @@
 //!
 //! C header: [`include/linux/kprobes.h`](srctree/include/linux/kprobes.h)
 
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    mem::ManuallyDrop, //
+};
 
 use kernel::{
     error::to_result,
@@ -17,7 +20,10 @@ use kernel::{
     types::Opaque, //
 };
 
-use crate::bindings;
+use crate::{
+    bindings,
+    linux::module, //
+};
 
 /// What a [`Kprobe`] does each time the probed function is called.
 pub(crate) trait Handler {
@@ -58,12 +64,17 @@ impl Arguments<'_> {
 ///
 /// # Invariants
 ///
-/// `probe` is registered from the end of [`Kprobe::register`] until the value is dropped.
-#[pin_data(PinnedDrop)]
+/// `probe` is registered, and stays where it is.
 pub(crate) struct Kprobe<H: Handler> {
+    probe: ManuallyDrop<Pin<KBox<Registered>>>,
+    _handler: PhantomData<H>,
+}
+
+/// A `struct kprobe` in its place.
+#[pin_data]
+struct Registered {
     #[pin]
     probe: Opaque<bindings::kprobe>,
-    _handler: PhantomData<H>,
 }
 
 // SAFETY: The C side allows a kprobe to be unregistered from any task, and nothing else of it is
@@ -78,23 +89,32 @@ impl<H: Handler> Kprobe<H> {
     ///
     /// # Errors
     ///
-    /// As `register_kprobe` returns them.
-    pub(crate) fn register(symbol: &'static CStr) -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            probe <- Opaque::try_ffi_init(move |slot: *mut bindings::kprobe| {
-                let probe = bindings::kprobe {
-                    symbol_name: symbol.as_char_ptr(),
-                    pre_handler: Some(Self::before),
-                    flags: bindings::KPROBE_FLAG_DISABLED,
-                    ..Default::default()
-                };
-                // SAFETY: `slot` is valid for writes, and pinned from here on.
-                unsafe { slot.write(probe) };
-                // SAFETY: `slot` is initialized, and stays in place until `drop` unregisters it.
-                to_result(unsafe { bindings::register_kprobe(slot) })
-            }),
+    /// `ENOMEM`. As `register_kprobe` returns them.
+    pub(crate) fn register(symbol: &'static CStr) -> Result<Self> {
+        let register = move |slot: *mut bindings::kprobe| {
+            let probe = bindings::kprobe {
+                symbol_name: symbol.as_char_ptr(),
+                pre_handler: Some(Self::before),
+                flags: bindings::KPROBE_FLAG_DISABLED,
+                ..Default::default()
+            };
+            // SAFETY: `slot` is valid for writes, and pinned from here on.
+            unsafe { slot.write(probe) };
+            // SAFETY: `slot` is initialized, and stays in place until `drop` unregisters it.
+            to_result(unsafe { bindings::register_kprobe(slot) })
+        };
+        let probe = try_pin_init!(Registered {
+            probe <- Opaque::try_ffi_init(register),
+        });
+        // INVARIANT: Registered just now, in a box.
+        Ok(Self {
+            probe: ManuallyDrop::new(KBox::pin_init(probe, GFP_KERNEL)?),
             _handler: PhantomData,
         })
+    }
+
+    fn as_raw(&self) -> *mut bindings::kprobe {
+        self.probe.probe.get()
     }
 
     /// Returns the address of the probe, if ftrace calls it there.
@@ -104,7 +124,7 @@ impl<H: Handler> Kprobe<H> {
     pub(crate) fn ftrace_address(&self) -> Option<usize> {
         // SAFETY: By the type invariant; both fields are set by then.
         let (flags, address) = unsafe {
-            let probe = self.probe.get();
+            let probe = self.as_raw();
             (
                 (&raw const (*probe).flags).read_volatile(),
                 (*probe).addr.addr(),
@@ -121,9 +141,9 @@ impl<H: Handler> Kprobe<H> {
     /// (`register_kprobe` would drop them.)
     pub(crate) fn enable(&self) -> Result {
         // SAFETY: By the type invariant.
-        to_result(unsafe { bindings::enable_kprobe(self.probe.get()) })?;
+        to_result(unsafe { bindings::enable_kprobe(self.as_raw()) })?;
         // SAFETY: By the type invariant.
-        let flags = unsafe { (&raw const (*self.probe.get()).flags).read_volatile() };
+        let flags = unsafe { (&raw const (*self.as_raw()).flags).read_volatile() };
         if flags & bindings::KPROBE_FLAG_DISABLED != 0 {
             return Err(ENODEV);
         }
@@ -152,17 +172,28 @@ impl<H: Handler> Kprobe<H> {
     }
 }
 
-#[pinned_drop]
-impl<H: Handler> PinnedDrop for Kprobe<H> {
-    fn drop(self: Pin<&mut Self>) {
+impl<H: Handler> Drop for Kprobe<H> {
+    fn drop(&mut self) {
         // The kernel (7.3) needs memory to disarm a probe. Without any, `unregister_kprobe` would
-        // silently leave it armed; `disable_kprobe` returns an error.
+        // silently leave it armed; `disable_kprobe` returns an error. Each try counts ftrace's
+        // probes down, those of others, too (`__disarm_kprobe_ftrace`). So there is but one, after
+        // which the probe stays; it finds no VM to redirect.
         // SAFETY: By the type invariant the probe is registered.
-        while unsafe { bindings::disable_kprobe(self.probe.get()) } == ENOMEM.to_errno() {
+        while unsafe { bindings::disable_kprobe(self.as_raw()) } == ENOMEM.to_errno() {
+            if module::keep() {
+                pr_err!(
+                    "error: there is no memory to remove a probe, so the module cannot be \
+                     unloaded; boot the host anew when you can\n"
+                );
+                return;
+            }
+            // The code is about to go.
             fsleep(Delta::from_millis(10));
         }
         // SAFETY: By the type invariant the probe is registered. This waits until no handler
         // runs any more (`synchronize_rcu`); it does not wait for redirected calls.
-        unsafe { bindings::unregister_kprobe(self.probe.get()) };
+        unsafe { bindings::unregister_kprobe(self.as_raw()) };
+        // SAFETY: It is not registered any more, and dropped once.
+        unsafe { ManuallyDrop::drop(&mut self.probe) };
     }
 }

@@ -24,7 +24,8 @@ pub(crate) trait Work: Send + 'static {
     fn run(self, thread: OnKthread);
 }
 
-/// A kernel thread. Dropping it asks it to stop ([`OnKthread::should_stop`]) and waits for its end.
+/// A kernel thread. Dropping it asks it to stop ([`OnKthread::should_stop`]), ends its killable
+/// waits, and waits for its end.
 ///
 /// # Invariants
 ///
@@ -77,6 +78,8 @@ impl<W: Work> Kthread<W> {
     ///
     /// Only for `kthread()`, with the pointer that `spawn` gave it.
     unsafe extern "C" fn run(work: *mut c_void) -> c_int {
+        // SAFETY: The current task is a kthread.
+        unsafe { bindings::allow_kill() };
         // SAFETY: `spawn` gave this thread the box, and it runs once.
         let work = unsafe { KBox::from_raw(work.cast::<W>()) };
         KBox::into_inner(work).run(OnKthread(NotThreadSafe));
@@ -86,6 +89,9 @@ impl<W: Work> Kthread<W> {
 
 impl<W: Work> Drop for Kthread<W> {
     fn drop(&mut self) {
+        // It may wait for a disk, or a file's server. If it has ended already, nothing happens.
+        // SAFETY: The task is referenced. A kthread dies of no signal.
+        unsafe { bindings::kill(self.task.as_ptr()) };
         // SAFETY: The task is a kthread of ours, referenced, and not stopped yet.
         let result = unsafe { bindings::kthread_stop(self.task.as_ptr()) };
         // It was stopped before it could call `run` (`kernel/kthread.c`, `kthread()`).

@@ -13,6 +13,7 @@ mod patience;
 mod process;
 mod ptrace;
 mod role;
+mod stuck_disk;
 mod swap;
 mod vmm;
 

@@ -62,13 +62,14 @@ impl Initramfs {
             .filter(|path| path.extension().is_some_and(|extension| extension == "ko"))
             .collect();
         tests.sort();
-        // A disk in memory, for swap.
-        let disk = kernel.module("brd")?;
+        // A disk in memory, for swap, and one in the network, which the debug kernel lacks.
+        let mut disks = kernel.module("brd")?;
+        disks.extend(kernel.module("nbd").unwrap_or_default());
         let inputs = [
             vec![paths::cases(), module.clone()],
             tests.clone(),
             kernel.module(kvm)?,
-            disk.clone(),
+            disks.clone(),
         ]
         .concat();
         let stamp = Stamp::new(&path, &inputs)?;
@@ -82,7 +83,7 @@ impl Initramfs {
         }
         archive.program("/init", fs::read(paths::cases())?);
         archive.kvm(kernel, kvm)?;
-        for path in disk {
+        for path in disks {
             let name = format!("/modules/{}.ko", module_name(&path.to_string_lossy()));
             archive.file(&name, read_module(&path)?);
         }

@@ -28,6 +28,7 @@ use crate::{
     },
     process::{own_pid, wait_until, waits_killably, PAGE},
     role::{hear, say, Other, Role},
+    stuck_disk::StuckDisk,
     vmm::{Backing, Manner, Mapping, Mode, Vm, Work},
 };
 
@@ -36,13 +37,14 @@ pub(super) const CASES: &[Case] = cases![
     unload_busy,
     unload_while_scanning,
     insmod_killed,
+    bring_in_stuck.with_stock(),
     vmm_killed.within(600),
     vmm_ends,
     cgroup_frozen.with_stock(),
     other_tracers,
 ];
 
-pub(super) const ROLES: &[Role] = roles![large, slow, insmod];
+pub(super) const ROLES: &[Role] = roles![large, slow, insmod, brings_in];
 
 const MIB: u64 = 1 << 20;
 
@@ -164,6 +166,30 @@ fn insmod_killed() {
     assert!(cut_short > 0, "no inspection was cut short");
     assert_eq!(inspection.report().states(), [State::Parked]);
     vm.finish();
+}
+
+/// `insmod` is killed while the module brings in memory from a disk that does not answer.
+fn bring_in_stuck() {
+    let len = 16 * PAGE;
+    let disk = StuckDisk::new(len);
+    let mut vm = Vm::running(Work::Count);
+    vm.add_mapping(16 * MIB, &Mapping::private(disk.file(), len));
+    let insmod = Other::start("brings_in", &[&own_pid().to_string()]);
+    wait_until("the module reads from the disk", || disk.is_asked());
+    insmod.kill();
+    wait_until("the module is gone", || !is_loaded());
+    assert_nothing_left();
+    vm.vcpu(0).wait_until_it_goes_on();
+    disk.answer();
+    vm.finish();
+    disk.remove();
+}
+
+/// A process that loads the module for the VMM with this number, and has it bring in memory.
+fn brings_in(arguments: &[&str]) {
+    let pid = arguments[0].parse().expect("a number");
+    let inspection = Inspection::of(pid).patterns(&["text:not there"]);
+    let _ = inspection.set("bring_in", 1).try_load();
 }
 
 /// Waits until an inspection begins. Returns false if it is over already.
@@ -465,7 +491,7 @@ fn other_tracers() {
 }
 
 /// The folder of ftrace.
-const TRACING: &str = "/sys/kernel/tracing";
+pub(super) const TRACING: &str = "/sys/kernel/tracing";
 
 /// Sets control files of ftrace, in this order.
 pub(super) fn set_tracing(values: &[(&str, &str)]) {

@@ -3,12 +3,14 @@
 //! VMMs and their VMs come and go while they are inspected again and again.
 
 use std::{
+    fs,
     os::fd::AsRawFd,
     thread,
     time::{Duration, Instant},
 };
 
 use kvm_inspect_tool::report::{Conclusion, Report};
+use kvm_ioctls::VcpuFd;
 use rustix::{
     io::Errno,
     process::{pidfd_getfd, pidfd_open, Pid, PidfdFlags, PidfdGetfdFlags},
@@ -16,13 +18,14 @@ use rustix::{
 };
 
 use super::{
+    life::{set_tracing, TRACING},
     meanwhile::inspect_while,
     search::{fill_with_matches, lengthen, long_us, MATCH},
     secret, times, Case, Random,
 };
 use crate::{
     inspect::{assert_nothing_left, hex, module_thread, unload_module, Inspection, Refusal},
-    process::{own_pid, wait_until},
+    process::{own_pid, pin, wait_until},
     role::{hear, say, Other, Role},
     vmm::{Backing, Manner, Mapping, Mode, Vm, Work},
 };
@@ -35,9 +38,10 @@ pub(super) const CASES: &[Case] = cases![
     made_anew,
     closed.with_stock(),
     kvm_stays,
+    address_reused.with_stock(),
 ];
 
-pub(super) const ROLES: &[Role] = roles![three_vcpus];
+pub(super) const ROLES: &[Role] = roles![three_vcpus, one_by_one];
 
 /// Returns whether the module may log a line when the VMM is gone.
 fn is_farewell(line: &str) -> bool {
@@ -337,4 +341,83 @@ fn closed() {
         result == Some(Conclusion::VmClosed)
     });
     assert!(closed.is_some(), "it was never closed in the middle");
+}
+
+/// Makes a VM. Its only vCPU calls `KVM_RUN` once, which returns before the guest is entered.
+fn called_once() -> (Vm, VcpuFd) {
+    let vm = Vm::empty();
+    let mut vcpu = vm.idle_vcpu(0);
+    vcpu.set_kvm_immediate_exit(1);
+    let result = vcpu.run().map_err(kvm_ioctls::Error::errno);
+    assert!(matches!(result, Err(libc::EINTR)), "{result:?}");
+    (vm, vcpu)
+}
+
+/// A VMM that makes a VM, and closes it, as often as it is told to.
+fn one_by_one(_: &[&str]) {
+    while hear() == "make" {
+        let vm = called_once();
+        say("made");
+        hear();
+        drop(vm);
+        say("closed");
+    }
+}
+
+/// A VMM closes its VM between two inspections, and another process makes one, which gets the same
+/// address in the kernel. The module does not touch that: no call of `KVM_RUN` starts over.
+fn address_reused() {
+    // Nearly always the first one will do.
+    const ROUNDS: u32 = 100;
+    set_tracing(&[
+        ("buffer_size_kb", "16"),
+        ("tracing_on", "1"),
+        ("kprobe_events", "p:vm_made kvm_arch_init_vm kvm=%di:x64\n"),
+        ("events/kprobes/enable", "1"),
+        // KVM_RUN. The module cannot hide a call from this probe.
+        ("events/syscalls/sys_enter_ioctl/filter", "cmd == 0xae80"),
+        ("events/syscalls/sys_enter_ioctl/enable", "1"),
+    ]);
+    // What is freed on a processor is the first that is allocated there.
+    pin(0, 0);
+    let mut vmm = Other::start("one_by_one", &[]);
+    let round = (1..=ROUNDS).find(|_| gets_watched_address(&mut vmm));
+    let round = round.unwrap_or_else(|| panic!("in {ROUNDS} rounds no VM got the address"));
+    println!("a VM got the address in round {round}");
+    vmm.tell("end");
+    vmm.finish();
+    set_tracing(&[
+        ("events/syscalls/sys_enter_ioctl/enable", "0"),
+        ("events/syscalls/sys_enter_ioctl/filter", "0"),
+        ("events/kprobes/enable", "0"),
+        ("kprobe_events", "\n"),
+    ]);
+}
+
+/// Makes a VM after that of `vmm`, which was inspected, has gone. Returns whether it got the same
+/// address before the module noticed that. In any case its call of `KVM_RUN` must be the only one.
+fn gets_watched_address(vmm: &mut Other) -> bool {
+    set_tracing(&[("trace", "")]);
+    assert_eq!(vmm.ask("make"), "made");
+    // With a longer interval no call is redirected between inspections.
+    let inspection = Inspection::of(vmm.pid()).set("interval_ms", 999);
+    let mut loaded = inspection.load();
+    assert_eq!(loaded.reports().len(), 1);
+    assert_eq!(vmm.ask("close"), "closed");
+    let _vm = called_once();
+    let (_, others) = loaded.reports_and_others();
+    loaded.unload_for_lines();
+
+    let trace = fs::read_to_string(format!("{TRACING}/trace")).expect("the trace can be read");
+    let lines_of = |pid| {
+        let task = format!("-{pid} ");
+        trace.lines().filter(move |line| line.contains(&task))
+    };
+    let calls = lines_of(own_pid()).filter(|line| line.contains("sys_ioctl("));
+    assert_eq!(calls.count(), 1, "how often the one call of KVM_RUN began");
+    let made_by = |pid| {
+        let mut addresses = lines_of(pid).filter_map(|line| line.split_once(" kvm="));
+        addresses.next().expect("it has made a VM").1
+    };
+    others.is_empty() && made_by(own_pid()) == made_by(vmm.pid())
 }
