@@ -17,7 +17,10 @@ use kernel::{
 };
 
 pub(crate) use self::{
-    counts::PageCounts,
+    counts::{
+        FewPages,
+        PageCounts, //
+    },
     map::{
         Map,
         Plan, //

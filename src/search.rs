@@ -113,7 +113,7 @@ const _: () = assert!(MAX_LEN + MAX_CONTEXT <= PAGE_SIZE);
 
 /// How much memory may be used to know what is covered, but for what is proportional to the number
 /// of memslots. With more guest memory than about 45 GiB, chunks are larger.
-const COVERAGE_MEMORY: usize = 3 << 20;
+const COVERAGE_MEMORY: usize = 10 << 20;
 
 /// How long to wait before the next look at what another thread may have done.
 const POLL: Delta = Delta::from_micros(50);

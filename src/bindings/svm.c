@@ -129,5 +129,12 @@ void kvm_inspect_read_svm(struct kvm_vcpu *vcpu, struct kvm_inspect_registers *t
 		to->sysenter_eip |= (u64)svm->sysenter_eip_hi << 32;
 	}
 	to->tsc_aux = svm->tsc_aux;
+	if (to->nested) {
+		/* VMRUN has put these into the VMCB only (nested_vmcb02_prepare_save()). */
+		if (!(vcpu->guest_debug & KVM_GUESTDBG_USE_HW_BP))
+			to->dr7 = save->dr7;
+		if (l2_has_separate_pat(vcpu))
+			to->pat = save->g_pat;
+	}
 	to->lacks = 0;
 }

@@ -194,7 +194,7 @@ impl<'a> UserMemory<'a> {
             bindings::KVM_INSPECT_ENTRY_POISONED => Sight::Absent(Absence::Poisoned, count),
             bindings::KVM_INSPECT_ENTRY_GUARD => Sight::Absent(Absence::Unmapped, count),
             bindings::KVM_INSPECT_ENTRY_DEVICE => Sight::Absent(Absence::Device, count),
-            bindings::KVM_INSPECT_ENTRY_BUSY => Sight::Absent(Absence::Unreadable, count),
+            bindings::KVM_INSPECT_ENTRY_BUSY => Sight::Absent(Absence::Busy, count),
             bindings::KVM_INSPECT_ENTRY_SPECIAL => self.look_at_area(start, count, true, give_up),
             _ => self.look_at_area(start, count, false, give_up),
         }
@@ -210,48 +210,39 @@ impl<'a> UserMemory<'a> {
         give_up: &dyn Fn() -> bool,
     ) -> Sight {
         let looked = self.with_area(start, give_up, |area| {
-            let mut pages = pages.min(area.end().saturating_sub(start) / PAGE_SIZE);
-            if !special {
-                // It may have been empty for a moment only, while somebody exchanged it.
-                pages = self.count_empty(start, pages);
-                if pages == 0 {
-                    return Sight::Present;
-                }
+            let pages = pages.min(area.end().saturating_sub(start) / PAGE_SIZE);
+            let has = |wanted| area.flags() & wanted != 0;
+            if special {
+                // Else it is the zero page: somebody has read it.
+                let is_device = has(bindings::KVM_INSPECT_VM_DEVICE_SPECIAL as vm_flags_t);
+                let absence = if is_device {
+                    Absence::Device
+                } else {
+                    Absence::Untouched
+                };
+                return Sight::Absent(absence, pages);
             }
-            let area_flags = area.flags();
-            let missing = area_flags & bindings::KVM_INSPECT_VM_UFFD_MISSING as vm_flags_t != 0;
-            if !special && area_flags & bindings::KVM_INSPECT_VM_UFFD_MINOR as vm_flags_t != 0 {
-                // What the file has may be old.
-                return Sight::Absent(Absence::Userfault, pages);
-            }
-            let nothing = if missing {
-                Absence::Userfault
-            } else {
-                Absence::Untouched
-            };
-            // SAFETY: `area` is valid and locked.
-            let is_anonymous = unsafe { bindings::area_is_anonymous(area.as_ptr()) };
-            if area_flags & bindings::KVM_INSPECT_VM_DEVICE as vm_flags_t != 0 {
-                Sight::Absent(Absence::Device, pages)
-            } else if special {
-                // The zero page: somebody has read it.
+            let sight = match look_behind_tables(area, start, pages) {
                 Sight::Absent(Absence::Untouched, pages)
-            } else if is_anonymous {
-                Sight::Absent(nothing, pages)
-            } else {
-                match FilePages::of_area(area) {
-                    None => Sight::Absent(Absence::Unreadable, pages),
-                    Some(file) => match file.look(index_in_file(area, start), pages) {
-                        Sight::Absent(Absence::Untouched, pages) => Sight::Absent(nothing, pages),
-                        sight => sight,
-                    },
+                    if has(bindings::KVM_INSPECT_VM_UFFD_MISSING as vm_flags_t) =>
+                {
+                    Sight::Absent(Absence::Userfault, pages)
                 }
+                sight => sight,
+            };
+            match sight {
+                Sight::Present => Sight::Present,
+                // They may have been empty for a moment only, while somebody exchanged entries.
+                Sight::Absent(absence, pages) => match self.count_empty(start, pages) {
+                    0 => Sight::Present,
+                    pages => Sight::Absent(absence, pages),
+                },
             }
         });
         match looked {
             AreaAt::Found(sight) => sight,
             AreaAt::None(gap) => Sight::Absent(Absence::Unmapped, pages.min(gap.max(1))),
-            AreaAt::Busy => Sight::Absent(Absence::Unreadable, pages),
+            AreaAt::Busy => Sight::Absent(Absence::Busy, pages),
         }
     }
 
@@ -296,7 +287,7 @@ impl<'a> UserMemory<'a> {
         let poisoned = held.release_from_poisoned(before);
         match held.len().saturating_sub(before) {
             0 if poisoned => Err((Absence::Poisoned, 1)),
-            0 => Err((Absence::Unreadable, 1)),
+            0 => Err((Absence::Busy, 1)),
             count => Ok(count),
         }
     }
@@ -346,7 +337,13 @@ impl<'a> UserMemory<'a> {
             return Err((Absence::Unreadable, pages.max(1)));
         }
         // SAFETY: `guard` holds `mmap_lock`; references are taken for the caller.
-        unsafe { held.append(|room, most| self.hold_slowly(start, pages.min(most), room)) };
+        let got =
+            unsafe { held.append(|room, most| self.hold_slowly(start, pages.min(most), room)) };
+        // SAFETY: `area` is valid and locked.
+        let is_anonymous = unsafe { bindings::area_is_anonymous(area.as_ptr()) };
+        if got == 0 && !is_anonymous && FilePages::of_area(area).is_none() {
+            return Err((Absence::Unreadable, 1));
+        }
         Ok(())
     }
 
@@ -453,6 +450,26 @@ impl<'a> UserMemory<'a> {
             at = at.saturating_add(count.saturating_mul(PAGE_SIZE));
             task::cond_resched();
         }
+    }
+}
+
+/// Tells what an area, which is locked, has for `pages` pages from `start` on for which the page
+/// tables have nothing, and for how many of them that is so.
+fn look_behind_tables(area: &VmaRef, start: usize, pages: usize) -> Sight {
+    let has = |wanted| area.flags() & wanted != 0;
+    // SAFETY: `area` is valid and locked.
+    let is_anonymous = unsafe { bindings::area_is_anonymous(area.as_ptr()) };
+    if has(bindings::KVM_INSPECT_VM_UFFD_MINOR as vm_flags_t) {
+        // What the file has may be old.
+        Sight::Absent(Absence::Userfault, pages)
+    } else if has(bindings::KVM_INSPECT_VM_DEVICE as vm_flags_t) {
+        Sight::Absent(Absence::Device, pages)
+    } else if is_anonymous {
+        Sight::Absent(Absence::Untouched, pages)
+    } else {
+        FilePages::of_area(area).map_or(Sight::Absent(Absence::Unreadable, pages), |file| {
+            file.look(index_in_file(area, start), pages)
+        })
     }
 }
 

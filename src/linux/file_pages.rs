@@ -69,6 +69,16 @@ impl Drop for OpenFile {
     }
 }
 
+/// How many entries for pages that are not in memory to look at, after the first.
+const VALUES_AT_ONCE: usize = 1023;
+
+/// What a mapping has at one place.
+struct Found {
+    index: usize,
+    /// An entry for a page that is not in memory.
+    is_value: bool,
+}
+
 /// The pages of a file. A page has the number of its place in the file.
 ///
 /// # Invariants
@@ -112,27 +122,38 @@ impl<'a> FilePages<'a> {
         } else {
             (Absence::InFile, Absence::InFile)
         };
-        let mut next = first;
         let last = first.saturating_add(pages.saturating_sub(1));
+        match self.find(first, last) {
+            None => Sight::Absent(nothing, pages),
+            Some(found) if found.index > first => {
+                Sight::Absent(nothing, found.index.saturating_sub(first))
+            }
+            Some(found) if !found.is_value => Sight::Present,
+            Some(_) => {
+                let more = (first.saturating_add(1)..=last).take(VALUES_AT_ONCE);
+                let is_value = |at: &usize| self.find(*at, *at).is_some_and(|found| found.is_value);
+                Sight::Absent(value, more.take_while(is_value).count().saturating_add(1))
+            }
+        }
+    }
+
+    /// Returns what the mapping has at the first place from `first` to `last` that is not empty.
+    fn find(&self, first: usize, last: usize) -> Option<Found> {
+        let mut index = first;
         // SAFETY: By the type invariant. The entry is only looked at, not what it points to.
         let entry = unsafe {
             bindings::xa_find(
                 &raw mut (*self.mapping).i_pages,
-                &raw mut next,
+                &raw mut index,
                 last,
                 bindings::KVM_INSPECT_XA_PRESENT,
             )
         };
-        if entry.is_null() {
-            Sight::Absent(nothing, pages)
-        } else if next > first {
-            Sight::Absent(nothing, next.saturating_sub(first))
-        // SAFETY: Any pointer is allowed.
-        } else if unsafe { bindings::xa_is_value(entry) } {
-            Sight::Absent(value, 1)
-        } else {
-            Sight::Present
-        }
+        (!entry.is_null()).then(|| Found {
+            index,
+            // SAFETY: Any pointer is allowed.
+            is_value: unsafe { bindings::xa_is_value(entry) },
+        })
     }
 
     /// Holds those of `pages` pages from `first` on that are cached, up to the first that is not.
@@ -171,7 +192,7 @@ impl<'a> FilePages<'a> {
         // SAFETY: Each page comes with a reference.
         match unsafe { held.append(take) } {
             0 if fresh => Err(Absence::Untouched),
-            0 => Err(Absence::Unreadable),
+            0 => Err(Absence::Busy),
             count => Ok(count),
         }
     }

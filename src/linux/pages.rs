@@ -39,9 +39,10 @@ pub(crate) enum Absence {
     Poisoned,
     /// It is memory of a device.
     Device,
-    /// It is there, but could not be held: it is just being moved, or its area being changed, or
-    /// nobody but its owner may read it.
+    /// It is there, but nobody but its owner may read it.
     Unreadable,
+    /// It is there, but could not be held just now: it is being moved, or its area being changed.
+    Busy,
 }
 
 /// What is at an address.

@@ -34,9 +34,37 @@ impl Absence {
     }
 }
 
+/// The pages of a small part of memory, by what they are.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct FewPages([u32; REASONS.len() + 2]);
+
+impl FewPages {
+    /// Adds pages that were counted elsewhere.
+    pub(crate) fn add(&mut self, more: &PageCounts) {
+        let kinds = [more.present, more.private].into_iter();
+        for (count, more) in self.0.iter_mut().zip(kinds.chain(more.absent)) {
+            *count = count.saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Returns the same as [`PageCounts`].
+    pub(crate) fn counts(self) -> PageCounts {
+        let [present, private, absent @ ..] = self.0.map(u64::from);
+        PageCounts {
+            present,
+            private,
+            absent,
+        }
+    }
+}
+
 impl PageCounts {
     /// Adds pages that are not readable.
     pub(crate) fn add_absent(&mut self, absence: Absence, pages: u64) {
+        let absence = match absence {
+            Absence::Busy => Absence::Unreadable,
+            other => other,
+        };
         let index = REASONS.iter().position(|(reason, _)| *reason == absence);
         if let Some(count) = index.and_then(|index| self.absent.get_mut(index)) {
             *count = count.saturating_add(pages);
@@ -50,6 +78,22 @@ impl PageCounts {
         for (count, more) in self.absent.iter_mut().zip(other.absent) {
             *count = count.saturating_add(more);
         }
+    }
+
+    /// Takes out pages that were counted here before.
+    pub(crate) fn remove(&mut self, other: &Self) {
+        self.present = self.present.saturating_sub(other.present);
+        self.private = self.private.saturating_sub(other.private);
+        for (count, less) in self.absent.iter_mut().zip(other.absent) {
+            *count = count.saturating_sub(less);
+        }
+    }
+
+    /// Returns how many of the pages have content that cannot be read.
+    pub(crate) fn missing(&self) -> u64 {
+        let absent = REASONS.iter().zip(self.absent);
+        let missing = absent.filter(|((absence, _), _)| absence.has_content());
+        missing.fold(self.private, |sum, (_, count)| sum.saturating_add(count))
     }
 
     /// Returns the number of pages of each kind but those that are present, with its name in the

@@ -116,7 +116,7 @@ impl Source<'_> {
                 let poisoned = held.release_from_poisoned(before);
                 match held.len().saturating_sub(before) {
                     0 if poisoned => Err((Absence::Poisoned, 1)),
-                    0 => Err((Absence::Unreadable, 1)),
+                    0 => Err((Absence::Busy, 1)),
                     count => Ok(count),
                 }
             }

@@ -68,8 +68,8 @@ pub(crate) struct Window {
     pub(crate) before: Option<Beside>,
     /// The page after the body, if it is held.
     pub(crate) after: Option<Beside>,
-    /// A page beside the body is there, and could not be held: a match that reaches into it may be
-    /// missed.
+    /// A page beside the body could not be held just now: a match that reaches into it may be
+    /// missed, also where that page is searched a moment later.
     pub(crate) lacks_beside: bool,
 }
 
@@ -170,7 +170,7 @@ impl Windows<'_> {
                 }
             };
             if let Some((absence, count)) = absent {
-                if absence == Absence::Unreadable && (self.stop)() {
+                if absence == Absence::Busy && (self.stop)() {
                     // There was no time to wait for it.
                     return Err(Interrupted::Stopped);
                 }
@@ -207,7 +207,7 @@ impl Windows<'_> {
                     window.body = PAGE_SIZE..PAGE_SIZE;
                     window.before = Some(before);
                 }
-                Err(absence) => window.lacks_beside |= absence == Absence::Unreadable,
+                Err(absence) => window.lacks_beside |= absence == Absence::Busy,
             }
         }
 
@@ -229,7 +229,7 @@ impl Windows<'_> {
         if let Some(after) = self.page_after(slot, next, place.end) {
             match self.hold_beside(slot, after, held) {
                 Ok(()) => window.after = Some(after),
-                Err(absence) => window.lacks_beside |= absence == Absence::Unreadable,
+                Err(absence) => window.lacks_beside |= absence == Absence::Busy,
             }
         }
         Ok(Ok(window))

@@ -30,10 +30,9 @@ pub(super) struct Chunk {
     /// It was not, or a page beside a window could not be held: the chunk is to be searched
     /// once more.
     pub(super) torn: bool,
-    /// How many of its pages have content, and were not readable; or were beside a window, and
-    /// could not be held.
-    pub(super) missing: u64,
-    /// Some of it was searched since it was handed out.
+    /// How many pages beside a window could not be held, if it will not be.
+    pub(super) lacks_beside: u64,
+    /// Some of it was searched, or passed by, since it was handed out.
     pub(super) has_got_on: bool,
     /// How many matches were found so far.
     pub(super) hits: u32,
@@ -68,7 +67,7 @@ impl Chunk {
             digested: extent.first,
             mark: None,
             torn: false,
-            missing: 0,
+            lacks_beside: 0,
             has_got_on: false,
             hits: 0,
             counts: PageCounts::default(),
@@ -86,8 +85,6 @@ pub(super) struct PassedBy {
     pub(super) pages: u64,
     /// Why not; [`None`]: they are private to the guest.
     pub(super) absence: Option<Absence>,
-    /// They were to be read.
-    pub(super) is_asked: bool,
 }
 
 /// The pages of one slot that were not searched.

@@ -76,7 +76,7 @@ pub(super) fn count_all(
             // What the search has left out, part by part.
             let for_each_left = |visit: &mut dyn FnMut(u64, u64) -> Result<(), Interrupted>| {
                 for chunk in &left.returned {
-                    if chunk.extent.slot == index && !chunk.extent.again {
+                    if chunk.extent.slot == index {
                         visit(first.max(chunk.first), end.min(chunk.extent.end))?;
                     }
                 }
@@ -84,14 +84,21 @@ pub(super) fn count_all(
             };
             match plan {
                 Plan::Read => for_each_left(&mut |first, end| visit(first, end, true)),
-                Plan::Private { is_asked } => for_each_left(&mut |first, end| {
-                    let pages = end.saturating_sub(first);
-                    private.pages.private = private.pages.private.saturating_add(pages);
+                Plan::Private { is_asked } => {
+                    let mut add = |first, end: u64| {
+                        let pages = end.saturating_sub(first);
+                        private.pages.private = private.pages.private.saturating_add(pages);
+                        if is_asked {
+                            private.missing = private.missing.saturating_add(pages);
+                        }
+                        Ok(())
+                    };
                     if is_asked {
-                        private.missing = private.missing.saturating_add(pages);
+                        for_each_left(&mut add)
+                    } else {
+                        add(first, end)
                     }
-                    Ok(())
-                }),
+                }
                 Plan::Count | Plan::SharedWithNormal => visit(first, end, false),
             }
         };

@@ -16,17 +16,23 @@ use kernel::{
     prelude::*, //
 };
 
-use crate::kvm::{
-    Memslot,
-    SPARE_SLOTS, //
+use crate::{
+    kvm::{
+        Memslot,
+        SPARE_SLOTS, //
+    },
+    memory::{
+        FewPages,
+        PageCounts, //
+    }, //
 };
 
 /// The least size of a chunk, as a power of two of pages: 256 KiB. Handing one out costs little
 /// beside searching it.
 pub(super) const CHUNK_SHIFT: u32 = 6;
 
-/// How many bytes one chunk costs: digest, hits, lacking pages, and two bits.
-const CHUNK_COST: usize = 17;
+/// How many bytes one chunk costs: digest, hits, pages by what they are, and two bits.
+const CHUNK_COST: usize = 8 + 4 + size_of::<FewPages>() + 1;
 
 /// Room for chunks of slots that are made between two looks at the memslots.
 const SPARE_CHUNKS: usize = SPARE_SLOTS;
@@ -37,8 +43,6 @@ pub(super) struct Searched {
     pub(super) digest: u64,
     /// How many matches were found.
     pub(super) hits: u32,
-    /// How many pages have content, and were not readable.
-    pub(super) lacking: u64,
     /// All of it in this pause.
     pub(super) at_once: bool,
     /// In several pauses, between which it has changed where they meet.
@@ -55,8 +59,8 @@ pub(super) struct Coverage {
     digests: KVVec<u64>,
     /// How many matches were found in it then.
     hits: KVVec<u32>,
-    /// How many of its pages have content, and were not readable then.
-    lacking: KVVec<u32>,
+    /// Its pages, by what they were then.
+    pages: KVVec<FewPages>,
     /// Whether it has changed since.
     changed: BitmapVec,
     /// Whether all of it was searched in the last pause.
@@ -80,7 +84,7 @@ impl Coverage {
             first: KVVec::with_capacity(slots.len().saturating_add(SPARE_CHUNKS), GFP_KERNEL)?,
             digests: KVVec::from_elem(0, count, GFP_KERNEL)?,
             hits: KVVec::from_elem(0, count, GFP_KERNEL)?,
-            lacking: KVVec::from_elem(0, count, GFP_KERNEL)?,
+            pages: KVVec::from_elem(FewPages::default(), count, GFP_KERNEL)?,
             changed: BitmapVec::new(count, GFP_KERNEL)?,
             fresh: BitmapVec::new(count, GFP_KERNEL)?,
         };
@@ -146,30 +150,35 @@ impl Coverage {
                 self.changed.clear_bit(number);
             }
         }
-        self.add_lacking(number, searched.lacking);
     }
 
-    /// Notes that pages `first` up to `end` of a slot have content, and are not readable.
-    pub(super) fn add_lacking_pages(&mut self, slot: usize, mut first: u64, end: u64) {
+    /// Notes what pages `first` up to `end` of a slot are: `counts` returns that of so many.
+    pub(super) fn add_pages(
+        &mut self,
+        slot: usize,
+        mut first: u64,
+        end: u64,
+        counts: impl Fn(u64) -> PageCounts,
+    ) {
         while first < end {
             let next = (first >> self.chunk_shift).saturating_add(1) << self.chunk_shift;
             let next = next.min(end);
-            self.add_lacking(self.number(slot, first), next - first);
+            self.add_pages_of(self.number(slot, first), &counts(next - first));
             first = next;
         }
     }
 
-    fn add_lacking(&mut self, number: usize, pages: u64) {
-        if let Some(count) = self.lacking.get_mut(number) {
-            let pages = u32::try_from(pages).unwrap_or(u32::MAX);
-            *count = count.saturating_add(pages);
+    /// Notes what some pages of a chunk are.
+    pub(super) fn add_pages_of(&mut self, number: usize, counts: &PageCounts) {
+        if let Some(pages) = self.pages.get_mut(number) {
+            pages.add(counts);
         }
     }
 
-    /// Forgets how many pages of a chunk were not readable, and returns that.
-    pub(super) fn take_lacking(&mut self, number: usize) -> u64 {
-        let lacking = self.lacking.get_mut(number).map(core::mem::take);
-        u64::from(lacking.unwrap_or(0))
+    /// Forgets what the pages of a chunk were, and returns that.
+    pub(super) fn take_pages(&mut self, number: usize) -> PageCounts {
+        let pages = self.pages.get_mut(number).map(core::mem::take);
+        pages.unwrap_or_default().counts()
     }
 
     /// Returns how many matches were found in a chunk.

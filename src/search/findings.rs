@@ -187,24 +187,20 @@ impl Findings {
 
     /// Adds pages that belong to no chunk that is searched.
     pub(super) fn add_passed_by(&mut self, passed: &PassedBy) {
-        let mut pages = PageCounts::default();
-        let has_content = match passed.absence {
-            Some(absence) => {
-                pages.add_absent(absence, passed.pages);
-                absence.has_content()
+        let counts = |pages| {
+            let mut counts = PageCounts::default();
+            match passed.absence {
+                Some(absence) => counts.add_absent(absence, pages),
+                None => counts.private = pages,
             }
-            None => {
-                pages.private = passed.pages;
-                true
-            }
+            counts
         };
+        let pages = counts(passed.pages);
         self.add_pages(passed.slot, &pages);
-        if has_content && passed.is_asked {
-            self.missing_pages = self.missing_pages.saturating_add(passed.pages);
-            if let Some(coverage) = &mut self.coverage {
-                let end = passed.first.saturating_add(passed.pages);
-                coverage.add_lacking_pages(passed.slot, passed.first, end);
-            }
+        self.missing_pages = self.missing_pages.saturating_add(pages.missing());
+        if let Some(coverage) = &mut self.coverage {
+            let end = passed.first.saturating_add(passed.pages);
+            coverage.add_pages(passed.slot, passed.first, end, counts);
         }
     }
 
@@ -213,11 +209,11 @@ impl Findings {
         let bytes = chunk.counts.present.saturating_mul(PAGE);
         if chunk.extent.again {
             self.rescanned_bytes = self.rescanned_bytes.saturating_add(bytes);
-        } else {
-            self.scanned_bytes = self.scanned_bytes.saturating_add(bytes);
-            self.add_pages(chunk.extent.slot, &chunk.counts);
         }
-        self.missing_pages = self.missing_pages.saturating_add(chunk.missing);
+        self.scanned_bytes = self.scanned_bytes.saturating_add(bytes);
+        self.add_pages(chunk.extent.slot, &chunk.counts);
+        let missing = chunk.counts.missing().saturating_add(chunk.lacks_beside);
+        self.missing_pages = self.missing_pages.saturating_add(missing);
         self.hit_count = self.hit_count.saturating_add(u64::from(chunk.hits));
     }
 
@@ -230,11 +226,11 @@ impl Findings {
                 &Searched {
                     digest: chunk.digest.value(),
                     hits: chunk.hits,
-                    lacking: chunk.missing,
                     at_once,
                     torn: chunk.torn,
                 },
             );
+            coverage.add_pages_of(number, &chunk.counts);
         }
     }
 
@@ -244,8 +240,13 @@ impl Findings {
             let number = coverage.number(extent.slot, extent.home);
             let hits = u64::from(coverage.hits(number));
             self.hit_count = self.hit_count.saturating_sub(hits);
-            let lacking = coverage.take_lacking(number);
-            self.missing_pages = self.missing_pages.saturating_sub(lacking);
+            let pages = coverage.take_pages(number);
+            self.missing_pages = self.missing_pages.saturating_sub(pages.missing());
+            let bytes = pages.present.saturating_mul(PAGE);
+            self.scanned_bytes = self.scanned_bytes.saturating_sub(bytes);
+            if let Some(counts) = self.pages.get_mut(extent.slot) {
+                counts.remove(&pages);
+            }
         }
         self.forget_hits(extent, map, ranges);
     }

@@ -58,6 +58,8 @@ pub(super) struct Queue {
     chunk_pages: u64,
     /// The number of this pause, from 1.
     pause: u32,
+    /// Some memory was passed by since somebody asked.
+    has_passed_by: bool,
 }
 
 /// What the queue looks at to find what is left.
@@ -84,6 +86,7 @@ impl Queue {
             returned: KVec::with_capacity(threads, GFP_KERNEL)?,
             chunk_pages: 1 << CHUNK_SHIFT,
             pause: 0,
+            has_passed_by: false,
         })
     }
 
@@ -120,6 +123,11 @@ impl Queue {
     /// Returns whether chunks were handed back.
     pub(super) fn has_returned(&self) -> bool {
         !self.returned.is_empty()
+    }
+
+    /// Returns whether memory was passed by since the last call: that takes time, too.
+    pub(super) fn take_has_passed_by(&mut self) -> bool {
+        core::mem::take(&mut self.has_passed_by)
     }
 
     /// Takes the chunks that were handed back: nobody will search them to their end.
@@ -189,22 +197,22 @@ impl Queue {
             let gpa = memslot.gpa_at(page);
             let (plan, pages) = ahead.map.plan(ahead.ranges, memslot, gpa);
             let pages = pages.min(memslot.pages - page);
-            if let Plan::Private { is_asked } = plan {
+            if plan == (Plan::Private { is_asked: true }) {
                 findings.add_passed_by(&PassedBy {
                     slot,
                     first: page,
                     pages,
                     absence: None,
-                    is_asked,
                 });
             }
             if plan != Plan::Read {
                 page += pages;
+                self.has_passed_by = true;
                 continue;
             }
             let source = ahead.map.source(memslot, ahead.memory);
             if let Sight::Absent(absence, count) = source.look(page, pages, ahead.give_up) {
-                if absence == Absence::Unreadable && (ahead.give_up)() {
+                if absence == Absence::Busy && (ahead.give_up)() {
                     break;
                 }
                 let count = u64::try_from(count).unwrap_or(pages).clamp(1, pages);
@@ -213,9 +221,9 @@ impl Queue {
                     first: page,
                     pages: count,
                     absence: Some(absence),
-                    is_asked: true,
                 });
                 page += count;
+                self.has_passed_by = true;
                 continue;
             }
             let home = page & !(self.chunk_pages - 1);

@@ -48,7 +48,7 @@ pub(super) struct State {
     pub(super) is_alone: bool,
     /// How many threads have searched in this pause.
     threads: u32,
-    /// Something was searched in this pause.
+    /// Something was searched in this pause, or passed by.
     has_got_on: bool,
     /// How fast the search gets on, and how much time it has.
     pub(super) pace: Pace,
@@ -168,6 +168,7 @@ impl State {
             give_up: &give_up,
         };
         let chunk = self.queue.next(&ahead, &mut self.findings);
+        self.has_got_on |= self.queue.take_has_passed_by();
         let chunk = chunk?;
         if chunk.extent.again && !is_returned {
             self.findings.forget(&chunk.extent, map, ranges);

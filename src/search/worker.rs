@@ -126,12 +126,9 @@ impl Worker {
         let (first, end) = (chunk.first, chunk.extent.end);
         job.map
             .for_each_stretch(ranges, slot, first, end, |plan, first, end| {
-                if let Plan::Private { is_asked } = plan {
+                if plan == (Plan::Private { is_asked: true }) {
                     let count = end.saturating_sub(first);
                     chunk.counts.private = chunk.counts.private.saturating_add(count);
-                    if is_asked {
-                        chunk.missing = chunk.missing.saturating_add(count);
-                    }
                 }
                 if plan != Plan::Read {
                     chunk.go_to(end);
@@ -140,9 +137,7 @@ impl Worker {
                 windows.visit(slot, first, end, pages, |step| match step {
                     Step::Absent(absence, count) => {
                         chunk.counts.add_absent(absence, count);
-                        if absence.has_content() {
-                            chunk.missing = chunk.missing.saturating_add(count);
-                        }
+                        chunk.has_got_on = true;
                         chunk.go_to(chunk.first.saturating_add(count));
                         Ok(())
                     }
@@ -243,8 +238,12 @@ impl Searched<'_> {
         let body = &window.body;
         let mut at = body.start.saturating_add(chunk.offset);
         if window.lacks_beside {
-            chunk.torn = true;
-            chunk.missing = chunk.missing.saturating_add(1);
+            if job.key.is_some() {
+                chunk.torn = true;
+            } else {
+                // There will be no other pause.
+                chunk.lacks_beside = chunk.lacks_beside.saturating_add(1);
+            }
         }
         // Hits from here on are not kept any more.
         let mut bound = None;

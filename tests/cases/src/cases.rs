@@ -152,6 +152,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
         search::CASES,
         search::pauses::CASES,
         search::seams::CASES,
+        search::kinds::CASES,
         vcpus::CASES,
         invisible::CASES,
         registers::CASES,

@@ -37,6 +37,17 @@ pub(crate) fn page_tables_kib() -> u64 {
 
 /// Returns the transparent huge pages of the mapping at `address`, in KiB.
 pub(crate) fn huge_kib(address: u64) -> u64 {
+    mapping_kib(address, "AnonHugePages:")
+}
+
+/// Returns how much of the mapping at `address` is swapped out, in KiB. Of memory that is shared
+/// that is what the file has in swap and no longer in memory.
+pub(crate) fn swapped_kib(address: u64) -> u64 {
+    mapping_kib(address, "Swap:")
+}
+
+/// Returns what `/proc/self/smaps` says about the mapping at `address`.
+fn mapping_kib(address: u64, name: &str) -> u64 {
     let smaps = fs::read_to_string("/proc/self/smaps").expect("smaps can be read");
     let mut inside = false;
     for line in smaps.lines() {
@@ -50,7 +61,7 @@ pub(crate) fn huge_kib(address: u64) -> u64 {
                 inside = (first..last).contains(&address);
             }
         }
-        if let Some(kib) = field_kib(line, "AnonHugePages:").filter(|_| inside) {
+        if let Some(kib) = field_kib(line, name).filter(|_| inside) {
             return kib;
         }
     }

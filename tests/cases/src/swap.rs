@@ -11,7 +11,8 @@ use std::{
 use crate::{inspect::load_module, process::PAGE};
 
 const DISK: &std::ffi::CStr = c"/dev/ram0";
-const PAGES: u32 = 16384;
+/// How much of it there is. The disk takes no memory but for what was written to it.
+const PAGES: u32 = 32768;
 
 /// Turns swapping on, unless it is on.
 pub(crate) fn turn_on() {

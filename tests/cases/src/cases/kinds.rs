@@ -2,6 +2,9 @@
 
 //! Memory is told apart by what it is. An `ok` left out only what has no content.
 
+mod neighbours;
+mod shared;
+
 use std::{
     fs::{File, OpenOptions},
     io,
@@ -16,6 +19,10 @@ use std::{
 use kvm_bindings::{kvm_create_guest_memfd, kvm_userspace_memory_region2, KVM_MEM_GUEST_MEMFD};
 use kvm_inspect_tool::report::{Conclusion, Pages, Report};
 
+use self::{
+    neighbours::unreadable_neighbour,
+    shared::{shared_swapped, shared_swapped_many},
+};
 use super::{secret, Case};
 use crate::{
     inspect::{hex, load_module, unload_module, Inspection},
@@ -26,6 +33,8 @@ use crate::{
 
 pub(super) const CASES: &[Case] = cases![
     swapped.with_stock(),
+    shared_swapped.with_stock(),
+    shared_swapped_many.with_stock(),
     private_file.with_stock(),
     disk.with_stock(),
     guest_memfd.with_stock(),
@@ -34,6 +43,7 @@ pub(super) const CASES: &[Case] = cases![
     device.with_stock(),
     device_huge.with_stock(),
     elsewhere.with_stock(),
+    unreadable_neighbour.with_stock(),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -42,13 +52,13 @@ const MIB: u64 = 1 << 20;
 const COUNT: u64 = 100;
 
 /// Returns the pages of the slot at `gpa`.
-fn pages_at(report: &Report, gpa: u64) -> &Pages {
+pub(super) fn pages_at(report: &Report, gpa: u64) -> &Pages {
     let slot = report.slots.iter().find(|slot| *slot.gpa.start() == gpa);
     &slot.expect("the slot").pages
 }
 
 /// Checks the figures of the slot at `gpa`: there are no others.
-fn assert_kinds(report: &Report, gpa: u64, present: u64, kinds: &[(&str, u64)]) {
+pub(super) fn assert_kinds(report: &Report, gpa: u64, present: u64, kinds: &[(&str, u64)]) {
     let pages = pages_at(report, gpa);
     assert_eq!(pages.present, present, "{pages:?}");
     for (kind, count) in &pages.kinds {
@@ -59,7 +69,7 @@ fn assert_kinds(report: &Report, gpa: u64, present: u64, kinds: &[(&str, u64)]) 
 }
 
 /// Returns the addresses of a secret in each of some pages.
-fn places(gpa: u64, pages: std::ops::Range<u64>) -> Vec<u64> {
+pub(super) fn places(gpa: u64, pages: std::ops::Range<u64>) -> Vec<u64> {
     pages.map(|page| gpa + page * PAGE + 64).collect()
 }
 

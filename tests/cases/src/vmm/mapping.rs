@@ -15,7 +15,9 @@ use rustix::{
     fd::OwnedFd,
     fs::{ftruncate, memfd_create, MemfdFlags},
     io::Errno,
-    mm::{madvise, mmap, mmap_anonymous, munmap, Advice, MapFlags, ProtFlags},
+    mm::{
+        madvise, mmap, mmap_anonymous, mprotect, munmap, Advice, MapFlags, MprotectFlags, ProtFlags,
+    },
 };
 
 use crate::process::PAGE;
@@ -243,6 +245,23 @@ impl Mapping {
         // SAFETY: This replaces a part of the mapping, on whose contents nobody relies.
         unsafe { mmap_anonymous(start.cast(), to_usize(len), protection, flags) }
             .expect("the memory can be replaced");
+    }
+
+    /// Lets nobody read the pages of a range any more (`PROT_NONE`). Their contents stay.
+    pub(crate) fn forbid(&self, offset: u64, len: u64) {
+        self.protect(offset, len, MprotectFlags::empty());
+    }
+
+    /// Allows again what [`Self::forbid`] has forbidden.
+    pub(crate) fn allow(&self, offset: u64, len: u64) {
+        self.protect(offset, len, MprotectFlags::READ | MprotectFlags::WRITE);
+    }
+
+    fn protect(&self, offset: u64, len: u64, protection: MprotectFlags) {
+        let start = self.at(offset, len);
+        // SAFETY: The range is in the mapping, whose contents stay.
+        unsafe { mprotect(start.cast(), to_usize(len), protection) }
+            .expect("the protection can be changed");
     }
 
     /// Punches a hole into the file that the memory is in.

@@ -49,7 +49,7 @@ pub(super) struct Ends {
 
 impl Ends {
     pub(super) const FIRST: u64 = MIB;
-    const LAST: u64 = 256 * GIB;
+    pub(super) const LAST: u64 = 256 * GIB;
     /// The size of each of the three.
     pub(super) const LEN: u64 = 4 * MIB;
 
