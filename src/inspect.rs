@@ -233,6 +233,9 @@ impl Inspection<'_> {
                 Ok::<_, Error>(())
             })?;
         }
+        if stop() {
+            return Err(self.explain_freeze(EINTR));
+        }
         Ok(())
     }
 
@@ -266,8 +269,8 @@ impl Inspection<'_> {
     /// Searches memory in this pause and, if pauses are limited, in some more. In between the guest
     /// runs for as long as the last pause was, or the freeze that failed.
     ///
-    /// When all is searched, what has changed meanwhile is searched again, and what lay beside a
-    /// page that could not be held, up to [`MAX_SEARCHES_AGAIN`] times.
+    /// When all is searched, what has changed meanwhile is searched again, up to
+    /// [`MAX_SEARCHES_AGAIN`] times.
     fn search(&self, freeze: Freeze<'_>, run: &mut Run<'_>) -> Result<(), Interrupted> {
         let patience = Patience::new();
         let vmm_memory = run.memory.memory(&patience);
@@ -276,9 +279,7 @@ impl Inspection<'_> {
         let mut was_late = false;
         loop {
             match outcome {
-                PauseOutcome::Complete if run.pauses.count == 1 && !run.search.has_uncovered() => {
-                    return Ok(());
-                }
+                PauseOutcome::Complete if run.pauses.count == 1 => return Ok(()),
                 PauseOutcome::Complete => {
                     run.search.compare(&vmm_memory, run.stop)?;
                     if again == MAX_SEARCHES_AGAIN || !run.search.has_uncovered() {

@@ -34,6 +34,7 @@ use crate::{
             Work, //
         },
         lockdown,
+        module,
         task::{
             self,
             Process, //
@@ -155,7 +156,14 @@ impl Inspections {
             return Err(target::explain_none(&self.request));
         }
         loop {
-            let hook = Hook::arm().map_err(explain_probe)?;
+            if module::is_kept() {
+                // The kernel has the probes of before, armed or not.
+                return Err(EBUSY);
+            }
+            let hook = Hook::arm().map_err(|error| {
+                release(&mut targets, thread);
+                explain_probe(error)
+            })?;
             let mut watched = KVec::with_capacity(MAX_VMS, GFP_KERNEL)?;
             let interval = loop {
                 let result = self.one(&process, &targets, &hook, &mut watched, thread);
@@ -284,6 +292,8 @@ impl Inspections {
 /// Gives back the VMs. If nobody else uses one any more, KVM removes what it has mapped into its
 /// VMM, which it can do from there only (`kvm_arch_destroy_vm`, `arch/x86/kvm/x86.c`).
 fn release(targets: &mut KVec<Target>, thread: &mut OnKthread) {
+    // Else KVM would not wait for the lock that it needs for that.
+    thread.forget_kill();
     while let Some(target) = targets.pop() {
         let mm = target.vm.mm().mmget_not_zero();
         let memory = mm.map(|mm| BorrowedAddressSpace::take_on(thread, mm));

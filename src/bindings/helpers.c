@@ -520,6 +520,11 @@ void kvm_inspect_allow_kill(void)
 	allow_kernel_signal(SIGKILL);
 }
 
+void kvm_inspect_forget_kill(void)
+{
+	flush_signals(current);
+}
+
 void kvm_inspect_kill(struct task_struct *task)
 {
 	send_sig(SIGKILL, task, 1);

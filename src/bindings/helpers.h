@@ -114,6 +114,7 @@ unsigned int kvm_inspect_num_online_cpus(void);
 /* <linux/module.h> */
 bool kvm_inspect_pin_module(void);
 void kvm_inspect_allow_kill(void);
+void kvm_inspect_forget_kill(void);
 void kvm_inspect_kill(struct task_struct *task);
 
 /* <linux/security.h> */

@@ -106,6 +106,12 @@ impl<W: Work> Drop for Kthread<W> {
 pub(crate) struct OnKthread(NotThreadSafe);
 
 impl OnKthread {
+    /// Lets killable waits of this thread last again, though it is to stop.
+    pub(crate) fn forget_kill(&self) {
+        // SAFETY: The current task is a kthread.
+        unsafe { bindings::forget_kill() };
+    }
+
     /// Returns whether this thread has been asked to stop.
     pub(crate) fn should_stop(&self) -> bool {
         // SAFETY: Reads a flag of the current task, which is a kthread.

@@ -30,8 +30,10 @@ pub(super) struct Chunk {
     /// It was not, or a page beside a window could not be held: the chunk is to be searched
     /// once more.
     pub(super) torn: bool,
-    /// How many pages beside a window could not be held, if it will not be.
+    /// How many pages beside a window could not be held.
     pub(super) lacks_beside: u64,
+    /// How often the chunk was searched in vain in this pause, since there were such pages.
+    pub(super) tries: u32,
     /// Some of it was searched, or passed by, since it was handed out.
     pub(super) has_got_on: bool,
     /// How many matches were found so far.
@@ -68,6 +70,7 @@ impl Chunk {
             mark: None,
             torn: false,
             lacks_beside: 0,
+            tries: 0,
             has_got_on: false,
             hits: 0,
             counts: PageCounts::default(),

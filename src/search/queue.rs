@@ -32,6 +32,9 @@ use crate::{
     range::Range, //
 };
 
+/// How many chunks' worth of memory is passed by between two looks at the time.
+const CHUNKS_AT_ONCE: u64 = 1024;
+
 /// What is handed out next.
 #[derive(Clone, Copy)]
 pub(super) enum Cursor {
@@ -196,7 +199,8 @@ impl Queue {
             task::cond_resched();
             let gpa = memslot.gpa_at(page);
             let (plan, pages) = ahead.map.plan(ahead.ranges, memslot, gpa);
-            let pages = pages.min(memslot.pages - page);
+            let most = self.chunk_pages.saturating_mul(CHUNKS_AT_ONCE);
+            let pages = pages.min(memslot.pages - page).min(most);
             if plan == (Plan::Private { is_asked: true }) {
                 findings.add_passed_by(&PassedBy {
                     slot,

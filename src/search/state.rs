@@ -34,6 +34,9 @@ use crate::{
     range::Range, //
 };
 
+/// How often a chunk is searched once more at once, since a page beside it was just being moved.
+const MAX_TRIES: u32 = 8;
+
 /// What is done, what is left to do, and with what.
 pub(super) struct State {
     /// What is left to be searched.
@@ -185,7 +188,16 @@ impl State {
             let _ = self.out.remove(at);
         }
         self.has_got_on |= core::mem::take(&mut chunk.has_got_on);
-        if is_done {
+        if is_done && chunk.lacks_beside > 0 && chunk.tries < MAX_TRIES {
+            self.findings.forget_hits(&chunk.extent, map, ranges);
+            let tries = chunk.tries.saturating_add(1);
+            let again = Chunk::new(chunk.extent, self.queue.pause());
+            self.queue.hand_back(Chunk { tries, ..again });
+        } else if is_done {
+            if chunk.lacks_beside > 0 && self.findings.coverage.is_some() {
+                chunk.torn = true;
+                chunk.lacks_beside = 0;
+            }
             self.findings.add(&chunk);
             let at_once = chunk.begun_in == self.queue.pause();
             self.findings.set_searched(&chunk, at_once);

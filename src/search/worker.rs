@@ -237,14 +237,9 @@ impl Searched<'_> {
         let host = SearchingThread { give_up: self.stop };
         let body = &window.body;
         let mut at = body.start.saturating_add(chunk.offset);
-        if window.lacks_beside {
-            if job.key.is_some() {
-                chunk.torn = true;
-            } else {
-                // There will be no other pause.
-                chunk.lacks_beside = chunk.lacks_beside.saturating_add(1);
-            }
-        }
+        chunk.lacks_beside = chunk
+            .lacks_beside
+            .saturating_add(u64::from(window.lacks_beside));
         // Hits from here on are not kept any more.
         let mut bound = None;
         while at < body.end {
