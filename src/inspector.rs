@@ -158,6 +158,7 @@ impl Inspections {
         loop {
             if module::is_kept() {
                 // The kernel has the probes of before, armed or not.
+                release(&mut targets, thread);
                 return Err(EBUSY);
             }
             let hook = Hook::arm().map_err(|error| {

@@ -113,6 +113,8 @@ unsigned int kvm_inspect_num_online_cpus(void);
 
 /* <linux/module.h> */
 bool kvm_inspect_pin_module(void);
+
+/* <linux/sched/signal.h>: SIGKILL for a kthread, whose killable waits that ends */
 void kvm_inspect_allow_kill(void);
 void kvm_inspect_forget_kill(void);
 void kvm_inspect_kill(struct task_struct *task);

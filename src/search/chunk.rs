@@ -32,7 +32,7 @@ pub(super) struct Chunk {
     pub(super) torn: bool,
     /// How many pages beside a window could not be held.
     pub(super) lacks_beside: u64,
-    /// How often the chunk was searched in vain in this pause, since there were such pages.
+    /// How often the chunk was searched before with such pages, and that did not count.
     pub(super) tries: u32,
     /// Some of it was searched, or passed by, since it was handed out.
     pub(super) has_got_on: bool,
