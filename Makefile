@@ -29,7 +29,8 @@ all:
 ## test           Runs check, unit, all cases on the stock kernel, a Linux guest, the demo
 ## demo           Inspects a real Linux guest in an emulated host, and compares with what QEMU knows
 ## rust-analyzer  Writes rust-project.json, by which an editor understands the module
-## bench          Compares the speed of the search with memory and other searches; MIB= of memory
+## bench          Compares the speed of the search with memory and other searches; MIB= of memory,
+##                KIND= and INPUT= by parts of names, COUNT= of patterns, PATTERNS= from a file
 ## bench-module   Compares the module's ways to search, and kinds of memory
 ## bench-pause    Compares a search by the module with others: the pause, and the whole time
 ## bench-freeze   Compares a guest's pause with QEMU's stop and cont, COUNT= times each
@@ -46,8 +47,8 @@ test test-all: forget-times
 $(in_root_targets): setup
 $(in_root_targets_all): setup-all
 $(in_root_targets) $(in_root_targets_all): %:
-	@scripts/in-root $(MAKE) --no-print-directory $@ \
-		$(foreach name,MINUTES SECONDS COUNT MIB,$(if $($(name)),$(name)='$($(name))'))
+	@scripts/in-root $(MAKE) --no-print-directory $@ $(foreach name,\
+		MINUTES SECONDS COUNT MIB KIND INPUT PATTERNS,$(if $($(name)),$(name)='$($(name))'))
 
 # For the table at the end of the tests: what took how long.
 .PHONY: forget-times

@@ -84,12 +84,16 @@ bench-idle bench-module threads-alone threads-probed-alone: stock
 fuzz:
 	@scripts/fuzz $(SECONDS)
 
+# A file of patterns may be named by its path on the host.
 .PHONY: bench
 bench: export CARGO_TARGET_DIR := $(build)/bench/target
 bench:
 	@scripts/guest-image $(build)/bench/guest.ram
 	@cargo run --quiet --locked --release --manifest-path bench/Cargo.toml -- \
-		$(build)/bench/guest.ram $(MIB)
+		$(build)/bench/guest.ram \
+		$(if $(MIB),--mib '$(MIB)') $(if $(KIND),--kind '$(KIND)') \
+		$(if $(INPUT),--input '$(INPUT)') $(if $(COUNT),--count '$(COUNT)') \
+		$(if $(PATTERNS),--patterns '$(patsubst $(KVM_INSPECT_TOP)/%,%,$(PATTERNS))')
 
 .PHONY: check
 check: metadata

@@ -1,100 +1,217 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The patterns: strings that an incident responder searches for, the same in each run.
+//! The patterns: what an incident responder or a YARA rule looks for, the same in each run.
 
-use std::fmt::Write as _;
+mod code;
+mod text;
+
+use std::{collections::HashSet, fs, io, path::Path};
+
+use kvm_inspect_pure::scan::{Pattern, MAX_PATTERNS};
+
+use crate::random::Random;
 
 /// The numbers of patterns in the sets.
-pub(crate) const SETS: [usize; 4] = [1, 8, 64, 256];
+const COUNTS: [usize; 6] = [1, 8, 64, 256, 1024, 4096];
 
-/// A pattern, in the module's notation and as bytes.
+/// The mask of a letter of either case.
+pub(crate) const EITHER_CASE: u8 = 0xdf;
+
+/// The kinds of sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Keys, addresses, headers, names in UTF-16, code: 16 to 40 bytes.
+    Long,
+    /// Text of 4 to 8 bytes.
+    ShortText,
+    /// Text of 8 to 12 bytes.
+    Text,
+    /// Text of 8 to 16 bytes, with letters of either case.
+    TextOfEitherCase,
+    /// UTF-16 of 3 to 6 characters.
+    Wide,
+    /// UTF-16 of 4 to 10 characters, with letters of either case.
+    WideOfEitherCase,
+    /// 12 to 20 bytes, each fourth of them open.
+    OpenBytes,
+    /// Instructions with open addresses and registers.
+    Opcodes,
+    /// All the others, in turns.
+    Mixed,
+    /// Text of 12 to 20 bytes that begins with the same 8 bytes.
+    SharedPrefix,
+    /// What the caller has in a file.
+    File,
+}
+
+impl Kind {
+    /// All but the one of a file.
+    pub(crate) const DRAWN: [Self; 10] = [
+        Self::Long,
+        Self::ShortText,
+        Self::Text,
+        Self::TextOfEitherCase,
+        Self::Wide,
+        Self::WideOfEitherCase,
+        Self::OpenBytes,
+        Self::Opcodes,
+        Self::Mixed,
+        Self::SharedPrefix,
+    ];
+
+    /// Those that the mixed set draws from.
+    const IN_TURNS: [Self; 9] = [
+        Self::Long,
+        Self::ShortText,
+        Self::Opcodes,
+        Self::Text,
+        Self::Wide,
+        Self::OpenBytes,
+        Self::TextOfEitherCase,
+        Self::WideOfEitherCase,
+        Self::SharedPrefix,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Long => "long",
+            Self::ShortText => "text 4-8",
+            Self::Text => "text 8-12",
+            Self::TextOfEitherCase => "itext 8-16",
+            Self::Wide => "wide 3-6",
+            Self::WideOfEitherCase => "iwide 4-10",
+            Self::OpenBytes => "open bytes",
+            Self::Opcodes => "opcodes",
+            Self::Mixed => "mixed",
+            Self::SharedPrefix => "shared prefix",
+            Self::File => "file",
+        }
+    }
+
+    /// Returns whether the patterns are too short for few places to be looked at.
+    pub(crate) fn is_short(self) -> bool {
+        matches!(
+            self,
+            Self::ShortText | Self::Text | Self::TextOfEitherCase | Self::Wide
+        )
+    }
+
+    /// Returns the first `count` patterns, each of them different.
+    pub(crate) fn first(self, count: usize) -> Vec<Needle> {
+        let mut random = Random(0x1b87_3593_cc9e_2d51);
+        let mut seen = HashSet::new();
+        (0..)
+            .map(|index| self.nth(index, &mut random))
+            .filter(|needle| seen.insert((needle.value.clone(), needle.mask.clone())))
+            .take(count)
+            .collect()
+    }
+
+    fn nth(self, index: usize, random: &mut Random) -> Needle {
+        let spec = match self {
+            Self::Long => text::long(index, random),
+            Self::ShortText => text::short(index, random),
+            Self::Text => text::middle(index, random),
+            Self::TextOfEitherCase => text::either_case(index, random),
+            Self::Wide => text::wide(index, random),
+            Self::WideOfEitherCase => text::wide_either_case(index, random),
+            Self::OpenBytes => code::open_bytes(random),
+            Self::Opcodes => code::opcodes(random),
+            Self::Mixed => {
+                let kinds = Self::IN_TURNS;
+                return kinds[index % kinds.len()].nth(index / kinds.len(), random);
+            }
+            Self::SharedPrefix => text::shared_prefix(random),
+            Self::File => unreachable!("a file's patterns are not drawn"),
+        };
+        Needle::parse(&spec).expect("a good pattern")
+    }
+}
+
+/// A pattern, in the module's notation and as bytes with the bits of them that count.
 #[derive(Clone, Debug)]
 pub(crate) struct Needle {
     pub(crate) spec: String,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+    pub(crate) mask: Vec<u8>,
 }
 
-/// Returns the first `count` patterns.
-pub(crate) fn first(count: usize) -> Vec<Needle> {
-    let mut random = Random(0x1b87_3593_cc9e_2d51);
-    (0..count).map(|index| nth(index, &mut random)).collect()
+impl Needle {
+    fn parse(spec: &str) -> Result<Self, String> {
+        let pattern = Pattern::parse(spec.as_bytes()).map_err(|error| error.to_string())?;
+        Ok(Self {
+            spec: spec.to_owned(),
+            value: pattern.value().to_vec(),
+            mask: pattern.mask().to_vec(),
+        })
+    }
+
+    /// Returns the value and the mask of each byte.
+    pub(crate) fn bytes(&self) -> impl Iterator<Item = (u8, u8)> + '_ {
+        self.value.iter().copied().zip(self.mask.iter().copied())
+    }
+
+    /// Returns bytes that match, with random bits where they are open.
+    pub(crate) fn example(&self, random: &mut Random) -> Vec<u8> {
+        self.bytes()
+            .map(|(value, mask)| match mask {
+                0xff => value,
+                // No other byte than a letter.
+                EITHER_CASE if value.is_ascii_alphabetic() => value | (random.byte() & 0x20),
+                _ => value | (random.byte() & !mask),
+            })
+            .collect()
+    }
 }
 
-/// Returns a key, an address, a header, a name in UTF-16, or code, in turns.
-fn nth(index: usize, random: &mut Random) -> Needle {
-    const UPPER: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-    const LOWER: &[u8] = b"abcdefghijklmnopqrstuvwxyz";
-    const HEX: &[u8] = b"0123456789abcdef";
-    match index % 8 {
-        0 => text(&format!("AKIA{}", random.string(UPPER, 16))),
-        1 => {
-            let (host, path) = (random.string(LOWER, 9), random.string(LOWER, 6));
-            text(&format!("https://{host}.example/{path}.php"))
+/// The sets of one kind.
+pub(crate) struct Sets {
+    pub(crate) kind: Kind,
+    /// Sets of more and more patterns.
+    pub(crate) sets: Vec<Vec<Needle>>,
+}
+
+impl Sets {
+    /// Draws sets of these numbers of patterns, or of the usual ones.
+    pub(crate) fn draw(kind: Kind, counts: &[usize]) -> Self {
+        let usual = COUNTS.into_iter().filter(|count| *count <= MAX_PATTERNS);
+        let sets = if counts.is_empty() {
+            usual.map(|count| kind.first(count)).collect()
+        } else {
+            counts.iter().map(|count| kind.first(*count)).collect()
+        };
+        Self { kind, sets }
+    }
+
+    /// Reads patterns from a file, one a line, and makes sets of the usual numbers of them and of
+    /// all.
+    pub(crate) fn read(path: &Path, counts: &[usize]) -> io::Result<Self> {
+        let text = fs::read_to_string(path)?;
+        let mut needles = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let needle = Needle::parse(line).map_err(|error| {
+                io::Error::other(format!("{}:{}: {error}", path.display(), index + 1))
+            })?;
+            needles.push(needle);
         }
-        2 => text(&format!("password={}", random.string(LOWER, 8))),
-        3 => text(&format!("ghp_{}", random.string(LOWER, 30))),
-        4 => {
-            let (head, tail) = (random.string(UPPER, 1), random.string(LOWER, 8));
-            utf16(&format!("Se{head}{tail}Privilege"))
-        }
-        5 => text(&format!(
-            "Mutex_{}-{}",
-            random.string(HEX, 8),
-            random.string(HEX, 4)
-        )),
-        6 => {
-            let mut code = vec![0x48, 0x89, 0x5c, 0x24, 0x08, 0x57, 0x48, 0x83, 0xec];
-            code.extend((0..7).map(|_| random.byte()));
-            bytes(code)
-        }
-        _ => text(&format!(
-            "{} ransom {}",
-            random.string(LOWER, 5),
-            random.string(HEX, 8)
-        )),
-    }
-}
-
-fn text(text: &str) -> Needle {
-    Needle {
-        spec: format!("text:{}", text.replace(' ', "\\s")),
-        bytes: text.as_bytes().to_vec(),
-    }
-}
-
-fn utf16(text: &str) -> Needle {
-    Needle {
-        spec: format!("utf16:{text}"),
-        bytes: text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
-    }
-}
-
-fn bytes(bytes: Vec<u8>) -> Needle {
-    let mut spec = String::from("hex:");
-    for byte in &bytes {
-        let _ = write!(spec, "{byte:02x}");
-    }
-    Needle { spec, bytes }
-}
-
-/// A generator of numbers that look random (xorshift64*).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn word(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.word().to_be_bytes()[0]
-    }
-
-    fn string(&mut self, alphabet: &[u8], len: usize) -> String {
-        let letter = |_| char::from(alphabet[usize::from(self.byte()) % alphabet.len()]);
-        (0..len).map(letter).collect()
+        let all = needles.len();
+        let mut sizes = if counts.is_empty() {
+            COUNTS.to_vec()
+        } else {
+            counts.to_vec()
+        };
+        sizes.retain(|count| *count < all);
+        sizes.push(all);
+        sizes.retain(|count| (1..=MAX_PATTERNS).contains(count));
+        Ok(Self {
+            kind: Kind::File,
+            sets: sizes
+                .into_iter()
+                .map(|count| needles[..count].to_vec())
+                .collect(),
+        })
     }
 }
