@@ -10,6 +10,7 @@ mod patterns;
 mod peers;
 mod random;
 mod row;
+mod runner;
 
 use std::{io, path::PathBuf, process::ExitCode};
 

@@ -2,10 +2,7 @@
 
 //! One row of the results: all peers with the same patterns in the same memory.
 
-use std::{
-    fmt::Write as _,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, time::Instant};
 
 use kvm_inspect_pure::scan::EngineKind;
 
@@ -14,16 +11,8 @@ use crate::{
     inputs::Input,
     patterns::Kind,
     peers::{self, Peer, Side},
+    runner::{float, Runner},
 };
-
-/// The longest time for one search. Slow peers get less memory.
-const LONG: Duration = Duration::from_millis(80);
-
-/// The least memory that is searched. Who is that slow waits for no memory.
-const LEAST: usize = 8 << 20;
-
-/// The size of the parts that a slow peer gets. They are from all over the memory.
-const PART: usize = 1 << 20;
 
 /// The width of a peer's column.
 const WIDTH: usize = 9;
@@ -44,8 +33,10 @@ pub(crate) struct Row {
     limit: f64,
     /// What each peer reaches.
     cells: Vec<Cell>,
-    /// The peers that find other matches than the rest.
+    /// The peers that miss matches.
     wrong: Vec<&'static str>,
+    /// Whether one of them is ours, or all others are.
+    has_failed: bool,
 }
 
 struct Cell {
@@ -53,64 +44,6 @@ struct Cell {
     side: Side,
     /// The share of the limit, if it can take the patterns.
     share: Option<f64>,
-}
-
-/// A peer that is measured.
-struct Runner<'a> {
-    peer: &'a mut Peer,
-    parts: Vec<&'a [u8]>,
-    /// The matches in the least memory, and in what it gets.
-    counts: (u64, u64),
-    shares: Vec<f64>,
-}
-
-impl<'a> Runner<'a> {
-    /// Searches the least memory, to find out how much the peer gets.
-    fn new(peer: &'a mut Peer, memory: &'a [u8]) -> Self {
-        let parts = parts(memory, LEAST);
-        let mut runner = Self {
-            peer,
-            parts,
-            counts: (0, 0),
-            shares: Vec::new(),
-        };
-        // Once to warm up.
-        runner.search();
-        let time = runner.search();
-        let size = float(runner.size()) * LONG.as_secs_f64() / time;
-        runner.counts.0 = runner.counts.1;
-        let sizes = (LEAST..memory.len()).step_by(LEAST);
-        let size = sizes.take_while(|at| float(*at) < size).last();
-        let size = match size {
-            Some(size) if size + LEAST < memory.len() => size,
-            None => LEAST,
-            Some(_) => memory.len(),
-        };
-        runner.parts = self::parts(memory, size);
-        runner
-    }
-
-    fn size(&self) -> usize {
-        self.parts.iter().map(|part| part.len()).sum()
-    }
-
-    /// Returns the seconds that a search takes.
-    fn search(&mut self) -> f64 {
-        let Some(search) = &mut self.peer.search else {
-            return 0.0;
-        };
-        let begun = Instant::now();
-        let count = self.parts.iter().map(|part| search(part)).sum();
-        let time = begun.elapsed().as_secs_f64();
-        self.counts.1 = count;
-        time
-    }
-
-    /// Takes part in a round. `limit` is the speed of memory.
-    fn measure(&mut self, limit: f64) {
-        let time = self.search();
-        self.shares.push(float(self.size()) / time / limit);
-    }
 }
 
 impl Row {
@@ -152,7 +85,15 @@ impl Row {
             }
         }
 
-        let wrong = wrong(&runners);
+        let (ours, others): (Vec<_>, Vec<_>) = runners
+            .iter()
+            .filter(|runner| runner.peer.finds_all)
+            .partition(|runner| matches!(runner.peer.side, Side::Ours(_)));
+        let is_wrong = |runner: &&Runner<'_>| runner.misses_matches(&runners);
+        let has_failed =
+            ours.iter().any(is_wrong) || (!others.is_empty() && others.iter().all(is_wrong));
+        let all = ours.iter().chain(&others).filter(|runner| is_wrong(runner));
+        let wrong = all.map(|runner| runner.peer.name).collect();
         for runner in runners {
             let cell = cells.iter_mut().find(|cell| cell.name == runner.peer.name);
             if let Some(cell) = cell {
@@ -164,6 +105,7 @@ impl Row {
             limit: middle(limits),
             cells,
             wrong,
+            has_failed,
         }
     }
 
@@ -198,7 +140,12 @@ impl Row {
         };
         let below = names(&|engine, share| self.goal(engine).is_some_and(|goal| share < goal));
         let behind = names(&|engine, share| self.vectorscan(engine).is_some_and(|vs| share < vs));
-        for (word, names) in [("below", below), ("behind", behind)] {
+        let wrong = self.wrong.join(", ");
+        for (word, names) in [
+            ("below", below),
+            ("behind", behind),
+            ("miss matches", wrong),
+        ] {
             if !names.is_empty() {
                 let _ = write!(line, "  {word}: {names}");
             }
@@ -209,8 +156,8 @@ impl Row {
     /// Returns a line on what has failed in this row.
     pub(crate) fn failure(&self) -> Option<String> {
         let mut failures = Vec::new();
-        if !self.wrong.is_empty() {
-            failures.push(format!("{} found other matches", self.wrong.join(", ")));
+        if self.has_failed {
+            failures.push(format!("{} miss matches", self.wrong.join(", ")));
         }
         for (engine, share) in self.ours() {
             let goal = self.goal(engine).filter(|goal| share < *goal);
@@ -261,40 +208,8 @@ impl Row {
     }
 }
 
-/// Returns those that find fewer matches in the same memory than others, of those that find all.
-fn wrong(runners: &[Runner<'_>]) -> Vec<&'static str> {
-    let all = || runners.iter().filter(|runner| runner.peer.finds_all);
-    let is_wrong = |runner: &&Runner<'_>| {
-        all().any(|other| {
-            other.counts.0 > runner.counts.0
-                || (other.size() == runner.size() && other.counts.1 > runner.counts.1)
-        })
-    };
-    all()
-        .filter(is_wrong)
-        .map(|runner| runner.peer.name)
-        .collect()
-}
-
-/// Returns parts of `memory` from all over it, of that size together, or all of it.
-fn parts(memory: &[u8], size: usize) -> Vec<&[u8]> {
-    if size >= memory.len() {
-        return vec![memory];
-    }
-    let count = size / PART;
-    let distance = memory.len() / count / 4096 * 4096;
-    (0..count)
-        .map(|index| &memory[index * distance..][..PART])
-        .collect()
-}
-
 /// Returns the median.
 fn middle(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-#[allow(clippy::cast_precision_loss, reason = "far from where that matters")]
-fn float(size: usize) -> f64 {
-    size as f64
 }

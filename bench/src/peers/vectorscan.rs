@@ -2,11 +2,11 @@
 
 //! Vectorscan, held to the instructions of one of the project's engines: the database is compiled
 //! for no more than them, and the scan is the one for them, by its own name in the library.
-//!
-//! C header: `/usr/include/hs/hs.h` of Debian's libvectorscan-dev.
+
+mod hs;
 
 use std::{
-    ffi::{c_char, c_int, c_uint, c_ulonglong, c_void, CStr, CString},
+    ffi::{c_int, c_uint, c_ulonglong, c_void, CStr, CString},
     fmt::Write as _,
     ptr,
     time::{Duration, Instant},
@@ -14,97 +14,18 @@ use std::{
 
 use kvm_inspect_pure::scan::EngineKind;
 
+use hs::{
+    avx2_hs_scan, avx512_hs_scan, corei7_hs_scan, hs_alloc_scratch, hs_compile_lit_multi,
+    hs_compile_multi, hs_free_compile_error, hs_free_database, hs_free_scratch, PlatformInfo, Scan,
+    HS_CPU_FEATURES_AVX2, HS_CPU_FEATURES_AVX512, HS_FLAG_CASELESS, HS_FLAG_DOTALL, HS_MODE_BLOCK,
+    HS_SUCCESS, HS_TUNE_FAMILY_GENERIC, HS_TUNE_FAMILY_HSW, HS_TUNE_FAMILY_ICX,
+};
+
 use super::{Peer, Side};
 use crate::patterns::{Needle, EITHER_CASE};
 
 /// The longest time to compile a set. It cannot be interrupted.
 const LONG: Duration = Duration::from_secs(60);
-
-const HS_SUCCESS: c_int = 0;
-const HS_FLAG_CASELESS: c_uint = 1;
-const HS_FLAG_DOTALL: c_uint = 2;
-const HS_MODE_BLOCK: c_uint = 1;
-const HS_TUNE_FAMILY_GENERIC: c_uint = 0;
-const HS_TUNE_FAMILY_HSW: c_uint = 3;
-const HS_TUNE_FAMILY_ICX: c_uint = 10;
-const HS_CPU_FEATURES_AVX2: c_ulonglong = 1 << 2;
-const HS_CPU_FEATURES_AVX512: c_ulonglong = 1 << 3;
-
-/// `hs_platform_info_t`.
-#[repr(C)]
-struct PlatformInfo {
-    tune: c_uint,
-    cpu_features: c_ulonglong,
-    reserved: [c_ulonglong; 2],
-}
-
-/// `hs_compile_error_t`.
-#[repr(C)]
-struct CompileError {
-    message: *mut c_char,
-    expression: c_int,
-}
-
-/// `match_event_handler`.
-type OnMatch = extern "C" fn(c_uint, c_ulonglong, c_ulonglong, c_uint, *mut c_void) -> c_int;
-
-/// `hs_scan`.
-type Scan = unsafe extern "C" fn(
-    *const c_void,
-    *const c_char,
-    c_uint,
-    c_uint,
-    *mut c_void,
-    OnMatch,
-    *mut c_void,
-) -> c_int;
-
-extern "C" {
-    fn hs_compile_multi(
-        expressions: *const *const c_char,
-        flags: *const c_uint,
-        ids: *const c_uint,
-        elements: c_uint,
-        mode: c_uint,
-        platform: *const PlatformInfo,
-        db: *mut *mut c_void,
-        error: *mut *mut CompileError,
-    ) -> c_int;
-    fn hs_compile_lit_multi(
-        expressions: *const *const c_char,
-        flags: *const c_uint,
-        ids: *const c_uint,
-        lens: *const usize,
-        elements: c_uint,
-        mode: c_uint,
-        platform: *const PlatformInfo,
-        db: *mut *mut c_void,
-        error: *mut *mut CompileError,
-    ) -> c_int;
-    fn hs_free_compile_error(error: *mut CompileError) -> c_int;
-    fn hs_free_database(db: *mut c_void) -> c_int;
-    fn hs_alloc_scratch(db: *const c_void, scratch: *mut *mut c_void) -> c_int;
-    fn hs_free_scratch(scratch: *mut c_void) -> c_int;
-}
-
-/// Declares the scans that Debian's library chooses from.
-macro_rules! scans {
-    ($($name:ident),+) => {
-        extern "C" {
-            $(fn $name(
-                db: *const c_void,
-                data: *const c_char,
-                length: c_uint,
-                flags: c_uint,
-                scratch: *mut c_void,
-                on_match: OnMatch,
-                context: *mut c_void,
-            ) -> c_int;)+
-        }
-    };
-}
-
-scans!(avx512_hs_scan, avx2_hs_scan, corei7_hs_scan);
 
 /// A compiled set.
 ///
