@@ -48,7 +48,7 @@ struct Options {
     /// Patterns from a file, one a line
     #[arg(long, value_name = "FILE")]
     patterns: Option<PathBuf>,
-    /// How often each peer searches in each row
+    /// How often each peer searches in each row; at most three times in memory made to be slow
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 }
@@ -71,6 +71,15 @@ impl Options {
         });
         let drawn = drawn.map(|kind| Sets::draw(kind, &self.count));
         Ok(drawn.collect::<Vec<_>>().into_iter().chain(file).collect())
+    }
+
+    /// Returns how often each peer searches. Goals for made memory are far from what is usual.
+    fn rounds(&self, input: Input) -> u16 {
+        if input.is_ordinary() {
+            self.rounds
+        } else {
+            self.rounds.min(3)
+        }
     }
 
     /// Returns whether a row is asked for.
@@ -153,7 +162,7 @@ fn table(options: &Options, sets: &Sets, image: &[u8], memory: &mut MmapMut) -> 
                 kind: sets.kind,
                 input,
                 count: set.len(),
-                rounds: options.rounds.into(),
+                rounds: options.rounds(input).into(),
             };
             let row = Row::measure(task, memory, peers);
             println!("{}", row.line(columns));

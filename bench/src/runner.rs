@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::peers::Peer;
 
 /// The longest time for one search. Slow peers get less memory.
-const LONG: Duration = Duration::from_millis(80);
+const LONG: Duration = Duration::from_millis(60);
 
 /// The least memory that is searched. Who is that slow waits for no memory.
 const LEAST: usize = 8 << 20;
