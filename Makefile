@@ -29,8 +29,7 @@ all:
 ## test           Runs check, unit, all cases on the stock kernel, a Linux guest, the demo
 ## demo           Inspects a real Linux guest in an emulated host, and compares with what QEMU knows
 ## rust-analyzer  Writes rust-project.json, by which an editor understands the module
-## bench          Compares the speed of the search with memory and other searches; MIB= of memory,
-##                KIND= and INPUT= by parts of names, COUNT= of patterns, PATTERNS= from a file
+## bench          Compares the search with memory and others; MIB=, KIND=, INPUT=, COUNT=, PATTERNS=
 ## bench-module   Compares the module's ways to search, and kinds of memory
 ## bench-pause    Compares a search by the module with others: the pause, and the whole time
 ## bench-freeze   Compares a guest's pause with QEMU's stop and cont, COUNT= times each
