@@ -2,6 +2,10 @@
 
 //! What the tests share: memory to search, and a search so simple that it is plainly right.
 
+pub mod kinds;
+mod needle;
+mod random;
+
 use std::{
     env,
     ops::Range, //
@@ -17,6 +21,14 @@ use kvm_inspect_pure::scan::{
     Scanner,
     Scratch,
     Tables, //
+};
+
+pub use self::{
+    needle::{
+        Byte,
+        Needle, //
+    },
+    random::Random,
 };
 
 /// Memory in pieces that end at the given offsets.
