@@ -18,8 +18,13 @@ use libfuzzer_sys::arbitrary::{
     Unstructured, //
 };
 use unit::{
-    hex,
-    Nibbles, //
+    kinds::{
+        Filling,
+        Kind, //
+    },
+    Needle,
+    Nibbles,
+    Random, //
 };
 
 /// The most memory that runs make.
@@ -40,6 +45,39 @@ const BORDERS: usize = 80;
 /// Few values, so that matches are frequent. Zeros are searched in a way of their own.
 const VALUES: [u8; 8] = [0x00, 0x00, 0x01, 0x10, 0x11, b'a', b'A', 0xff];
 
+/// How patterns that are made together differ, and what is open in them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    /// Many that differ in one byte.
+    Siblings,
+    /// They begin with the same bytes.
+    SharedPrefix,
+    /// They end with the same bytes.
+    SharedSuffix,
+    /// One in which bytes or nibbles are open at equal distances.
+    Periodic,
+    /// Those of one of the kinds that people have.
+    Drawn,
+    /// One.
+    Single,
+}
+
+impl Family {
+    fn of(how: u8) -> Self {
+        match how >> 5 {
+            0 => Self::Siblings,
+            1 => Self::SharedPrefix,
+            2 => Self::SharedSuffix,
+            3 => Self::Periodic,
+            4 => Self::Drawn,
+            _ => Self::Single,
+        }
+    }
+}
+
+/// A byte of a pattern, and which of its nibbles are open.
+type Cell = (u8, (bool, bool));
+
 /// Patterns, and memory to search.
 pub(crate) struct Input {
     pub(crate) memory: Vec<u8>,
@@ -48,102 +86,6 @@ pub(crate) struct Input {
     pub(crate) patterns: Vec<Needle>,
     /// Where matches must begin to be found.
     pub(crate) begin: Range<usize>,
-}
-
-/// A pattern.
-pub(crate) struct Needle {
-    /// The pattern in the module's notation.
-    pub(crate) spec: Vec<u8>,
-    /// Its bytes.
-    bytes: Vec<Byte>,
-}
-
-/// A byte of a pattern.
-#[derive(Clone, Copy)]
-enum Byte {
-    /// Each nibble is known, or open.
-    Nibbles(Nibbles),
-    /// An ASCII letter of either case.
-    Letter(u8),
-}
-
-impl Byte {
-    const fn exact(byte: u8) -> Self {
-        Self::Nibbles((Some(byte >> 4), Some(byte & 0xf)))
-    }
-
-    fn takes(self, byte: u8) -> bool {
-        let is = |nibble: Option<u8>, value| nibble.is_none_or(|nibble| nibble == value);
-        match self {
-            Self::Nibbles((high, low)) => is(high, byte >> 4) && is(low, byte & 0xf),
-            Self::Letter(letter) => letter.eq_ignore_ascii_case(&byte),
-        }
-    }
-
-    /// Returns a byte that it matches, as much like `byte` as possible.
-    fn like(self, byte: u8) -> u8 {
-        match self {
-            Self::Nibbles((high, low)) => {
-                (high.unwrap_or(byte >> 4) << 4) | low.unwrap_or(byte & 0xf)
-            }
-            Self::Letter(letter) => (letter & 0xdf) | (byte & 0x20),
-        }
-    }
-}
-
-impl Needle {
-    /// Returns whether memory begins with it.
-    pub(crate) fn is_prefix_of(&self, memory: &[u8]) -> bool {
-        let mut bytes = self.bytes.iter().zip(memory);
-        memory.len() >= self.bytes.len() && bytes.all(|(expected, byte)| expected.takes(*byte))
-    }
-
-    fn text(bytes: &[u8]) -> Self {
-        Self {
-            spec: [b"text:", &*escaped(bytes)].concat(),
-            bytes: bytes.iter().copied().map(Byte::exact).collect(),
-        }
-    }
-
-    fn itext(bytes: &[u8]) -> Self {
-        let byte = |byte: &u8| match byte {
-            letter if letter.is_ascii_alphabetic() => Byte::Letter(*letter),
-            byte => Byte::exact(*byte),
-        };
-        Self {
-            spec: [b"itext:", &*escaped(bytes)].concat(),
-            bytes: bytes.iter().map(byte).collect(),
-        }
-    }
-
-    /// Of each byte's character, as many as fit.
-    fn iutf16(bytes: &[u8]) -> Self {
-        let bytes = &bytes[..bytes.len().min(MAX_LEN / 2)];
-        let spec = bytes.iter().map(|byte| format!("\\x{byte:02x}"));
-        let unit = |byte: &u8| match byte {
-            letter if letter.is_ascii_alphabetic() => [Byte::Letter(*letter), Byte::exact(0)],
-            byte => [Byte::exact(*byte), Byte::exact(0)],
-        };
-        Self {
-            spec: format!("iutf16:{}", spec.collect::<String>()).into_bytes(),
-            bytes: bytes.iter().flat_map(unit).collect(),
-        }
-    }
-
-    fn hex(nibbles: &[Nibbles]) -> Self {
-        Self {
-            spec: hex(nibbles).into_bytes(),
-            bytes: nibbles.iter().copied().map(Byte::Nibbles).collect(),
-        }
-    }
-}
-
-fn escaped(bytes: &[u8]) -> Vec<u8> {
-    let escaped = bytes.iter().map(|byte| match byte {
-        b'\\' => &b"\\\\"[..],
-        byte => std::slice::from_ref(byte),
-    });
-    escaped.collect::<Vec<_>>().concat()
 }
 
 impl Arbitrary<'_> for Input {
@@ -294,51 +236,87 @@ impl Maker<'_, '_> {
         };
         loop {
             let how = self.byte();
-            let mut bytes = match how % 4 {
-                0 => {
-                    let count = 1 + self.count() % 6;
-                    self.values(count)
-                }
-                1 => self.part(8),
-                2 => self.part(MAX_LEN),
-                // The pattern before, with something added.
-                _ => {
-                    let last = self.patterns.last();
-                    let last = last.map_or(&[][..], |last| &last.bytes);
-                    let mut bytes: Vec<_> = last.iter().map(|byte| byte.like(b'a')).collect();
-                    bytes.truncate(MAX_LEN - 1);
-                    bytes.push(self.value());
-                    bytes
-                }
-            };
-            if bytes.is_empty() {
-                bytes.push(self.value());
-            }
-            let changed = self.count() % bytes.len();
-            if how & 4 != 0 {
-                bytes[changed] ^= self.byte();
-            }
-            // Many that differ in one byte.
-            let siblings = if how >> 5 == 0 { self.byte() } else { 0 };
-            let open = self.open(bytes.len());
-            for _ in 0..=siblings {
-                if self.patterns.len() == most || !self.can_have(bytes.len()) {
-                    break;
-                }
-                let pattern = match (how >> 3) & 3 {
-                    0 => Needle::text(&bytes),
-                    1 => Needle::itext(&bytes),
-                    2 => Needle::iutf16(&bytes),
-                    _ => Needle::hex(&nibbles(&bytes, &open)),
-                };
-                self.patterns.push(pattern);
-                bytes[changed] = bytes[changed].wrapping_add(1);
+            if Family::of(how) == Family::Drawn {
+                self.draw(most);
+            } else {
+                self.make_family(how, most);
             }
             self.plant();
             if self.recipe.is_empty() || self.patterns.len() == most || !self.can_have(1) {
                 return;
             }
         }
+    }
+
+    /// Draws patterns of one of the kinds that people have.
+    fn draw(&mut self, most: usize) {
+        let kind = Kind::ALL[self.count() % Kind::ALL.len()];
+        let (count, seed) = (1 + self.count(), self.byte());
+        for needle in kind.draw(count.min(most), &mut Random(seed.into())) {
+            if self.patterns.len() == most || !self.can_have(needle.bytes.len()) {
+                break;
+            }
+            self.patterns.push(needle);
+        }
+    }
+
+    /// Makes one pattern, or some that have most of their bytes in common.
+    fn make_family(&mut self, how: u8, most: usize) {
+        let family = Family::of(how);
+        let mut bytes = self.bytes_for_pattern(how);
+        let changed = self.count() % bytes.len();
+        if how & 4 != 0 {
+            bytes[changed] ^= self.byte();
+        }
+        let is_single = matches!(family, Family::Periodic | Family::Single);
+        let others = if is_single { 0 } else { self.byte() };
+        let open = self.open(bytes.len());
+        let mut cells: Vec<Cell> = bytes.into_iter().zip(open).collect();
+        if family == Family::Periodic {
+            self.open_periodically(&mut cells);
+        }
+        for number in 0..=others {
+            if self.patterns.len() == most || !self.can_have(cells.len()) {
+                break;
+            }
+            let own = (0..=number % 3).map(|at| (number.wrapping_mul(31 + at), (false, false)));
+            let own: Vec<Cell> = own.collect();
+            let this = match family {
+                Family::SharedPrefix => [&cells[..], &own].concat(),
+                Family::SharedSuffix => [&own, &cells[..]].concat(),
+                _ => cells.clone(),
+            };
+            let len = this.len().min(MAX_LEN);
+            self.patterns.push(needle(how, &this[..len]));
+            if family == Family::Siblings {
+                cells[changed].0 = cells[changed].0.wrapping_add(1);
+            }
+        }
+    }
+
+    /// Returns the bytes that a pattern is made of, at least one.
+    fn bytes_for_pattern(&mut self, how: u8) -> Vec<u8> {
+        let mut bytes = match how % 4 {
+            0 => {
+                let count = 1 + self.count() % 6;
+                self.values(count)
+            }
+            1 => self.part(8),
+            2 => self.part(MAX_LEN),
+            // The pattern before, with something added.
+            _ => {
+                let last = self.patterns.last();
+                let last = last.map_or(&[][..], |last| &last.bytes);
+                let mut bytes: Vec<_> = last.iter().map(|byte| byte.like(b'a')).collect();
+                bytes.truncate(MAX_LEN - 1);
+                bytes.push(self.value());
+                bytes
+            }
+        };
+        if bytes.is_empty() {
+            bytes.push(self.value());
+        }
+        bytes
     }
 
     /// Returns whether there may be another pattern of this length.
@@ -367,9 +345,28 @@ impl Maker<'_, '_> {
         open
     }
 
-    /// Writes some patterns into memory: at its ends, at its cuts, or anywhere.
+    /// Opens each second, third or fourth byte, or all but these, or a nibble of them.
+    fn open_periodically(&mut self, cells: &mut [Cell]) {
+        let how = self.count();
+        let period = 2 + how % 3;
+        let phase = (how >> 2) % period;
+        let is_inverse = how & 0x20 != 0;
+        for (at, (_, (high, low))) in cells.iter_mut().enumerate() {
+            if (at % period == phase) != is_inverse {
+                *high |= how >> 6 != 1;
+                *low |= how >> 6 != 2;
+            }
+        }
+    }
+
+    /// Writes patterns into memory: parts of them, or whole ones at its ends, at its cuts, or
+    /// anywhere.
     fn plant(&mut self) {
-        for _ in 0..self.byte() % 4 {
+        let how = self.byte();
+        if how >= 0xa0 {
+            self.string_together();
+        }
+        for _ in 0..how % 4 {
             let end = self.memory.len();
             let near = match self.byte() {
                 0..0x40 => self.below(end),
@@ -386,26 +383,54 @@ impl Maker<'_, '_> {
             let start = near.saturating_sub(self.count());
             let pattern = self.count() % self.patterns.len().max(1);
             let pattern = self.patterns.iter().rev().nth(pattern);
-            let bytes = pattern.into_iter().flat_map(|pattern| &pattern.bytes);
-            for (byte, expected) in self.memory.iter_mut().skip(start).zip(bytes) {
-                *byte = expected.like(*byte);
+            let here = self.memory.get_mut(start..);
+            if let (Some(pattern), Some(here)) = (pattern, here) {
+                pattern.write_to(here);
             }
+        }
+    }
+
+    /// Fills a part of memory with parts of the patterns.
+    fn string_together(&mut self) {
+        let start = self.below(self.memory.len());
+        let (len, seed) = (4 * self.count(), self.byte());
+        let filling = Filling::ALL[self.count() % Filling::ALL.len()];
+        let here = self.memory.iter_mut().skip(start).take(len);
+        let bytes = filling.bytes(here.len(), &self.patterns, &mut Random(seed.into()));
+        for (byte, other) in here.zip(bytes) {
+            *byte = other;
         }
     }
 }
 
-/// Leaves these nibbles of the bytes open, but not all of them.
-fn nibbles(bytes: &[u8], open: &[(bool, bool)]) -> Vec<Nibbles> {
-    let all_open = open.iter().all(|nibbles| *nibbles == (true, true));
-    let nibbles = bytes.iter().zip(open);
-    nibbles
-        .map(|(byte, (high, low))| {
-            (
-                (all_open || !high).then_some(byte >> 4),
-                (!low).then_some(byte & 0xf),
-            )
-        })
-        .collect()
+/// Returns a pattern of these bytes.
+fn needle(how: u8, cells: &[Cell]) -> Needle {
+    let bytes: Vec<u8> = cells.iter().map(|(byte, _)| *byte).collect();
+    // Of each byte's character, as many as fit.
+    let chars = || -> String {
+        let bytes = bytes.iter().take(MAX_LEN / 2);
+        bytes.copied().map(char::from).collect()
+    };
+    match (how >> 3) & 3 {
+        _ if Family::of(how) == Family::Periodic => Needle::hex(&nibbles(cells)),
+        0 => Needle::text(&bytes),
+        1 => Needle::itext(&bytes),
+        2 if how & 0x20 == 0 => Needle::iutf16(&chars()),
+        2 => Needle::utf16(&chars()),
+        _ => Needle::hex(&nibbles(cells)),
+    }
+}
+
+/// Returns the nibbles that are not open, and at least some.
+fn nibbles(cells: &[Cell]) -> Vec<Nibbles> {
+    let all_open = cells.iter().all(|(_, open)| *open == (true, true));
+    let nibbles = cells.iter().map(|(byte, (high, low))| {
+        (
+            (all_open || !high).then_some(byte >> 4),
+            (!low).then_some(byte & 0xf),
+        )
+    });
+    nibbles.collect()
 }
 
 impl fmt::Debug for Input {

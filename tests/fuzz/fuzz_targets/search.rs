@@ -13,15 +13,13 @@ use unit::{
     naive_by,
     parse,
     search,
-    Cut, //
+    Cut,
+    Needle, //
 };
 
 use crate::{
     guarded::Guarded,
-    recipe::{
-        Input,
-        Needle, //
-    },
+    recipe::Input, //
 };
 
 /// How far matches may be out of order.
