@@ -43,6 +43,7 @@ pub(crate) fn check_programs() -> io::Result<()> {
         "Cargo.lock",
         "tests/cases",
         "tests/demo",
+        "tests/pattern-sets",
         "tools",
     ];
     check(&paths::build().join("programs.inputs"), SOURCES)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The time of a search, by the kind of memory, the way, and who searches.
+//! The time of a search, by the kind of memory, the way, who searches, and for what.
 
 use std::{
+    fs,
     hint::black_box,
     sync::{
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -13,6 +14,7 @@ use std::{
 };
 
 use kvm_inspect_tool::report::Report;
+use pattern_sets::Kind;
 
 use super::reach::reach;
 use crate::{
@@ -36,7 +38,7 @@ pub(super) const GPA: u64 = 4 * GIB;
 const SIZE: u64 = 64 * MIB;
 
 /// How often each row is measured in a short run.
-const ROUNDS: u32 = 21;
+pub(super) const ROUNDS: u32 = 21;
 
 /// The least ratio for ways that must not be faster: machines are noisy.
 pub(super) const LEAST: f64 = 0.98;
@@ -46,7 +48,7 @@ type Row = (String, Inspection);
 
 /// Measures, prints the tables, and the verdict.
 pub(super) fn module() {
-    let results = [access(), reach(), threads(), kinds(), sparse()];
+    let results = [access(), reach(), threads(), kinds(), patterns(), sparse()];
     let passed = results.iter().all(|passed| *passed);
     println!("bench-module: {}", if passed { "PASS" } else { "FAIL" });
 }
@@ -76,7 +78,7 @@ fn access_to(memory: &Mapping, gpa: u64, are_near: bool) -> bool {
         (access.to_owned(), inspection.ranges(&[&range]))
     });
     let default = inspection().report().done.access;
-    let ratios = compare(&rows, |report| {
+    let ratios = compare(&rows, ROUNDS, |report| {
         assert_eq!(report.done.scanned_bytes, SIZE);
         report.done.scan_us
     });
@@ -115,7 +117,7 @@ fn threads() -> bool {
         assert!(done.scanned_bytes >= LONG);
         done.scan_us
     };
-    let times = in_turns(4, |number| match number {
+    let times = in_turns(4, ROUNDS, |number| match number {
         0 => search_with(1),
         1 => search_with(2),
         2 => count_with(1),
@@ -193,12 +195,48 @@ fn kinds() -> bool {
     fill(&merged);
     merged.let_merge();
     ksm::merge_pages(EACH / PAGE_LEN as u64 * 9 / 10);
-    let ratios = compare(&rows, |report| {
+    let ratios = compare(&rows, ROUNDS, |report| {
         assert!([0, EACH].contains(&report.done.scanned_bytes));
         report.done.scan_us
     });
     vm.finish();
     println!("Kinds of pages, all as many; time against the first:");
+    let mut passed = true;
+    show(&rows[0].0, ratios[0], true, "");
+    for ((name, _), ratio) in rows.iter().zip(&ratios).skip(1) {
+        let goal = format!("at most {MOST}");
+        passed &= show(name, *ratio, ratio.middle <= MOST, &goal);
+    }
+    passed
+}
+
+/// Compares kinds of patterns, all as many, in memory as programs have it. Returns whether none is
+/// much slower than long ones.
+fn patterns() -> bool {
+    const COUNT: usize = 64;
+    const MOST: f64 = 4.0;
+    /// Fewer than elsewhere, since each kind has to be loaded anew.
+    const FEW_ROUNDS: u32 = 5;
+
+    let program = fs::read("/proc/self/exe").expect("this program can be read");
+    let mut vm = running();
+    let memory = vm.add_memory(GPA, SIZE, Backing::Anonymous);
+    let pages = program.chunks_exact(PAGE_LEN).cycle();
+    for (offset, page) in (0..SIZE).step_by(PAGE_LEN).zip(pages) {
+        memory.write(offset, page);
+    }
+    let range = format!("{GPA:#x}+{SIZE}");
+    let rows = Kind::DRAWN.map(|kind| {
+        let inspection = Inspection::of_self().patterns(&kind.first(COUNT));
+        let inspection = inspection.set("threads", 1).ranges(&[&range]);
+        (kind.name().to_owned(), inspection)
+    });
+    let ratios = compare(&rows, FEW_ROUNDS, |report| {
+        assert_eq!(report.done.scanned_bytes, SIZE);
+        report.done.scan_us
+    });
+    vm.finish();
+    println!("Kinds of patterns, {COUNT} of each; time against the first:");
     let mut passed = true;
     show(&rows[0].0, ratios[0], true, "");
     for ((name, _), ratio) in rows.iter().zip(&ratios).skip(1) {
@@ -315,9 +353,9 @@ impl Ratio {
 
 /// Measures `count` things in turns, each turn beginning with another one. Returns the times of
 /// each.
-pub(super) fn in_turns(count: usize, measure: impl Fn(usize) -> u64) -> Vec<Vec<f64>> {
+pub(super) fn in_turns(count: usize, rounds: u32, measure: impl Fn(usize) -> u64) -> Vec<Vec<f64>> {
     let mut times_of = vec![Vec::new(); count];
-    for round in 0..times(ROUNDS) as usize {
+    for round in 0..times(rounds) as usize {
         for turn in 0..count {
             let number = (round + turn) % count;
             // Nothing takes so long that it matters.
@@ -329,8 +367,8 @@ pub(super) fn in_turns(count: usize, measure: impl Fn(usize) -> u64) -> Vec<Vec<
 }
 
 /// Measures all rows in turns, and compares each with the first.
-fn compare(rows: &[Row], time: impl Fn(&Report) -> u64) -> Vec<Ratio> {
-    let times_of = in_turns(rows.len(), |row| time(&rows[row].1.report()));
+fn compare(rows: &[Row], rounds: u32, time: impl Fn(&Report) -> u64) -> Vec<Ratio> {
+    let times_of = in_turns(rows.len(), rounds, |row| time(&rows[row].1.report()));
     let against_first = |times: &Vec<f64>| Ratio::new(times, &times_of[0]);
     times_of.iter().map(against_first).collect()
 }

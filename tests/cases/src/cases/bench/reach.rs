@@ -6,7 +6,7 @@
 use std::fs;
 
 use super::module::{
-    in_turns, page, running, show, verdict, Ratio, GIB, GPA, LEAST, MIB, PAGE_LEN,
+    in_turns, page, running, show, verdict, Ratio, GIB, GPA, LEAST, MIB, PAGE_LEN, ROUNDS,
 };
 use crate::{
     inspect::{load_module, unload_module},
@@ -127,7 +127,7 @@ impl Reach {
     /// Reads memory in each way, in turns. Of those that work with any page the first must be the
     /// fastest.
     fn compare(&self, kind: &str, ways: &[&str], gpa: u64, memory: &Mapping, holds: &Read) -> bool {
-        let times = in_turns(ways.len(), |way| {
+        let times = in_turns(ways.len(), ROUNDS, |way| {
             let result = self.read(ways[way], gpa, memory);
             assert_eq!(result.read, *holds, "{} reads what is there", ways[way]);
             result.nanoseconds
