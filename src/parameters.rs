@@ -40,11 +40,13 @@ use crate::{
         Engine,
         EngineKind,
         Pattern,
-        PatternError,
-        MAX_PATTERNS, //
+        PatternError, //
     },
     search::host, //
 };
+
+/// The most patterns: a list of them has to be typed. What searches takes more.
+const MAX_PATTERNS: usize = 256;
 
 /// The most hits that can be printed. They stay in memory until the guest goes on.
 const MAX_HITS: usize = 16384;

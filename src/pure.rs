@@ -9,9 +9,15 @@
 
 extern crate std;
 
+use std::{
+    alloc::Layout,
+    boxed::Box, //
+};
+
 use crate::scan::{
     Engine,
-    EngineKind, //
+    EngineKind,
+    Tables, //
 };
 
 pub mod arguments;
@@ -27,7 +33,8 @@ pub fn engines() -> impl Iterator<Item = Engine> {
         && std::is_x86_feature_detected!("avx512f")
         && std::is_x86_feature_detected!("avx512bw")
         && std::is_x86_feature_detected!("avx512vl")
-        && std::is_x86_feature_detected!("avx512vbmi");
+        && std::is_x86_feature_detected!("avx512vbmi")
+        && std::is_x86_feature_detected!("gfni");
     let kinds = EngineKind::ALL.into_iter().filter(move |kind| match kind {
         EngineKind::Portable => true,
         EngineKind::Avx2 => has_avx2,
@@ -35,4 +42,11 @@ pub fn engines() -> impl Iterator<Item = Engine> {
     });
     // SAFETY: The machine was asked.
     kinds.map(|kind| unsafe { Engine::new_unchecked(kind) })
+}
+
+/// Returns the tables of no pattern. They are too large for the stack of a thread.
+#[must_use]
+pub fn tables() -> Box<Tables> {
+    // SAFETY: The layout is not empty, and is that of the box. All zeros are a valid value.
+    unsafe { Box::from_raw(std::alloc::alloc_zeroed(Layout::new::<Tables>()).cast()) }
 }

@@ -134,7 +134,7 @@ impl Query {
         access: Access,
         engine: Engine,
     ) -> Result<Self> {
-        // Some hundreds of KiB.
+        // 2 MiB.
         let mut tables = KVBox::init(pin_init::init_zeroed::<Tables>(), GFP_KERNEL)?;
         let _ = Scanner::new(&mut tables, &patterns, engine);
         Ok(Self {

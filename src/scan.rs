@@ -3,12 +3,13 @@
 //! Scanning memory for patterns.
 //!
 //! - `pattern` reads what the user asks for;
-//! - `fingerprint` picks the few bytes of a pattern that are best looked for first;
+//! - `odds` tells how often something is expected in memory;
 //! - `tail` rules out places by the end of a pattern;
-//! - `tables` prepares a set of patterns;
-//! - `samples` finds the few places where long patterns may begin, by looking at some places only;
-//! - `filter` finds the few places where fingerprints are, in vector code where the CPU has it;
-//! - `scanner` looks closely at those places;
+//! - `index` leads from the bytes at a place to the patterns that may match there;
+//! - `filter` finds the few places with such bytes, in vector code where the CPU has it;
+//! - `way` puts both together for some patterns, `plan` finds the best way, and `tables` prepares
+//!   the ways for a set;
+//! - `scanner` finds the matches;
 //! - `digest` tells whether memory has changed;
 //! - `memory` is what all of them read, and `engine` what a machine can do.
 //!
@@ -18,15 +19,16 @@
 
 pub mod digest;
 mod engine;
-mod exact;
 mod filter;
-mod fingerprint;
+mod index;
 mod memory;
+mod odds;
 mod pattern;
-mod samples;
+mod plan;
 mod scanner;
 mod tables;
 mod tail;
+mod way;
 
 pub use self::{
     engine::{
@@ -47,7 +49,8 @@ pub use self::{
     scanner::{
         Match,
         Scanner,
-        Scratch, //
+        Scratch,
+        Work, //
     },
     tables::Tables,
 };

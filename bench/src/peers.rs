@@ -10,7 +10,7 @@ mod vectorscan;
 
 pub(crate) use limit::sum;
 
-use kvm_inspect_pure::scan::{Engine, EngineKind, Host, Pattern, Scanner, Scratch, Tables};
+use kvm_inspect_pure::scan::{Engine, EngineKind, Host, Pattern, Scanner, Scratch};
 
 use crate::patterns::{Kind, Needle};
 
@@ -104,7 +104,7 @@ fn ours(patterns: &[Needle], engine: Engine) -> Peer {
         .iter()
         .map(|needle| Pattern::parse(needle.spec.as_bytes()).expect("a good pattern"))
         .collect();
-    let mut tables = Box::new(Tables::new());
+    let mut tables = kvm_inspect_pure::tables();
     let mut scratch = Box::new(Scratch::new());
     let _ = Scanner::new(&mut tables, &patterns, engine);
     let kind = engine.kind();

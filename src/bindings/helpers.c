@@ -488,6 +488,7 @@ bool kvm_inspect_has_avx512(void)
 {
 	return kvm_inspect_has_avx2() && boot_cpu_has(X86_FEATURE_AVX512BW) &&
 	       boot_cpu_has(X86_FEATURE_AVX512VL) && boot_cpu_has(X86_FEATURE_AVX512VBMI) &&
+	       boot_cpu_has(X86_FEATURE_GFNI) &&
 	       cpu_has_xfeatures(XFEATURE_MASK_AVX512, NULL);
 }
 

@@ -9,7 +9,7 @@ pub enum EngineKind {
     Portable,
     /// AVX2: 32 bytes at once.
     Avx2,
-    /// AVX-512 with its parts F, BW, VL and VBMI: 64 bytes at once.
+    /// AVX-512 with its parts F, BW, VL and VBMI, and GFNI: 64 bytes at once.
     Avx512,
 }
 

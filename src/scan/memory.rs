@@ -114,12 +114,6 @@ impl Piece<'_> {
         }
     }
 
-    /// Returns the little-endian word of four bytes at `at`.
-    #[inline]
-    pub(super) fn half_word(&self, at: usize) -> Option<u32> {
-        self.read::<u32>(at).map(u32::from_le)
-    }
-
     /// Copies the first bytes into `into`, as many as fit. Returns how many.
     pub(super) fn copy(&self, into: &mut [u8]) -> usize {
         let len = self.len.min(into.len());

@@ -5,7 +5,7 @@
 use core::fmt;
 
 /// The most patterns that are searched for at once.
-pub const MAX_PATTERNS: usize = 256;
+pub const MAX_PATTERNS: usize = 4096;
 
 /// The most bytes in one pattern.
 pub const MAX_LEN: usize = 256;
@@ -17,7 +17,7 @@ const EXACT: u8 = 0xff;
 const CASE: u8 = 0x20;
 
 /// The mask of a letter of either case.
-pub(super) const EITHER_CASE: u8 = EXACT & !CASE;
+const EITHER_CASE: u8 = EXACT & !CASE;
 
 /// Returns the mask with which `byte` stands for both cases, if it is an ASCII letter.
 const fn either_case(byte: u8) -> u8 {
@@ -33,7 +33,7 @@ const fn either_case(byte: u8) -> u8 {
 /// # Invariants
 ///
 /// - `1 <= len <= MAX_LEN`.
-/// - In the first `len` bytes, `value` has no bit that `mask` has not.
+/// - `value` has no bit that `mask` has not, and beyond `len` bytes both are 0.
 /// - At least one bit of `mask` is set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
@@ -143,6 +143,13 @@ impl Pattern {
         Some((*value, *self.mask().get(index)?))
     }
 
+    /// Returns the value and the mask of the eight bytes from `at` on, as little-endian words.
+    /// Beyond the end of the pattern all is open.
+    #[inline]
+    pub(super) fn window(&self, at: usize) -> (u64, u64) {
+        (word(&self.value, at), word(&self.mask, at))
+    }
+
     /// Returns the value and the mask of each byte.
     fn bytes(&self) -> impl Iterator<Item = (u8, u8)> + '_ {
         self.value()
@@ -215,6 +222,20 @@ impl Pattern {
         }
         Ok(())
     }
+}
+
+/// Returns the eight bytes from `at` on as a little-endian word, with zeros beyond the end.
+#[inline]
+fn word(bytes: &[u8; MAX_LEN], at: usize) -> u64 {
+    let rest = bytes.get(at..).unwrap_or_default();
+    if let Some(word) = rest.first_chunk() {
+        return u64::from_le_bytes(*word);
+    }
+    let mut word = [0; size_of::<u64>()];
+    for (to, from) in word.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    u64::from_le_bytes(word)
 }
 
 /// What is left to read of a pattern's text.

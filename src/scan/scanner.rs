@@ -2,48 +2,40 @@
 
 //! The scanner: finds every match of every pattern in a stretch of memory.
 
-mod filtered;
-mod sampled;
+mod close;
+mod passing;
 
 use core::ops::Range;
 
-use self::sampled::Sampled;
+use self::passing::List;
 use super::{
     engine::Engine,
-    filter::PLACES,
     memory::{
         Host,
-        Memory,
-        Piece, //
+        Memory, //
     },
     pattern::{
         Pattern,
-        MAX_LEN,
         MAX_PATTERNS, //
     },
-    tables::Tables, //
+    tables::{
+        Tables,
+        GROUPS,
+        WAYS, //
+    }, //
 };
 
-/// How many places are filtered at once: for so long the vector registers are in use.
+/// How many bytes are scanned at once: for so long the vector registers are in use.
 const PORTION: usize = 128 << 10;
 
-/// How much of one piece is filtered at once. Where nothing passes, nothing is looked at again.
-const RUN: usize = 16 << 10;
+/// How many places of a block may be looked at before the other way is tried.
+const MANY: usize = 8;
 
-/// The most pieces that are filtered at once: so many pages, two that are not whole, and what is
-/// cut.
-const PIECES: usize = PORTION / 4096 + 2 + PORTION / RUN;
+/// How many places it is worth to look at to spare one close look.
+const CLOSE: usize = 4;
 
-/// The most blocks in a portion. Some lie beyond it, where the fingerprints of matches that begin
-/// in it may be, and each piece may end in a block that is not whole.
-const BLOCKS: usize = (PORTION + MAX_LEN) / PLACES + 1 + PIECES;
-
-/// How many words are skipped at once.
-const GROUP: usize = 8;
-
-/// After how many close looks others may have the CPU. Each look may cost as many comparisons as
-/// there are patterns.
-const CLOSE_LOOKS: u32 = 64;
+/// For how many portions the better way is kept before both are tried again.
+const KEEP: u8 = 16;
 
 /// A place that matches a pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,35 +46,37 @@ pub struct Match {
     pub pattern: usize,
 }
 
+/// What a search had to do: counts, which do not depend on the machine's speed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Work {
+    /// Bytes that were filtered, by each filter.
+    pub filtered: u64,
+    /// Places that were looked at in place of a filter, each some bytes after the one before.
+    pub stepped: u64,
+    /// Places that were looked at by themselves, since they had passed a filter.
+    pub looked: u64,
+    /// Places that were looked at closely.
+    pub close: u64,
+    /// Windows that were considered there.
+    pub windows: u64,
+    /// Patterns that were compared in full.
+    pub compared: u64,
+}
+
 /// What one thread needs to search. All zeros are a valid value.
 ///
 /// It is too large for a kernel stack. It consists of integers, so it can be made in zeroed memory.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Scratch {
-    /// What has passed the filter, for each choice of fingerprints.
-    lists: [List; 2],
-}
-
-/// What has passed the filter in one portion.
-#[derive(Debug)]
-#[repr(C)]
-struct List {
-    words: [u64; BLOCKS],
-    runs: [Run; PIECES],
-    /// The number of runs.
-    len: usize,
-}
-
-/// What has passed the filter in one piece.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-struct Run {
-    /// The offset in the memory of the first place.
-    at: usize,
-    /// Its words: the index of the first one, and their number.
-    first: usize,
-    len: usize,
+    /// What has passed, for each way.
+    lists: [List; WAYS],
+    /// For how many portions each group keeps to a way.
+    keep: [u8; GROUPS],
+    /// Whether that is the second one.
+    takes_second: [bool; GROUPS],
+    work: Work,
 }
 
 impl Scratch {
@@ -91,29 +85,34 @@ impl Scratch {
     #[allow(clippy::large_stack_arrays, reason = "not for the kernel")]
     pub const fn new() -> Self {
         Self {
-            lists: [const { List::new() }; 2],
+            lists: [const { List::new() }; WAYS],
+            keep: [0; GROUPS],
+            takes_second: [false; GROUPS],
+            work: Work::NONE,
         }
     }
+
+    /// Returns what all searches with this had to do.
+    #[must_use]
+    pub const fn work(&self) -> Work {
+        self.work
+    }
+}
+
+impl Work {
+    const NONE: Self = Self {
+        filtered: 0,
+        stepped: 0,
+        looked: 0,
+        close: 0,
+        windows: 0,
+        compared: 0,
+    };
 }
 
 impl Default for Scratch {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl List {
-    #[allow(clippy::large_stack_arrays, reason = "not for the kernel")]
-    const fn new() -> Self {
-        Self {
-            words: [0; BLOCKS],
-            runs: [Run {
-                at: 0,
-                first: 0,
-                len: 0,
-            }; PIECES],
-            len: 0,
-        }
     }
 }
 
@@ -130,11 +129,7 @@ impl<'a> Scanner<'a> {
     #[must_use]
     pub fn new(tables: &'a mut Tables, patterns: &'a [Pattern], engine: Engine) -> Self {
         tables.prepare(patterns, engine);
-        Self {
-            patterns,
-            tables,
-            engine,
-        }
+        Self::of_prepared(tables, patterns, engine)
     }
 
     /// Returns the scanner that [`Self::new`] returned for the same `tables`, `patterns` and
@@ -173,14 +168,22 @@ impl<'a> Scanner<'a> {
         let end = begin.end.min(memory.len());
         let mut first = begin.start;
         while first < end {
-            let portion = Portion {
-                scanner: self,
-                memory,
-                begin: first..end.min(first.saturating_add(PORTION)),
-            };
-            let Some(next) = portion.search(scratch, host, &mut found) else {
-                return false;
-            };
+            let next = end.min(first.saturating_add(PORTION));
+            for group in 0..GROUPS {
+                let mut at = first;
+                while at < next {
+                    let portion = Portion {
+                        scanner: self,
+                        memory,
+                        begin: at..next,
+                        group,
+                    };
+                    let Some(done) = portion.search(scratch, host, &mut found) else {
+                        return false;
+                    };
+                    at = done;
+                }
+            }
             first = next;
             if first < end && !host.breathe() {
                 return false;
@@ -190,70 +193,74 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// What is scanned at once: all matches that begin in a part of the memory.
+/// What is scanned at once: all matches of a group that begin in a part of the memory.
 struct Portion<'a, M: ?Sized> {
     scanner: &'a Scanner<'a>,
     memory: &'a M,
     begin: Range<usize>,
+    group: usize,
 }
 
 impl<M: Memory + ?Sized> Portion<'_, M> {
-    /// Scans the portion. Returns where the next one begins; [`None`] if the host gave up.
+    /// Scans the portion, or its first part. Returns where that ends; [`None`] if the host gave up.
     fn search<H: Host>(
         &self,
         scratch: &mut Scratch,
         host: &H,
         found: &mut impl FnMut(Match),
     ) -> Option<usize> {
-        let Tables {
-            samples,
-            has_others,
-            filter_first,
-            ..
-        } = self.scanner.tables;
-        if *filter_first {
-            return self.search_with_filter(scratch, host, found);
-        }
-        let end = if *has_others {
-            self.search_with_filter(scratch, host, found)?
-        } else {
-            self.begin.end
+        let Scanner { tables, .. } = self.scanner;
+        let [first, second] = tables.groups.get(self.group)?;
+        let (Some(stride), Some(other_stride)) = (first.stride(), second.stride()) else {
+            return Some(self.begin.end);
         };
-        let Some(stride) = samples.stride() else {
-            return Some(end);
-        };
-        let [List { words, .. }, _] = &mut scratch.lists;
-        let begin = self.begin.start..end;
-        match self.search_some_places(&begin, stride, words, host, found) {
-            Sampled::Done => Some(end),
-            Sampled::TooMany => self.search_with_filter(scratch, host, found),
-            Sampled::GivenUp => None,
+        let Scratch {
+            lists: [list, other_list],
+            keep,
+            takes_second,
+            work,
+        } = scratch;
+        let keep = keep.get_mut(self.group)?;
+        let takes_second = takes_second.get_mut(self.group)?;
+        let mut this = (first, stride);
+        let mut other = (second, other_stride);
+        if *keep > 0 && *takes_second {
+            (this, other) = (other, this);
         }
+        let mut list = list;
+        let mut passing = self.passing(this.0, this.1, list, host, work);
+        let blocks = passing.end.saturating_sub(self.begin.start) / super::filter::PLACES;
+        if *keep > 0 {
+            *keep = keep.saturating_sub(1);
+        } else if passing.more() > blocks.saturating_mul(MANY) {
+            // Perhaps the other windows are less frequent.
+            let others = self.passing(other.0, other.1, other_list, host, work);
+            *keep = KEEP;
+            *takes_second = others.all() < passing.all() && others.end >= passing.end;
+            if *takes_second {
+                (this, passing) = (other, others);
+                list = other_list;
+            }
+        }
+        let begin = self.begin.start..passing.end;
+        if begin.is_empty() {
+            self.look_at(begin.start, found);
+            return Some(begin.start.saturating_add(1));
+        }
+        let is_done = passing.count == 0
+            || self.look_closely(&this.0.index, this.1.get(), list, &begin, host, work, found);
+        is_done.then_some(begin.end)
     }
 
-    /// Returns what is `distance` bytes after the beginning of `piece`, the piece from `at` on.
-    /// Where memory ends before that, returns `piece`.
-    fn ahead<'b>(&'b self, at: usize, distance: usize, piece: Piece<'b>) -> Piece<'b> {
-        let ahead = at.saturating_add(distance);
-        if ahead < self.memory.len() {
-            self.memory.piece(ahead)
-        } else {
-            piece
-        }
-    }
-
-    /// Looks at `offset` for the patterns that `includes` allows: there are so many small pieces
-    /// that not even the fingerprints of the first matches were filtered.
+    /// Looks at `offset` for the patterns of the group: there are so many small pieces that not
+    /// even the windows of the first matches were looked for.
     #[cold]
-    fn look_at(
-        &self,
-        offset: usize,
-        includes: impl Fn(usize) -> bool,
-        found: &mut impl FnMut(Match),
-    ) {
-        let all = 0..self.scanner.patterns.len().min(MAX_PATTERNS);
-        for index in all.filter(|index| includes(*index)) {
-            if self.matches_at(index, offset) {
+    fn look_at(&self, offset: usize, found: &mut impl FnMut(Match)) {
+        let Scanner {
+            patterns, tables, ..
+        } = self.scanner;
+        for index in 0..patterns.len().min(MAX_PATTERNS) {
+            if tables.group_of(index) == self.group && self.matches_at(index, offset) {
                 found(Match {
                     offset,
                     pattern: index,
@@ -262,31 +269,26 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
         }
     }
 
-    /// Returns whether a pattern matches at `offset`: decided on a copy, since the memory may
-    /// change.
+    /// Returns whether a pattern matches at `offset`. The memory may change meanwhile, so each of
+    /// its bytes is read once.
     #[inline(never)]
     fn matches_at(&self, index: usize, offset: usize) -> bool {
         let Some(pattern) = self.scanner.patterns.get(index) else {
             return false;
         };
-        let mut copy = [0; MAX_LEN];
-        let Some(copy) = copy.get_mut(..pattern.len()) else {
-            return false;
-        };
         let fits = offset
-            .checked_add(copy.len())
+            .checked_add(pattern.len())
             .is_some_and(|end| end <= self.memory.len());
-        if fits {
-            self.memory.copy(offset, copy);
+        if !fits {
+            return false;
         }
-        fits && pattern.matches(copy)
+        let piece = self.memory.piece(offset);
+        let mut words = (0..pattern.len()).step_by(size_of::<u64>());
+        words.all(|at| {
+            let word = piece.word(at);
+            let word = word.unwrap_or_else(|| self.word_at(offset.saturating_add(at)));
+            let (value, mask) = pattern.window(at);
+            word & mask == value
+        })
     }
-}
-
-/// Returns the number of the lowest bit of `word` that is set.
-fn lowest(word: u64) -> Option<usize> {
-    if word == 0 {
-        return None;
-    }
-    usize::try_from(word.trailing_zeros()).ok()
 }

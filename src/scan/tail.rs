@@ -15,22 +15,13 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// The tail of no pattern.
-    pub(super) const NONE: Self = Self { value: 0, mask: 0 };
-
     /// A tail that no memory has.
     pub(super) const NOWHERE: Self = Self { value: 1, mask: 0 };
 
     /// Returns the tail of `pattern`.
     pub(super) fn of(pattern: &Pattern) -> Self {
-        let (mut value, mut mask) = ([0; SIZE], [0; SIZE]);
-        for (at, bytes) in (Self::at(pattern)..).zip(value.iter_mut().zip(&mut mask)) {
-            (*bytes.0, *bytes.1) = pattern.byte(at).unwrap_or((0, 0));
-        }
-        Self {
-            value: u64::from_le_bytes(value),
-            mask: u64::from_le_bytes(mask),
-        }
+        let (value, mask) = pattern.window(Self::at(pattern));
+        Self { value, mask }
     }
 
     /// Returns where the tail begins in `pattern`.

@@ -20,7 +20,7 @@ use kvm_inspect_pure::scan::{
     Piece,
     Scanner,
     Scratch,
-    Tables, //
+    Work, //
 };
 
 pub use self::{
@@ -170,7 +170,7 @@ pub fn search<M: Memory + ?Sized>(
     begin: Range<usize>,
 ) -> Vec<Match> {
     assert!(kvm_inspect_pure::engines().any(|has| has == engine));
-    let mut tables = Box::new(Tables::new());
+    let mut tables = kvm_inspect_pure::tables();
     let mut scratch = Box::new(Scratch::new());
     let mut matches = Vec::new();
     let scanner = Scanner::new(&mut tables, patterns, engine);
@@ -178,6 +178,21 @@ pub fn search<M: Memory + ?Sized>(
         matches.push(found);
     });
     matches
+}
+
+/// Returns what the scanner has to do with one engine to search `memory`.
+///
+/// # Panics
+///
+/// If this CPU does not have the engine.
+#[must_use]
+pub fn work<M: Memory + ?Sized>(engine: Engine, memory: &M, patterns: &[Pattern]) -> Work {
+    assert!(kvm_inspect_pure::engines().any(|has| has == engine));
+    let mut tables = kvm_inspect_pure::tables();
+    let mut scratch = Box::new(Scratch::new());
+    let scanner = Scanner::new(&mut tables, patterns, engine);
+    let _ = scanner.search(memory, 0..memory.len(), &mut scratch, &Thread, |_| ());
+    scratch.work()
 }
 
 /// Returns what the scanner finds in all of `memory`, sorted. All engines find the same.

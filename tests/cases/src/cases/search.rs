@@ -54,7 +54,7 @@ fn engines() -> Vec<&'static str> {
     let mut engines = vec!["portable"];
     if has("avx2") {
         engines.insert(0, "avx2");
-        if has("avx512bw") && has("avx512vl") && has("avx512vbmi") {
+        if has("avx512bw") && has("avx512vl") && has("avx512vbmi") && has("gfni") {
             engines.insert(0, "avx512");
         }
     }
