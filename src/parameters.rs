@@ -168,9 +168,18 @@ fn query(raw: &RawParameters, limits: Limits) -> Result<Query> {
     let max_hits = size("max_hits", raw.max_hits, MAX_HITS)?;
     let context = size("context", raw.context, MAX_CONTEXT)?;
     let access = access()?;
-    Query::new(
+    let query = Query::new(
         patterns, asked, ranges, max_hits, context, limits, access, engine,
-    )
+    )?;
+    if let Some((times, index, pattern)) = query.slowness() {
+        pr_warn!(
+            "warning: the search will take about {times} times as long as reading the memory; \
+             pattern {index} has {} given bits only: give more, search less (range=), or in \
+             short pauses (max_pause_ms=)\n",
+            pattern.bits()
+        );
+    }
+    Ok(query)
 }
 
 fn number(name: &str, value: i64, least: i64, most: i64) -> Result<i64> {

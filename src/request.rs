@@ -117,6 +117,9 @@ pub(crate) struct Query {
     tables: KVBox<Tables>,
 }
 
+/// A search that takes so many times as long as reading the memory is slow.
+const SLOW: u64 = 16;
+
 impl Query {
     /// Prepares `patterns` for `engine`.
     ///
@@ -157,6 +160,15 @@ impl Query {
         } else {
             &self.ranges
         }
+    }
+
+    /// Returns how many times as long as reading the memory the search is expected to take, if that
+    /// is much, and the pattern with the fewest given bits.
+    pub(crate) fn slowness(&self) -> Option<(u64, usize, &Pattern)> {
+        let times = self.tables.cost() / Tables::READING;
+        let patterns = self.patterns.iter().enumerate();
+        let (index, poorest) = patterns.min_by_key(|(_, pattern)| pattern.bits())?;
+        (times >= SLOW).then_some((times, index, poorest))
     }
 
     /// Returns the scanner for the patterns.

@@ -4,7 +4,7 @@
 
 use super::{secret, Case};
 use crate::{
-    inspect::{hex, load_as_written, Inspection},
+    inspect::{hex, load_as_written, Inspection, SLOW},
     process::{own_pid, PAGE},
     vmm::{Backing, Vm, Work},
 };
@@ -14,6 +14,7 @@ pub(super) const CASES: &[Case] = cases![
     wildcards.with_stock(),
     text.with_stock(),
     as_written.with_stock(),
+    slow.with_stock(),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -222,5 +223,27 @@ fn as_written() {
     let report = inspect(&format!("max_hits=300 {all}"));
     assert_eq!(report.done.hits, 256);
     assert_eq!(report.patterns.len(), 256);
+    vm.finish();
+}
+
+/// Patterns with which a search can only be slow are told of first of all; others are not.
+fn slow() {
+    let mut vm = Vm::running(Work::Count);
+    let lines_of = |pattern: &str| {
+        let inspection = Inspection::of_self().patterns(&[pattern.to_owned()]);
+        inspection.load().unload_for_lines()
+    };
+    let is_told = |line: &String| line.starts_with(SLOW);
+    let lines = lines_of("hex:??4?");
+    let told = lines.first().filter(|line| is_told(line));
+    let told = told.unwrap_or_else(|| panic!("not told: {lines:#?}"));
+    assert!(
+        told.contains(" pattern 0 has 4 given bits only: "),
+        "{told}"
+    );
+    for pattern in ["text:ab", "itext:abc", "hex:48 8b ?? 4? ??", "utf16:abc"] {
+        let lines = lines_of(pattern);
+        assert!(!lines.iter().any(is_told), "{pattern}: {lines:#?}");
+    }
     vm.finish();
 }
