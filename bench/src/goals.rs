@@ -32,8 +32,9 @@ pub(crate) fn of_limit(
 /// Returns which share of vectorscan's speed, with the same instructions, an engine must reach.
 pub(crate) fn of_vectorscan(input: Input, engine: EngineKind) -> Option<f64> {
     match (input.is_ordinary(), engine) {
+        // It has no vector instructions, and vectorscan always has some.
+        (_, EngineKind::Portable) => None,
         (true, _) => Some(1.0),
-        (false, EngineKind::Portable) => None,
         (false, _) => Some(0.5),
     }
 }
