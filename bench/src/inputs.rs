@@ -5,11 +5,9 @@
 use std::{fs, io, path::Path};
 
 use memmap2::{Advice, MmapMut};
+use pattern_sets::Random;
 
-use crate::{
-    patterns::{Kind, Needle},
-    random::Random,
-};
+use crate::patterns::{Kind, Needle};
 
 /// What is filled in again and again where it takes long to make. More than the caches remember.
 const TILE: usize = 4 << 20;

@@ -8,7 +8,6 @@ mod goals;
 mod inputs;
 mod patterns;
 mod peers;
-mod random;
 mod row;
 mod runner;
 

@@ -6,8 +6,7 @@ use std::{fs, io, path::Path};
 
 use kvm_inspect_pure::scan::{Pattern, MAX_PATTERNS};
 pub(crate) use pattern_sets::Kind;
-
-use crate::random::Random;
+use pattern_sets::Random;
 
 /// The numbers of patterns in the sets.
 const COUNTS: [usize; 6] = [1, 8, 64, 256, 1024, 4096];
