@@ -10,7 +10,11 @@
 extern crate std;
 
 use std::{
-    alloc::Layout,
+    alloc::{
+        alloc_zeroed,
+        handle_alloc_error,
+        Layout, //
+    },
     boxed::Box, //
 };
 
@@ -47,6 +51,12 @@ pub fn engines() -> impl Iterator<Item = Engine> {
 /// Returns the tables of no pattern. They are too large for the stack of a thread.
 #[must_use]
 pub fn tables() -> Box<Tables> {
-    // SAFETY: The layout is not empty, and is that of the box. All zeros are a valid value.
-    unsafe { Box::from_raw(std::alloc::alloc_zeroed(Layout::new::<Tables>()).cast()) }
+    let layout = Layout::new::<Tables>();
+    // SAFETY: The layout is not empty.
+    let tables = unsafe { alloc_zeroed(layout) };
+    if tables.is_null() {
+        handle_alloc_error(layout);
+    }
+    // SAFETY: The memory has the layout of a box's, and nobody else's. All zeros are a valid value.
+    unsafe { Box::from_raw(tables.cast()) }
 }

@@ -7,7 +7,7 @@
 //! skipped. What is found is more than what is looked for; how much more tells the filters apart:
 //!
 //! - [`exact`] compares two or three bytes with those of few patterns;
-//! - [`classes`] looks up three or four bytes, each by itself, for patterns in eight buckets;
+//! - [`classes`] looks up two to four bytes, each by itself, for patterns in eight buckets;
 //! - [`joint`] looks up hashes of four bytes together, for hundreds of patterns.
 
 mod avx2;
@@ -173,6 +173,14 @@ impl Filter {
         let Some(words) = words.get_mut(..count).filter(|words| !words.is_empty()) else {
             return;
         };
+        if !Kind::of(engine).contains(&self.kind) {
+            // It was prepared for another engine: all pass, and are looked at.
+            words.fill(u64::MAX);
+            for (mark, words) in marks.iter_mut().zip(words.chunks(PLACES)) {
+                *mark = u64::MAX >> PLACES.saturating_sub(words.len());
+            }
+            return;
+        }
         let last = match engine.kind() {
             EngineKind::Portable => return,
             // SAFETY: By its invariant the engine has the instructions; there are enough bytes, and

@@ -364,7 +364,7 @@ impl Index {
 
     /// Returns those bits of `word` whose places pass. The lowest bit is that of the place at
     /// `first` in `piece`, and the others follow; the piece has all the words that begin there.
-    // Without counting bits, for which the kernel may use no instruction.
+    // Without counting bits first: the kernel may use no instruction for that.
     #[inline]
     pub(super) fn sift(&self, engine: Engine, piece: Piece<'_>, first: usize, word: u64) -> Sifted {
         let (mut left, mut sifted) = (word, Sifted::default());

@@ -226,17 +226,16 @@ impl<'a> Planner<'a> {
     fn outlooks(&self, mask: u64, count: usize) -> [Outlook; STRIDES.len()] {
         let step = count.div_ceil(SAMPLED).max(1);
         let mut outlooks = [Outlook::default(); STRIDES.len()];
+        let most = if self.is_last {
+            u64::MAX - 1
+        } else {
+            TOO_FREQUENT
+        };
         let mut looked = 0_usize;
         for (_, pattern) in self.members().step_by(step) {
             looked = looked.saturating_add(1);
             for (outlook, odds) in outlooks.iter_mut().zip(odds_of_rows(pattern, mask)) {
-                if odds
-                    <= if self.is_last {
-                        u64::MAX - 1
-                    } else {
-                        TOO_FREQUENT
-                    }
-                {
+                if odds <= most {
                     outlook.patterns = outlook.patterns.saturating_add(1);
                     outlook.odds = outlook.odds.saturating_add(odds);
                 }

@@ -45,7 +45,11 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
             for (number, word) in words {
                 let first = number.saturating_mul(stretch);
                 let (mut left, looked) = worth(index, piece, first, stride, word);
-                work.close = work.close.wrapping_add(looked);
+                work.close = work.close.wrapping_add(looked.into());
+                looks = looks.saturating_add(looked);
+                if !goes_on(&mut looks, host) {
+                    return false;
+                }
                 while left != 0 {
                     let place = place(first, stride, left.trailing_zeros());
                     left &= left.wrapping_sub(1);
@@ -62,11 +66,8 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
                     );
                     work.windows = work.windows.wrapping_add(considered.into());
                     looks = looks.saturating_add(considered);
-                    if looks >= CLOSE_LOOKS {
-                        looks = 0;
-                        if !host.breathe() {
-                            return false;
-                        }
+                    if !goes_on(&mut looks, host) {
+                        return false;
                     }
                 }
             }
@@ -93,11 +94,20 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
     }
 }
 
+/// Lets others have the CPU after [`CLOSE_LOOKS`]. Returns whether the host goes on.
+fn goes_on<H: Host>(looks: &mut u32, host: &H) -> bool {
+    if *looks < CLOSE_LOOKS {
+        return true;
+    }
+    *looks = 0;
+    host.breathe()
+}
+
 /// Returns those bits of `word` whose places a pattern may match: few. The lowest bit is that of
 /// the place at `first` in `piece`. The loop does nothing else, so that memory full of such places
 /// does not cost much. Returns also how many it looked at.
-fn worth(index: &Index, piece: Piece<'_>, first: usize, stride: usize, word: u64) -> (u64, u64) {
-    let (mut left, mut worth, mut looked) = (word, 0, 0_u64);
+fn worth(index: &Index, piece: Piece<'_>, first: usize, stride: usize, word: u64) -> (u64, u32) {
+    let (mut left, mut worth, mut looked) = (word, 0, 0_u32);
     while left != 0 {
         let number = left.trailing_zeros();
         left &= left.wrapping_sub(1);

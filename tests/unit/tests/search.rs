@@ -825,3 +825,28 @@ mod digests {
         assert_ne!(with(1), with(2));
     }
 }
+
+/// Tables that were prepared for one engine are of use for each other one, if not as fast.
+#[test]
+fn tables_of_another_engine() {
+    let patterns = parse(&["text:secret", "hex:4? 8b ?? e8"]);
+    let mut memory = vec![b'.'; 5000];
+    memory[70..76].copy_from_slice(b"secret");
+    memory[4096..4100].copy_from_slice(b"\x48\x8b\0\xe8");
+    let engines: Vec<_> = kvm_inspect_pure::engines().collect();
+    for prepared_for in &engines {
+        let mut tables = kvm_inspect_pure::tables();
+        let _ = Scanner::new(&mut tables, &patterns, *prepared_for);
+        for engine in &engines {
+            let mut scratch = Box::new(Scratch::new());
+            let mut found = Vec::new();
+            let scanner = Scanner::of_prepared(&tables, &patterns, *engine);
+            let memory = &memory[..];
+            let _ = scanner.search(memory, 0..5000, &mut scratch, &Thread, |hit| {
+                found.push(hit.offset);
+            });
+            found.sort_unstable();
+            assert_eq!(found, [70, 4096], "{prepared_for:?}, {engine:?}");
+        }
+    }
+}
