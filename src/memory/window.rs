@@ -68,8 +68,9 @@ pub(crate) struct Window {
     pub(crate) before: Option<Beside>,
     /// The page after the body, if it is held.
     pub(crate) after: Option<Beside>,
-    /// A page beside the body could not be held just now: a match that reaches into it may be
-    /// missed, also where that page is searched a moment later.
+    /// A page beside the body could not be held just now, or the page before could not be held with
+    /// what is before it, but can be now: a match that reaches from one into the other may be
+    /// missed, also if both are searched.
     pub(crate) lacks_beside: bool,
 }
 
@@ -136,8 +137,7 @@ impl Windows<'_> {
     ) -> Result<(), Interrupted> {
         let source = self.map.source(slot, self.memory);
         let mut page = first;
-        // Whether the page before is part of the stretch, and present.
-        let mut goes_on = false;
+        let mut before = Before::None;
         while page < end {
             if (self.stop)() {
                 return Err(Interrupted::Stopped);
@@ -149,7 +149,7 @@ impl Windows<'_> {
                         slot,
                         page,
                         end,
-                        goes_on,
+                        before,
                         is_first: page == first,
                     };
                     let held_window = self.hold(&place, held)?;
@@ -162,7 +162,11 @@ impl Windows<'_> {
                     match held_window {
                         Ok(window) => {
                             page = page.saturating_add(window.pages());
-                            goes_on = true;
+                            before = if window.after.is_some() {
+                                Before::Whole
+                            } else {
+                                Before::CutOff
+                            };
                             None
                         }
                         Err(absent) => Some(absent),
@@ -177,7 +181,7 @@ impl Windows<'_> {
                 let count = u64::try_from(count)?.clamp(1, end - page);
                 visit(Step::Absent(absence, count))?;
                 page = page.saturating_add(count);
-                goes_on = false;
+                before = Before::None;
             }
         }
         Ok(())
@@ -198,7 +202,7 @@ impl Windows<'_> {
             body: 0..0,
             before: None,
             after: None,
-            lacks_beside: false,
+            lacks_beside: self.neighbours != Neighbours::None && place.before == Before::CutOff,
         };
         if let Some(before) = self.page_before(place) {
             match self.hold_beside(slot, before, held) {
@@ -272,7 +276,7 @@ impl Windows<'_> {
             return None;
         };
         let gpa = place.slot.gpa_at(place.page).checked_sub(PAGE)?;
-        if place.goes_on {
+        if place.before != Before::None {
             let plan = Plan::Read;
             return with_context.then_some(Beside { gpa, plan });
         }
@@ -307,8 +311,18 @@ struct Place<'a> {
     page: u64,
     /// Where the stretch ends.
     end: u64,
-    /// The page before is part of the stretch, and present.
-    goes_on: bool,
+    before: Before,
     /// The page before is not part of the stretch.
     is_first: bool,
+}
+
+/// The page before a window, if it is part of the stretch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// It is absent, or there is none.
+    None,
+    /// It was held, with the page after it.
+    Whole,
+    /// It was held, but the page after it could not be held then.
+    CutOff,
 }

@@ -12,7 +12,7 @@ use kvm_inspect_tool::report::{Conclusion, Report};
 
 use super::{
     pauses::{in_pauses, Ends},
-    CHUNK,
+    CHUNK, MIB,
 };
 use crate::{
     cases::{
@@ -22,7 +22,7 @@ use crate::{
     inspect::{hex, is_live, module_thread, Inspection},
     process::{own_pid, present_pages, wait_until, PAGE},
     swap,
-    vmm::{Mapping, Vm, Work},
+    vmm::{Backing, Mapping, Vm, Work},
 };
 
 pub(in crate::cases) const CASES: &[Case] = cases![
@@ -30,6 +30,7 @@ pub(in crate::cases) const CASES: &[Case] = cases![
     brought_between.within(600).with_stock(),
     sent_out_between.within(600).with_stock(),
     allowed_between.within(600).with_stock(),
+    allowed_meanwhile.within(600).with_stock(),
 ];
 
 const CHUNK_PAGES: u64 = CHUNK / PAGE;
@@ -97,6 +98,64 @@ fn allowed_between() {
         OUT.map(|Range { start, end }| memory.allow(start * PAGE, (end - start) * PAGE));
     };
     change_between(forbid, allow, Conclusion::Ok);
+}
+
+/// A page that nobody may read when the page before it is searched, and that is searched a moment
+/// later, is one of which matches may be missed: the report does not say that all is well.
+fn allowed_meanwhile() {
+    const COUNT: u64 = 256;
+
+    let mut vm = Vm::running(Work::Halt);
+    let secret = secret(315, 16);
+    let memory = Mapping::new(COUNT * PAGE, Backing::Anonymous);
+    vm.add_mapping(MIB, &memory);
+    // In each page, and across its end.
+    let places: Vec<u64> = (0..COUNT - 1)
+        .flat_map(|page| [64, PAGE - 8].map(|offset| MIB + page * PAGE + offset))
+        .collect();
+    for &place in &places {
+        vm.write(place, &secret);
+    }
+    let inspection = Inspection::of_self()
+        .patterns(&[hex(&secret)])
+        .set("max_hits", places.len())
+        .ranges(&[format!("{MIB:#x}+{:#x}", COUNT * PAGE)]);
+    let inspect = || {
+        let mut reports = inspection.load().unload();
+        assert_eq!(reports.len(), 1, "one VM, one report: {reports:#?}");
+        let report = reports.remove(0);
+        println!("{:?}", report.done);
+        // One missing page hides what is in it, and across both of its ends.
+        let lacks = places.len() as u64 - report.done.hits;
+        let missing = report.done.missing_pages;
+        assert!(lacks <= 3 * missing, "{report:?}");
+        (1..COUNT / 2).contains(&missing)
+    };
+    let (rounds, changed) = thread::scope(|scope| {
+        let inspecting = scope.spawn(|| {
+            let (mut rounds, mut changed) = (0, 0);
+            // The right moment may be missed.
+            while rounds < times(8) || (changed == 0 && rounds < 100) {
+                rounds += 1;
+                changed += u32::from(inspect());
+            }
+            (rounds, changed)
+        });
+        let mut random = Random::new();
+        while !inspecting.is_finished() {
+            // Each second page, so that some page is always the next one.
+            for page in (1..COUNT).step_by(2) {
+                memory.forbid(page * PAGE, PAGE);
+            }
+            thread::sleep(random.some_of(Duration::from_millis(5)));
+            memory.allow(0, COUNT * PAGE);
+            thread::sleep(random.some_of(Duration::from_millis(5)));
+        }
+        inspecting.join().expect("it inspects")
+    });
+    println!("{changed} of {rounds} inspections met a change");
+    assert!(changed > 0, "it was never changed while it was searched");
+    vm.finish();
 }
 
 /// The pages that change: whole chunks, and half of one.
