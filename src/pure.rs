@@ -32,7 +32,10 @@ pub mod x86;
 /// Returns the engines that this machine has, from the slowest to the fastest. Miri knows no
 /// assembly.
 pub fn engines() -> impl Iterator<Item = Engine> {
-    let has_avx2 = !cfg!(miri) && std::is_x86_feature_detected!("avx2");
+    let has_avx2 = !cfg!(miri)
+        && std::is_x86_feature_detected!("avx2")
+        && std::is_x86_feature_detected!("bmi1")
+        && std::is_x86_feature_detected!("popcnt");
     let has_avx512 = has_avx2
         && std::is_x86_feature_detected!("avx512f")
         && std::is_x86_feature_detected!("avx512bw")

@@ -9,7 +9,10 @@ use kernel::{
 };
 
 use crate::{
-    linux::pages::Access,
+    linux::{
+        pages::Access,
+        task, //
+    },
     range::Range,
     scan::{
         Engine,
@@ -137,9 +140,9 @@ impl Query {
         access: Access,
         engine: Engine,
     ) -> Result<Self> {
-        // 2 MiB.
+        // 4 MiB.
         let mut tables = KVBox::init(pin_init::init_zeroed::<Tables>(), GFP_KERNEL)?;
-        let _ = Scanner::new(&mut tables, &patterns, engine);
+        tables.prepare(&patterns, engine, &task::cond_resched);
         Ok(Self {
             patterns,
             asked,

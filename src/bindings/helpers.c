@@ -481,6 +481,7 @@ void kvm_inspect_kernel_fpu_end(void)
 bool kvm_inspect_has_avx2(void)
 {
 	return boot_cpu_has(X86_FEATURE_AVX2) && boot_cpu_has(X86_FEATURE_BMI1) &&
+	       boot_cpu_has(X86_FEATURE_POPCNT) &&
 	       cpu_has_xfeatures(XFEATURE_MASK_SSE | XFEATURE_MASK_YMM, NULL);
 }
 

@@ -37,7 +37,7 @@ impl Drop for Section {
     }
 }
 
-/// Returns whether the CPU has AVX2 and BMI1, and the kernel saves their registers.
+/// Returns whether the CPU has AVX2, BMI1 and POPCNT, and the kernel saves their registers.
 pub(crate) fn has_avx2() -> bool {
     // SAFETY: No preconditions.
     unsafe { bindings::has_avx2() }

@@ -7,7 +7,7 @@
 pub enum EngineKind {
     /// None.
     Portable,
-    /// AVX2: 32 bytes at once.
+    /// AVX2: 32 bytes at once, with BMI1 and POPCNT.
     Avx2,
     /// AVX-512 with its parts F, BW, VL and VBMI, and GFNI: 64 bytes at once.
     Avx512,

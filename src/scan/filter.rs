@@ -26,7 +26,7 @@ use super::{
         Engine,
         EngineKind, //
     },
-    index::Index,
+    index::Windows,
     memory::Piece,
     odds::Odds,
     pattern::Pattern, //
@@ -115,41 +115,36 @@ impl Filter {
         self.kind = Kind::None;
     }
 
-    /// Prepares it for the windows in `index`. Returns at how many places something passes,
+    /// Prepares it for the `windows`. Returns at how many places something passes,
     /// [`None`] if it cannot be this kind.
     pub(super) fn prepare(
         &mut self,
         kind: Kind,
         engine: Engine,
         patterns: &[Pattern],
-        index: &Index,
+        windows: Windows<'_>,
     ) -> Option<Odds> {
         self.kind = kind;
-        self.offsets = offsets(index);
-        let windows = || {
-            index
-                .places()
-                .filter_map(|(pattern, at)| Some(patterns.get(pattern)?.window(at)))
-        };
-        self.skips_zeros = windows().all(|(value, _)| value & 0xff != 0);
+        self.offsets = offsets(windows);
+        let places = windows.places();
+        let values = places.filter_map(|(pattern, at)| Some(patterns.get(pattern)?.window(at)));
+        self.skips_zeros = values.clone().all(|(value, _)| value & 0xff != 0);
         match kind {
             Kind::None => None,
-            Kind::ThreeExact => self.exact.prepare_three(index, &self.offsets),
-            Kind::TwoExact => self.exact.prepare_two(index, &self.offsets),
+            Kind::ThreeExact => self.exact.prepare_three(windows, &self.offsets),
+            Kind::TwoExact => self.exact.prepare_two(windows, &self.offsets),
             Kind::TwoClasses | Kind::ThreeClasses | Kind::FourClasses => {
                 let size = match kind {
                     Kind::TwoClasses => 2,
                     Kind::ThreeClasses => 3,
                     _ => 4,
                 };
-                let odds = self
-                    .classes
-                    .prepare(engine, &windows(), &self.offsets, size);
+                let odds = self.classes.prepare(engine, &values, &self.offsets, size);
                 self.skips_zeros &= !self.classes.has_zero_first();
                 odds
             }
-            Kind::Joint => self.joint.prepare(index, &self.offsets, false),
-            Kind::WideJoint => self.joint.prepare(index, &self.offsets, true),
+            Kind::Joint => self.joint.prepare(windows, &self.offsets, false),
+            Kind::WideJoint => self.joint.prepare(windows, &self.offsets, true),
         }
     }
 
@@ -204,12 +199,12 @@ impl Filter {
 
 /// Returns which bytes of a window to look at: the first one, since that is where the place is, and
 /// those that tell windows apart best, in ascending order.
-fn offsets(index: &Index) -> [usize; BYTES] {
-    let masks = index.mask().to_le_bytes();
+fn offsets(windows: Windows<'_>) -> [usize; BYTES] {
+    let masks = windows.mask().to_le_bytes();
     let mut worth = [0_u32; REACH];
     for ((at, worth), mask) in (0..).zip(&mut worth).zip(masks) {
         let mut seen = [0_u64; 4];
-        for window in index.windows() {
+        for window in windows.bits() {
             let value = byte(window, at);
             if let Some(seen) = seen.get_mut(usize::from(value >> 6)) {
                 *seen |= 1 << (value & 0x3f);

@@ -12,6 +12,9 @@ use super::pattern::Pattern;
 /// How many kinds of memory there are.
 pub(super) const KINDS: usize = 6;
 
+/// The kind that is mostly zeros.
+const MOSTLY_ZEROS: usize = 0;
+
 /// Stands for all of memory, and for all bytes of one kind.
 const ALL: u64 = 1 << ALL_BITS;
 const ALL_BITS: u32 = 12;
@@ -175,6 +178,13 @@ impl Odds {
     pub(super) fn times(self, some: u64, all: u64) -> Self {
         let share = some.saturating_mul(ALL).checked_div(all).unwrap_or(ALL);
         self.and(&[share.clamp(1, ALL); KINDS])
+    }
+
+    /// Returns these, if zeros pass.
+    pub(super) fn with_zeros(self) -> Self {
+        let mut odds = self.0;
+        odds[MOSTLY_ZEROS] = PLACES;
+        Self(odds)
     }
 
     /// Returns these with one more byte, of which so many of [`ALL`] have the right value.

@@ -11,7 +11,7 @@ use super::{
         EngineKind, //
     },
     filter::Kind,
-    index::MAX_WINDOWS,
+    index::Entry,
     odds,
     pattern::{
         Pattern,
@@ -47,7 +47,7 @@ const TOO_FREQUENT: u64 = odds::PLACES >> 9;
 const LEAST_COMMON: u32 = 16;
 
 /// A way with more windows of one hash than this is not robust.
-const LONG_LIST: usize = 16;
+const LONG_LIST: usize = 8;
 
 /// Up to how many patterns the small tables do.
 const FEW_JOINT: usize = 96;
@@ -63,6 +63,7 @@ pub(super) struct Planner<'a> {
     group_of: &'a mut [u8; MAX_PATTERNS],
     number: u8,
     is_last: bool,
+    breathe: &'a dyn Fn(),
 }
 
 impl<'a> Planner<'a> {
@@ -73,6 +74,7 @@ impl<'a> Planner<'a> {
         group_of: &'a mut [u8; MAX_PATTERNS],
         number: u8,
         is_last: bool,
+        breathe: &'a dyn Fn(),
     ) -> Self {
         Self {
             engine,
@@ -80,6 +82,7 @@ impl<'a> Planner<'a> {
             group_of,
             number,
             is_last,
+            breathe,
         }
     }
 
@@ -94,21 +97,21 @@ impl<'a> Planner<'a> {
     }
 
     /// Returns the plan that is expected to cost least, and that cost, without that of the patterns
-    /// that it leaves to others. `way` is overwritten.
-    pub(super) fn best(&self, way: &mut Way) -> Option<(Plan, u64)> {
+    /// that it leaves to others. `way`, and `entries` for its windows, are overwritten.
+    pub(super) fn best(&self, way: &mut Way, entries: &mut [Entry]) -> Option<(Plan, u64)> {
         let count = self.members().count();
         if count == 0 {
             return None;
         }
         // First those for all members: from what they cost follows what others would.
-        let for_all = self.best_of(way, count, |patterns, cost| {
+        let for_all = self.best_of(way, entries, count, |patterns, cost| {
             (patterns == count).then_some(cost)
         });
         if self.is_last {
             return for_all.map(|(plan, cost, _)| (plan, cost));
         }
         let cost_of_all = for_all.map_or(u64::MAX / 2, |(_, cost, _)| cost);
-        let for_some = self.best_of(way, count, |patterns, cost| {
+        let for_some = self.best_of(way, entries, count, |patterns, cost| {
             let others = cost::of_others(
                 self.engine,
                 cost_of_all,
@@ -127,6 +130,7 @@ impl<'a> Planner<'a> {
     fn best_of(
         &self,
         way: &mut Way,
+        entries: &mut [Entry],
         count: usize,
         cost_in_all: impl Fn(usize, u64) -> Option<u64>,
     ) -> Option<(Plan, u64, u64)> {
@@ -150,10 +154,12 @@ impl<'a> Planner<'a> {
         });
         let common = self.common_mask();
         for mask in rows.chain([common]) {
+            (self.breathe)();
             let outlooks = self.outlooks(mask, count);
             for (stride, outlook) in STRIDES.into_iter().zip(outlooks) {
                 let Outlook { patterns, odds } = outlook;
-                let is_possible = patterns > 0 && patterns.saturating_mul(stride) <= MAX_WINDOWS;
+                // One is that of no pattern.
+                let is_possible = patterns > 0 && patterns.saturating_mul(stride) < entries.len();
                 if !is_possible || cost_in_all(patterns, 0).is_none() {
                     continue;
                 }
@@ -175,10 +181,18 @@ impl<'a> Planner<'a> {
                     continue;
                 }
                 let is_member = |index: usize| self.has_windows(index, plan);
-                way.prepare(plan, Choice::First, self.engine, self.patterns, is_member);
+                way.prepare(
+                    plan,
+                    Choice::First,
+                    self.engine,
+                    self.patterns,
+                    entries,
+                    is_member,
+                );
                 for kind in Kind::of(self.engine).iter().copied() {
+                    (self.breathe)();
                     let plan = Plan { kind, ..plan };
-                    if let Some(passing) = way.filter(kind, self.engine, self.patterns) {
+                    if let Some(passing) = way.filter(kind, self.engine, self.patterns, entries) {
                         let skips = way.filter.skips_zeros();
                         let cost =
                             cost::of_filter(self.engine, plan, skips, passing, patterns, odds);
@@ -190,16 +204,17 @@ impl<'a> Planner<'a> {
         best
     }
 
-    /// Leaves to later groups what a plan is not for, and what there is no room for; all if there
-    /// is no plan.
-    pub(super) fn leave_others(&mut self, plan: Option<Plan>) {
+    /// Leaves to later groups what a plan is not for, and what there is no room for among so many
+    /// entries; all if there is no plan.
+    pub(super) fn leave_others(&mut self, plan: Option<(Plan, usize)>) {
         // How many have windows was estimated. For the last group it was not.
-        let mut room = plan.map_or(0, |plan| MAX_WINDOWS.checked_div(plan.stride).unwrap_or(0));
+        let room = plan.and_then(|(plan, entries)| most_patterns(entries, plan.stride));
+        let mut room = room.unwrap_or(0);
         for index in 0..self.patterns.len() {
             if !self.is_member(index) {
                 continue;
             }
-            let stays = room > 0 && plan.is_some_and(|plan| self.has_windows(index, plan));
+            let stays = room > 0 && plan.is_some_and(|(plan, _)| self.has_windows(index, plan));
             if stays {
                 room = room.saturating_sub(1);
             } else if let Some(group) = self.group_of.get_mut(index) {
@@ -210,6 +225,7 @@ impl<'a> Planner<'a> {
 
     /// Returns whether a pattern is a member and has windows for a plan.
     fn has_windows(&self, index: usize, plan: Plan) -> bool {
+        (self.breathe)();
         let pattern = self.patterns.get(index).filter(|_| self.is_member(index));
         pattern.is_some_and(|pattern| {
             if self.is_last {
@@ -233,6 +249,7 @@ impl<'a> Planner<'a> {
         };
         let mut looked = 0_usize;
         for (_, pattern) in self.members().step_by(step) {
+            (self.breathe)();
             looked = looked.saturating_add(1);
             for (outlook, odds) in outlooks.iter_mut().zip(odds_of_rows(pattern, mask)) {
                 if odds <= most {
@@ -258,6 +275,7 @@ impl<'a> Planner<'a> {
     fn common_mask(&self) -> u64 {
         let mut common = u64::MAX;
         for (_, pattern) in self.members() {
+            (self.breathe)();
             let windows = (0..pattern.len()).map(|at| pattern.window(at).1 & common);
             // Of equal ones the one that has its first byte first.
             let most = windows
@@ -274,18 +292,35 @@ impl<'a> Planner<'a> {
 
     /// Prepares a second way, which costs little also in memory that somebody has filled: with
     /// other windows than `plan`, and places that are found whatever is in memory.
-    pub(super) fn prepare_second(&self, plan: Plan, way: &mut Way) {
+    pub(super) fn prepare_second(&self, plan: Plan, way: &mut Way, entries: &mut [Entry]) {
+        let room = entries.len();
         let mut prepare = |plan: Plan| {
-            let is_member = |index: usize| self.is_member(index);
-            way.prepare(plan, Choice::Second, self.engine, self.patterns, is_member);
-            way.index.longest_list() <= LONG_LIST
+            let is_member = |index: usize| {
+                (self.breathe)();
+                self.is_member(index)
+            };
+            way.prepare(
+                plan,
+                Choice::Second,
+                self.engine,
+                self.patterns,
+                entries,
+                is_member,
+            );
+            way.index.longest_list(entries) <= LONG_LIST
         };
         let count = self.members().count();
-        if matches!(plan.kind, Kind::None | Kind::Joint | Kind::WideJoint) {
+        // The first way may have more windows.
+        let most = most_patterns(room, count).unwrap_or(1);
+        let plan = Plan {
+            stride: plan.stride.min(most),
+            ..plan
+        };
+        if matches!(plan.kind, Kind::Joint | Kind::WideJoint) {
             prepare(plan);
             return;
         }
-        if self.engine.kind() == EngineKind::Avx512 {
+        if self.engine.kind() == EngineKind::Avx512 && plan.kind != Kind::None {
             let kind = if count > FEW_JOINT {
                 Kind::WideJoint
             } else {
@@ -294,22 +329,22 @@ impl<'a> Planner<'a> {
             prepare(Plan { kind, ..plan });
             return;
         }
+        // The most bytes first: parts of patterns pass less often. Then the fewest places. But long
+        // rows of windows may be in what patterns have in common.
         let case = if plan.mask & CASES == 0 {
             FOLDED
         } else {
             u64::MAX
         };
-        // The fewest places first. But long rows of windows may be in what patterns have in common.
-        for stride in STRIDES.into_iter().filter(|stride| *stride > 1) {
-            for size in [4, 3] {
+        for size in SIZES.into_iter().filter(|size| *size > 2) {
+            for stride in STRIDES.into_iter().filter(|stride| *stride > 1) {
                 let plan = Plan {
                     mask: low_bytes(size) & case,
                     stride,
                     kind: Kind::None,
                 };
                 let has = |pattern: &Pattern| places(pattern, plan.mask, stride).next().is_some();
-                let is_possible = count.saturating_mul(stride) <= MAX_WINDOWS
-                    && self.members().all(|(_, pattern)| has(pattern));
+                let is_possible = stride <= most && self.members().all(|(_, pattern)| has(pattern));
                 if is_possible && prepare(plan) {
                     return;
                 }
@@ -348,6 +383,11 @@ fn odds_of_rows(pattern: &Pattern, mask: u64) -> [u64; STRIDES.len()] {
         }
     }
     rarest
+}
+
+/// Returns how many patterns have room among so many entries, of which one is that of no pattern.
+fn most_patterns(entries: usize, stride: usize) -> Option<usize> {
+    entries.saturating_sub(1).checked_div(stride)
 }
 
 /// Returns a mask of so many bytes, up to eight.

@@ -28,11 +28,13 @@ use super::{
 /// How many bytes are scanned at once: for so long the vector registers are in use.
 const PORTION: usize = 128 << 10;
 
-/// How many places of a block may be looked at before the other way is tried.
-const MANY: usize = 8;
+/// What it costs to look at a place that has passed a filter, and what a close look costs, as
+/// multiples of what it costs to look at each of many places.
+const SIFT: usize = 8;
+const CLOSE: usize = 12;
 
-/// How many places it is worth to look at to spare one close look.
-const CLOSE: usize = 4;
+/// How much a block may cost, in the same, before the other way is tried.
+const MANY: usize = 48;
 
 /// For how many portions the better way is kept before both are tried again.
 const KEEP: u8 = 16;
@@ -128,7 +130,7 @@ impl<'a> Scanner<'a> {
     /// Prepares `tables` for `patterns`. Those beyond [`MAX_PATTERNS`] are left out.
     #[must_use]
     pub fn new(tables: &'a mut Tables, patterns: &'a [Pattern], engine: Engine) -> Self {
-        tables.prepare(patterns, engine);
+        tables.prepare(patterns, engine, &|| {});
         Self::of_prepared(tables, patterns, engine)
     }
 
@@ -211,6 +213,7 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
     ) -> Option<usize> {
         let Scanner { tables, .. } = self.scanner;
         let [first, second] = tables.groups.get(self.group)?;
+        let [entries, other_entries] = tables.entries_of(self.group);
         let (Some(stride), Some(other_stride)) = (first.stride(), second.stride()) else {
             return Some(self.begin.end);
         };
@@ -222,8 +225,8 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
         } = scratch;
         let keep = keep.get_mut(self.group)?;
         let takes_second = takes_second.get_mut(self.group)?;
-        let mut this = (first, stride);
-        let mut other = (second, other_stride);
+        let mut this = (first, stride, entries);
+        let mut other = (second, other_stride, other_entries);
         if *keep > 0 && *takes_second {
             (this, other) = (other, this);
         }
@@ -247,8 +250,20 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
             self.look_at(begin.start, found);
             return Some(begin.start.saturating_add(1));
         }
-        let is_done = passing.count == 0
-            || self.look_closely(&this.0.index, this.1.get(), list, &begin, host, work, found);
+        let is_done = passing.count == 0 || {
+            let (way, stride, entries) = this;
+            let index = &way.index;
+            self.look_closely(
+                index,
+                entries,
+                stride.get(),
+                list,
+                &begin,
+                host,
+                work,
+                found,
+            )
+        };
         is_done.then_some(begin.end)
     }
 

@@ -14,7 +14,10 @@ use super::{
         Filter,
         Kind, //
     },
-    index::Index,
+    index::{
+        Entry,
+        Index, //
+    },
     odds::{
         self,
         Odds, //
@@ -74,6 +77,7 @@ impl Way {
         choice: Choice,
         engine: Engine,
         patterns: &[Pattern],
+        entries: &mut [Entry],
         is_member: impl Fn(usize) -> bool,
     ) {
         let Plan { mask, stride, kind } = plan;
@@ -89,12 +93,12 @@ impl Way {
         for (index, pattern) in members {
             if let Some((_, first)) = self.best(pattern, plan, choice) {
                 for at in first..first.saturating_add(stride) {
-                    self.index.add(pattern, index, at);
+                    self.index.add(entries, pattern, index, at);
                 }
             }
         }
-        self.index.link();
-        let _ = self.filter(kind, engine, patterns);
+        self.index.link(entries);
+        let _ = self.filter(kind, engine, patterns, entries);
     }
 
     /// Gives it a filter. Returns at how many places something passes; [`None`] if it cannot be of
@@ -104,8 +108,10 @@ impl Way {
         kind: Kind,
         engine: Engine,
         patterns: &[Pattern],
+        entries: &[Entry],
     ) -> Option<Odds> {
-        let passing = self.filter.prepare(kind, engine, patterns, &self.index);
+        let windows = self.index.with(entries);
+        let passing = self.filter.prepare(kind, engine, patterns, windows);
         if passing.is_none() {
             self.filter.remove();
         }

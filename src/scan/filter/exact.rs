@@ -12,7 +12,7 @@ use super::{
     BYTES, //
 };
 use crate::scan::{
-    index::Index,
+    index::Windows,
     odds::{
         self,
         Odds, //
@@ -46,38 +46,42 @@ impl Exact {
         }
     }
 
-    /// Prepares it for the first three bytes of the windows in `index`. Returns at how many places
+    /// Prepares it for the first three bytes of the `windows`. Returns at how many places
     /// they are; [`None`] if low halves do not tell them apart.
     pub(super) fn prepare_three(
         &mut self,
-        index: &Index,
+        windows: Windows<'_>,
         offsets: &[usize; BYTES],
     ) -> Option<Odds> {
-        self.prepare(index, offsets, 3, 1)
+        self.prepare(windows, offsets, 3, 1)
     }
 
     /// The same with two bytes, and with two tables for each.
-    pub(super) fn prepare_two(&mut self, index: &Index, offsets: &[usize; BYTES]) -> Option<Odds> {
-        self.prepare(index, offsets, 2, 2)
+    pub(super) fn prepare_two(
+        &mut self,
+        windows: Windows<'_>,
+        offsets: &[usize; BYTES],
+    ) -> Option<Odds> {
+        self.prepare(windows, offsets, 2, 2)
     }
 
     fn prepare(
         &mut self,
-        index: &Index,
+        windows: Windows<'_>,
         offsets: &[usize; BYTES],
         size: usize,
         tables: usize,
     ) -> Option<Odds> {
         *self = Self::new();
         for (mask, at) in self.masks.iter_mut().zip(offsets).take(size) {
-            *mask = byte(index.mask(), *at) & 0x7f;
+            *mask = byte(windows.mask(), *at) & 0x7f;
         }
         let mut odds = Odds::ANYWHERE;
         for (position, at) in offsets.iter().enumerate().take(size) {
             let mask = self.masks.get(position).copied()?;
             let first = position.checked_mul(tables)?;
             let tables = self.tables.get_mut(first..first.checked_add(tables)?)?;
-            for window in index.windows() {
+            for window in windows.bits() {
                 let value = byte(window, *at) & mask;
                 // A bit of the low half that does not count is 0 in what is looked up.
                 let low = usize::from(value & 0xf);

@@ -12,7 +12,7 @@ use super::{
     BYTES, //
 };
 use crate::scan::{
-    index::Index,
+    index::Windows,
     odds::Odds, //
 };
 
@@ -65,21 +65,22 @@ impl Joint {
         }
     }
 
-    /// Prepares it for the windows in `index`. Returns at how many places something passes;
+    /// Prepares it for the `windows`. Returns at how many places something passes;
     /// [`None`] if no bits count for one of the hashes.
     pub(super) fn prepare(
         &mut self,
-        index: &Index,
+        windows: Windows<'_>,
         offsets: &[usize; BYTES],
         is_wide: bool,
     ) -> Option<Odds> {
-        let [first, second, third, fourth] = offsets.map(|at| byte(index.mask(), at));
+        let [first, second, third, fourth] = offsets.map(|at| byte(windows.mask(), at));
         if first | second == 0 || third | fourth == 0 {
             return None;
         }
         for matrices in MATRICES {
-            self.fill(index, offsets, is_wide, matrices);
-            if !self.passes_often(offsets, is_wide) {
+            self.fill(windows, offsets, is_wide, matrices);
+            let is_frequent = |byte| self.passes(u64::from_le_bytes([byte; 8]), offsets, is_wide);
+            if ![0, 0xcc, 0xff, b' '].into_iter().any(is_frequent) {
                 break;
             }
         }
@@ -89,22 +90,25 @@ impl Joint {
             let set: u32 = table.iter().map(|byte| byte.count_ones()).sum();
             odds = odds.times(u64::from(set), bits);
         }
+        if self.passes(0, offsets, is_wide) {
+            odds = odds.with_zeros();
+        }
         Some(odds)
     }
 
     fn fill(
         &mut self,
-        index: &Index,
+        windows: Windows<'_>,
         offsets: &[usize; BYTES],
         is_wide: bool,
         matrices: [u64; BYTES],
     ) {
         *self = Self::new();
         for ((to, matrix), at) in self.matrices.iter_mut().zip(matrices).zip(offsets) {
-            let bits = byte(index.mask(), *at);
+            let bits = byte(windows.mask(), *at);
             *to = matrix & u64::from_le_bytes([bits; size_of::<u64>()]);
         }
-        for window in index.windows() {
+        for window in windows.bits() {
             let bits = self.bits(window, offsets, is_wide);
             for (table, (at, bit)) in self.tables.iter_mut().zip(bits) {
                 table[usize::from(at)] |= bit;
@@ -112,17 +116,10 @@ impl Joint {
         }
     }
 
-    /// Returns whether a frequent word passes.
-    fn passes_often(&self, offsets: &[usize; BYTES], is_wide: bool) -> bool {
-        [0, 0xcc, 0xff, b' '].into_iter().any(|byte| {
-            let bits = self.bits(
-                u64::from_le_bytes([byte; size_of::<u64>()]),
-                offsets,
-                is_wide,
-            );
-            let mut tables = self.tables.iter().zip(bits);
-            tables.all(|(table, (at, bit))| table[usize::from(at)] & bit != 0)
-        })
+    fn passes(&self, window: u64, offsets: &[usize; BYTES], is_wide: bool) -> bool {
+        let bits = self.bits(window, offsets, is_wide);
+        let mut tables = self.tables.iter().zip(bits);
+        tables.all(|(table, (at, bit))| table[usize::from(at)] & bit != 0)
     }
 
     /// Returns for each table the byte, and the bit in it, that a window leads to: as the vector

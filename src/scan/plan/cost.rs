@@ -11,7 +11,8 @@ use crate::scan::{
     filter::Kind,
     index::{
         self,
-        Index, //
+        Index,
+        Step, //
     },
     odds::{
         self,
@@ -30,9 +31,8 @@ const PLACES: u64 = 64;
 pub(in crate::scan) const MEMORY: u64 = 6 * CYCLE;
 
 /// What it costs to look at a place: by itself, after a filter, and closely.
-const LOOK: u64 = CYCLE * 5 / 4;
-const LOOK_AT_PAIR: u64 = CYCLE * 3 / 4;
-const SIFT: u64 = CYCLE * 6;
+const LOOK: u64 = CYCLE * 6 / 4;
+const SIFT: u64 = CYCLE * 8;
 const CLOSE_LOOK: u64 = CYCLE * 50;
 
 /// What it costs to find a block where something has passed.
@@ -73,18 +73,21 @@ pub(super) fn of_looks(mask: u64, stride: usize, outlook: Outlook) -> u64 {
     let Outlook { patterns, odds } = outlook;
     let windows = patterns.saturating_mul(stride);
     let passing = Index::chance(mask, windows, odds::PLACES).saturating_add(odds);
-    let look = if index::is_pair(mask) {
-        LOOK_AT_PAIR
-    } else {
-        LOOK
+    let look = match index::step(mask, windows) {
+        Step::Pair => CYCLE / 2,
+        Step::Byte => CYCLE * 13 / 16,
+        Step::MaskedByte => CYCLE,
+        Step::Bit => CYCLE * 18 / 16,
+        Step::MaskedBit => CYCLE * 20 / 16,
     };
     let looks = (PLACES * PARTS)
         .checked_div(u64::try_from(stride).unwrap_or(1))
         .unwrap_or(PLACES * PARTS);
     let close = per_place(passing, CLOSE_LOOK);
     let cost = looks.saturating_mul(look.saturating_add(close)) / PARTS;
-    // Less memory is on its way than with vectors.
-    cost.max(MEMORY * 5 / 4).saturating_add(cost / 4)
+    // Less memory is on its way than with vectors. A third of it is passed by.
+    let cost = cost.max(MEMORY * 5 / 4).saturating_add(cost / 4);
+    cost.saturating_mul(2).saturating_add(MEMORY) / 3
 }
 
 /// Returns what it costs to filter, and to look at what has passed.

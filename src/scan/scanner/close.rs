@@ -12,7 +12,10 @@ use super::{
 };
 use crate::scan::{
     filter::PLACES,
-    index::Index,
+    index::{
+        Entry,
+        Index, //
+    },
     memory::{
         Host,
         Memory,
@@ -31,6 +34,7 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
     pub(super) fn look_closely<H: Host>(
         &self,
         index: &Index,
+        entries: &[Entry],
         stride: usize,
         list: &List,
         begin: &Range<usize>,
@@ -44,7 +48,7 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
             let piece = self.memory.piece(run);
             for (number, word) in words {
                 let first = number.saturating_mul(stretch);
-                let (mut left, looked) = worth(index, piece, first, stride, word);
+                let (mut left, looked) = worth(index, entries, piece, first, stride, word);
                 work.close = work.close.wrapping_add(looked.into());
                 looks = looks.saturating_add(looked);
                 if !goes_on(&mut looks, host) {
@@ -57,6 +61,7 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
                     let here = piece.word(place);
                     let here = here.unwrap_or_else(|| self.word_at(at));
                     let considered = index.for_each_candidate(
+                        entries,
                         here,
                         |distance| piece.word(place.wrapping_add_signed(distance)),
                         |pattern, window| {
@@ -106,7 +111,14 @@ fn goes_on<H: Host>(looks: &mut u32, host: &H) -> bool {
 /// Returns those bits of `word` whose places a pattern may match: few. The lowest bit is that of
 /// the place at `first` in `piece`. The loop does nothing else, so that memory full of such places
 /// does not cost much. Returns also how many it looked at.
-fn worth(index: &Index, piece: Piece<'_>, first: usize, stride: usize, word: u64) -> (u64, u32) {
+fn worth(
+    index: &Index,
+    entries: &[Entry],
+    piece: Piece<'_>,
+    first: usize,
+    stride: usize,
+    word: u64,
+) -> (u64, u32) {
     let (mut left, mut worth, mut looked) = (word, 0, 0_u32);
     while left != 0 {
         let number = left.trailing_zeros();
@@ -115,7 +127,7 @@ fn worth(index: &Index, piece: Piece<'_>, first: usize, stride: usize, word: u64
         // What lies in several pieces is decided later.
         let may_be = piece.word(place).is_none_or(|word| {
             let read = |distance| piece.word(place.wrapping_add_signed(distance));
-            index.may_have_candidate(word, read)
+            index.may_have_candidate(entries, word, read)
         });
         worth |= u64::from(may_be) << number;
         looked = looked.wrapping_add(1);

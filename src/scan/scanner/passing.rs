@@ -10,7 +10,8 @@ use super::{
     Scanner,
     Work,
     CLOSE,
-    PORTION, //
+    PORTION,
+    SIFT, //
 };
 use crate::scan::{
     filter::{
@@ -139,8 +140,8 @@ pub(super) struct Passing {
 impl Passing {
     /// Returns how much more there was to do, and will be, than in memory where nothing passes.
     pub(super) fn more(&self) -> usize {
-        let close = self.count.saturating_mul(CLOSE);
-        self.looked.saturating_add(close)
+        let sift = self.looked.saturating_mul(SIFT);
+        sift.saturating_add(self.count.saturating_mul(CLOSE))
     }
 
     /// Returns how much there was to do, and will be.
@@ -159,7 +160,7 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
         host: &H,
         work: &mut Work,
     ) -> Passing {
-        let at = if way.filter.is_there() {
+        let (at, passed_by) = if way.filter.is_there() {
             host.vector(|| self.list(way, stride, list))
         } else {
             self.list(way, stride, list)
@@ -169,7 +170,8 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
             work.filtered = work.filtered.wrapping_add(count_of(bytes));
             0
         } else {
-            bytes.checked_div(stride.get()).unwrap_or(0)
+            let places = bytes.checked_div(stride.get()).unwrap_or(0);
+            places.saturating_sub(passed_by)
         };
         let (count, looked) = self.sift(way, list);
         work.stepped = work.stepped.wrapping_add(count_of(always));
@@ -189,9 +191,10 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
         }
     }
 
-    /// Lists what has passed. Returns the offset up to which it did.
-    fn list(&self, way: &Way, stride: NonZeroUsize, list: &mut List) -> usize {
-        let mut at = self.begin.start;
+    /// Lists what has passed. Returns the offset up to which it did, and how many places it passed
+    /// by.
+    fn list(&self, way: &Way, stride: NonZeroUsize, list: &mut List) -> (usize, usize) {
+        let (mut at, mut passed_by) = (self.begin.start, 0_usize);
         // Windows may begin that much later than their matches.
         let end = self.begin.end.saturating_add(way.index.farthest());
         let end = end.min(self.memory.len());
@@ -232,8 +235,10 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
             } else {
                 let ahead = self.ahead(at, AHEAD_OF_LOOKS, piece);
                 let engine = self.scanner.engine;
-                way.index
+                let here = way
+                    .index
                     .look(engine, stride.get(), piece, ahead, places, words);
+                passed_by = passed_by.saturating_add(here);
                 for (index, word) in words.iter_mut().enumerate().filter(|(_, word)| **word != 0) {
                     *word = word.reverse_bits();
                     mark(marks, index);
@@ -244,7 +249,7 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
             at = at.saturating_add(places.saturating_mul(stride.get()));
         }
         list.len = len;
-        at
+        (at, passed_by)
     }
 
     /// Filters the first `places` places of a piece, the one from `at` on.
@@ -261,7 +266,12 @@ impl<M: Memory + ?Sized> Portion<'_, M> {
         let ahead = self.ahead(at, AHEAD, piece);
         let full = places.min(piece.len().saturating_sub(REACH)) / PLACES;
         let (words, rest) = words.split_at_mut_checked(full).unwrap_or_default();
-        way.filter.blocks(*engine, piece, ahead, words, marks);
+        let block = piece.up_to(full.saturating_mul(PLACES).saturating_add(REACH));
+        if way.index.is_run(block, ahead) {
+            words.fill(0);
+        } else {
+            way.filter.blocks(*engine, piece, ahead, words, marks);
+        }
 
         // The last blocks need bytes beyond the piece.
         for (index, word) in (full..).zip(rest) {

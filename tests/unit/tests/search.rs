@@ -418,6 +418,51 @@ fn thousands_of_patterns_unlike_those_that_are_looked_at() {
     }
 }
 
+/// Where all bytes are equal few of them are looked at. Patterns may begin or end with the same
+/// byte, and lie at any distance from where that is noticed.
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn runs_of_equal_bytes() {
+    for (len, count) in [(6, 1), (6, 200), (12, 1), (12, 300), (40, 1), (40, 300)] {
+        for equal in 0..=7.min(len / 2) {
+            let mut random = Random(1);
+            let mut draw = || -> Vec<u8> {
+                let bytes = (0..len).map(|at| if at < equal { 0 } else { random.byte() | 1 });
+                let mut bytes: Vec<_> = bytes.collect();
+                if count > 1 && bytes[len - 1] & 2 == 0 {
+                    bytes.reverse();
+                }
+                bytes
+            };
+            let patterns: Vec<_> = (0..count).map(|_| draw()).collect();
+            let mut memory = Vec::new();
+            let mut expected = Vec::new();
+            for at in 0..700 {
+                // Prime, so that each remainder comes.
+                memory.resize(memory.len() + 1499 + at % 7, 0);
+                let pattern = at % count;
+                let offset = memory.len();
+                expected.push(Match { offset, pattern });
+                memory.extend(&patterns[pattern]);
+            }
+            memory.resize(memory.len() + 1499, 0);
+            let specs: Vec<_> = patterns
+                .iter()
+                .map(|bytes| hex(&open(bytes, &[0])))
+                .collect();
+            let patterns = parse(&specs);
+            for engine in kvm_inspect_pure::engines() {
+                let mut found = search(engine, &memory[..], &patterns, 0..memory.len());
+                found.sort_unstable();
+                assert_eq!(
+                    found, expected,
+                    "{engine:?}: {count} of {len}, {equal} equal"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "takes too long")]
 fn many_long_patterns() {

@@ -108,7 +108,7 @@ fn unload_busy() {
 /// Adds memory to a VM. Returns an inspection of that, which takes long.
 fn long_inspection(vm: &mut Vm) -> Inspection {
     let memory = Mapping::new(LARGE, Backing::Anonymous);
-    memory.touch_all();
+    memory.fill_all(&[0x5a, 0xa5]);
     let inspection = Inspection::of_self().patterns(&["text:not there"]);
     lengthen(vm, MIB, &memory, &inspection, long_us);
     inspection
@@ -388,7 +388,7 @@ fn slow(_: &[&str]) {
     }
     vm.start();
     let memory = Mapping::new(LARGE, Backing::Anonymous);
-    memory.touch_all();
+    memory.fill_all(&[0x5a, 0xa5]);
     let inspection = Inspection::of_self()
         .set("max_pause_ms", 0)
         .patterns(&["text:not there"]);

@@ -394,7 +394,7 @@ fn max_pause_dense() {
     vm.start();
     let size = CHUNKS * (256 << 10);
     vm.add_memory(MIB, size, Backing::Anonymous)
-        .fill_all(MATCH[0]);
+        .fill_all(&MATCH[..1]);
     // As many patterns as needed to make a chunk take long, compared with a freeze.
     let mut lens = 16..17;
     let (inspection, alone) = loop {
@@ -437,7 +437,7 @@ fn max_pause_all_match() {
 
     let mut vm = Vm::running(Work::Halt);
     vm.add_memory(MIB, 2 * PAGE, Backing::Anonymous)
-        .fill_all(MATCH[0]);
+        .fill_all(&MATCH[..1]);
     let patterns: Vec<String> = (1..=256).map(|len| hex(&vec![MATCH[0]; len])).collect();
     let inspection = Inspection::of_self()
         .patterns(&patterns)

@@ -81,7 +81,7 @@ impl Guest {
         }
         let memory = vm.add_memory(4 * MIB, Self::LEN, backing);
         // The kernel would not write pages of zeros to swap.
-        memory.fill_all(0xa5);
+        memory.fill_all(&[0xa5, 0x5a]);
         let secret = secret(120, 16);
         let places = [4 * MIB + 8, 4 * MIB + Self::LEN - 24];
         for place in places {
@@ -265,7 +265,7 @@ fn slot_flags() {
     let secret = secret(122, 16);
     let mut vm = Vm::running(Work::Halt);
     let mapping = Mapping::new(CHANGING_LEN, Backing::Anonymous);
-    mapping.fill_all(0x5a);
+    mapping.fill_all(&[0x5a, 0xa5]);
     let gpa = changing_place(0, false);
     vm.add(Slot::of(FIRST_CHANGING, gpa, &mapping));
     vm.write(gpa + 16, &secret);
@@ -294,7 +294,7 @@ fn one_slot() {
     let secret = secret(123, 16);
     let mut vm = Vm::running(Work::Halt);
     let memory = vm.add_memory(64 * MIB, MIB, Backing::Anonymous);
-    memory.fill_all(0x5a);
+    memory.fill_all(&[0x5a, 0xa5]);
     let places = [64 * MIB + 16, 65 * MIB - 16];
     for place in places {
         vm.write(place, &secret);

@@ -143,7 +143,7 @@ fn kvmclock_ctrl() {
 
     // Many matches make the search slow.
     let memory = Mapping::new(256 << 10, Backing::Anonymous);
-    memory.fill_all(MATCH[0]);
+    memory.fill_all(&MATCH[..1]);
     let inspection = Inspection::of_self().patterns(&[hex(&MATCH)]);
     clear_clocks(&vm);
     let long_enough = |_: &Report| REPORTED_PAUSE_US * 3 / 2;
@@ -227,7 +227,7 @@ fn locked_out() {
     vm.add_vcpu(Mode::Long, Work::Count);
     // Many matches make the search slow.
     let memory = Mapping::new(256 << 10, Backing::Anonymous);
-    memory.fill_all(MATCH[0]);
+    memory.fill_all(&MATCH[..1]);
     let inspection = Inspection::of_self().patterns(&[hex(&MATCH)]);
     lengthen(&mut vm, 1 << 20, &memory, &inspection, long_us);
     // On a busy machine the reading thread may be late.
@@ -263,7 +263,7 @@ fn vm_not_locked() {
     let mut vm = Vm::running(Work::Count);
     vm.add_vcpu(Mode::Long, Work::Count);
     let memory = Mapping::new(256 << 10, Backing::Anonymous);
-    memory.fill_all(MATCH[0]);
+    memory.fill_all(&MATCH[..1]);
     let inspection = Inspection::of_self().patterns(&[hex(&MATCH)]);
     lengthen(&mut vm, 1 << 20, &memory, &inspection, long_us);
     // On a busy machine each call may take long.
@@ -330,7 +330,7 @@ fn second_thread() {
         .set_manner(Manner::Shared);
     vm.start();
     let memory = Mapping::new(256 << 10, Backing::Anonymous);
-    memory.fill_all(MATCH[0]);
+    memory.fill_all(&MATCH[..1]);
     let inspection = Inspection::of_self().patterns(&[hex(&MATCH)]);
     lengthen(&mut vm, 1 << 20, &memory, &inspection, long_us);
     vm.stop();

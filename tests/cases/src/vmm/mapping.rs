@@ -210,9 +210,10 @@ impl Mapping {
         }
     }
 
-    /// Fills all pages with a byte. Other bytes than zeros take longer to search.
-    pub(crate) fn fill_all(&self, byte: u8) {
-        let page = vec![byte; to_usize(PAGE)];
+    /// Fills all pages with some bytes, again and again. To search equal bytes takes less time.
+    pub(crate) fn fill_all(&self, bytes: &[u8]) {
+        let bytes = bytes.iter().copied().cycle();
+        let page: Vec<u8> = bytes.take(to_usize(PAGE)).collect();
         for offset in (0..self.len).step_by(to_usize(PAGE)) {
             self.write(offset, &page);
         }

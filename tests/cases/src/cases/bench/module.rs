@@ -180,7 +180,7 @@ fn kinds() -> bool {
     ));
     fill(&add(&mut vm, "pages of hugetlbfs", Backing::HugeTlb));
     let zeros = add(&mut vm, "pages full of zeros", Backing::Anonymous);
-    zeros.fill_all(0);
+    zeros.fill_all(&[0]);
     // A page that was only read is the zero page, or the huge one, and counts as absent.
     for (name, backing) in [
         ("the zero page", Backing::Anonymous),

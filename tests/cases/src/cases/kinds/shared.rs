@@ -36,7 +36,7 @@ pub(super) fn shared_swapped() {
     // Those that are swapped out have as many before them as behind them.
     let pages = COUNT + SWAPPED + COUNT;
     let memory = vm.add_memory(gpa, pages * PAGE, Backing::Memfd);
-    memory.fill_all(0x5a);
+    memory.fill_all(&[0x5a, 0xa5]);
     let secret = secret(306, 16);
     let here = [
         places(gpa, 0..COUNT),
@@ -85,7 +85,7 @@ pub(super) fn shared_swapped_many() {
     swap::turn_on();
     let mut vm = Vm::running(Work::Halt);
     let memory = Mapping::new(SWAPPED * PAGE, Backing::Memfd);
-    memory.fill_all(0x5a);
+    memory.fill_all(&[0x5a, 0xa5]);
     swap_out(&memory, 0, SWAPPED);
     let counts = Inspection::of_self().set("threads", 1);
     let searches = counts.clone().patterns(&["text:secret"]);

@@ -57,7 +57,7 @@ impl Ends {
     pub(super) fn add_to(vm: &mut Vm, patterns: &[String]) -> Self {
         let [first, between, last] = [(); 3].map(|()| {
             let memory = Mapping::new(Self::LEN, Backing::Anonymous);
-            memory.fill_all(0x5a);
+            memory.fill_all(&[0x5a, 0xa5]);
             memory
         });
         vm.add_mapping(Self::FIRST, &first);

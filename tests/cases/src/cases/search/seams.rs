@@ -131,7 +131,7 @@ fn torn() {
     let mut vm = Vm::running(Work::Halt);
     let gpa = MIB;
     let memory = vm.add_memory(gpa, CHUNK, Backing::Anonymous);
-    memory.fill_all(MATCH[0]);
+    memory.fill_all(&MATCH[..1]);
     let secret = secret(312, 16);
     // As many patterns that nearly match everywhere as needed to make it take long, compared with a
     // freeze.
