@@ -211,10 +211,11 @@ fn kinds() -> bool {
 }
 
 /// Compares kinds of patterns, all as many, in memory as programs have it. Returns whether none is
-/// much slower than long ones.
+/// much slower than long ones. That is without vectors: an emulator takes so much longer for their
+/// instructions that kinds which need them cannot be compared with others. `make bench` does that.
 fn patterns() -> bool {
     const COUNT: usize = 64;
-    const MOST: f64 = 4.0;
+    const MOST: f64 = 6.0;
     /// Fewer than elsewhere, since each kind has to be loaded anew.
     const FEW_ROUNDS: u32 = 5;
 
@@ -228,7 +229,8 @@ fn patterns() -> bool {
     let range = format!("{GPA:#x}+{SIZE}");
     let rows = Kind::DRAWN.map(|kind| {
         let inspection = Inspection::of_self().patterns(&kind.first(COUNT));
-        let inspection = inspection.set("threads", 1).ranges(&[&range]);
+        let inspection = inspection.set("engine", "portable").set("threads", 1);
+        let inspection = inspection.ranges(&[&range]);
         (kind.name().to_owned(), inspection)
     });
     let ratios = compare(&rows, FEW_ROUNDS, |report| {
@@ -236,7 +238,7 @@ fn patterns() -> bool {
         report.done.scan_us
     });
     vm.finish();
-    println!("Kinds of patterns, {COUNT} of each; time against the first:");
+    println!("Kinds of patterns, {COUNT} of each, without vectors; time against the first:");
     let mut passed = true;
     show(&rows[0].0, ratios[0], true, "");
     for ((name, _), ratio) in rows.iter().zip(&ratios).skip(1) {
