@@ -279,7 +279,9 @@ impl Inspection<'_> {
         let mut was_late = false;
         loop {
             match outcome {
-                PauseOutcome::Complete if run.pauses.count == 1 => return Ok(()),
+                PauseOutcome::Complete if run.pauses.count == 1 && !run.search.has_uncovered() => {
+                    return Ok(());
+                }
                 PauseOutcome::Complete => {
                     run.search.compare(&vmm_memory, run.stop)?;
                     if again == MAX_SEARCHES_AGAIN || !run.search.has_uncovered() {

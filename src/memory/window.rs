@@ -162,10 +162,12 @@ impl Windows<'_> {
                     match held_window {
                         Ok(window) => {
                             page = page.saturating_add(window.pages());
-                            before = if window.after.is_some() {
-                                Before::Whole
-                            } else {
+                            // One that lacks a page says so itself.
+                            let is_cut_off = window.after.is_none() && !window.lacks_beside;
+                            before = if is_cut_off {
                                 Before::CutOff
+                            } else {
+                                Before::Whole
                             };
                             None
                         }
@@ -321,7 +323,7 @@ struct Place<'a> {
 enum Before {
     /// It is absent, or there is none.
     None,
-    /// It was held, with the page after it.
+    /// It was held, with the page after it, or that page is known to lack.
     Whole,
     /// It was held, but the page after it could not be held then.
     CutOff,
