@@ -32,6 +32,10 @@ pub(super) struct Chunk {
     pub(super) torn: bool,
     /// How many pages beside a window could not be held.
     pub(super) lacks_beside: u64,
+    /// Its first page was held.
+    pub(super) begins: bool,
+    /// Its last page was held, but not the page after it.
+    pub(super) is_cut_off: bool,
     /// How often the chunk was searched before with such pages, and that did not count.
     pub(super) tries: u32,
     /// Some of it was searched, or passed by, since it was handed out.
@@ -70,6 +74,8 @@ impl Chunk {
             mark: None,
             torn: false,
             lacks_beside: 0,
+            begins: false,
+            is_cut_off: false,
             tries: 0,
             has_got_on: false,
             hits: 0,

@@ -31,7 +31,7 @@ use crate::{
 /// beside searching it.
 pub(super) const CHUNK_SHIFT: u32 = 6;
 
-/// How many bytes one chunk costs: digest, hits, pages by what they are, and two bits.
+/// How many bytes one chunk costs: digest, hits, pages by what they are, and four bits.
 const CHUNK_COST: usize = 8 + 4 + size_of::<FewPages>() + 1;
 
 /// Room for chunks of slots that are made between two looks at the memslots.
@@ -47,6 +47,10 @@ pub(super) struct Searched {
     pub(super) at_once: bool,
     /// In several pauses, between which it has changed where they meet.
     pub(super) torn: bool,
+    /// Its first page was held.
+    pub(super) begins: bool,
+    /// Its last page was held, but not the page after it.
+    pub(super) is_cut_off: bool,
 }
 
 /// What is known of all chunks.
@@ -65,6 +69,10 @@ pub(super) struct Coverage {
     changed: BitmapVec,
     /// Whether all of it was searched in the last pause.
     fresh: BitmapVec,
+    /// Whether its first page was searched.
+    begins: BitmapVec,
+    /// Whether its last page was searched, without what a match has in the page after it.
+    cut_off: BitmapVec,
 }
 
 impl Coverage {
@@ -87,6 +95,8 @@ impl Coverage {
             pages: KVVec::from_elem(FewPages::default(), count, GFP_KERNEL)?,
             changed: BitmapVec::new(count, GFP_KERNEL)?,
             fresh: BitmapVec::new(count, GFP_KERNEL)?,
+            begins: BitmapVec::new(count, GFP_KERNEL)?,
+            cut_off: BitmapVec::new(count, GFP_KERNEL)?,
         };
         this.fit(slots)?;
         Ok(this)
@@ -144,11 +154,9 @@ impl Coverage {
             if searched.at_once && !searched.torn {
                 self.fresh.set_bit(number);
             }
-            if searched.torn {
-                self.changed.set_bit(number);
-            } else {
-                self.changed.clear_bit(number);
-            }
+            set_to(&mut self.changed, number, searched.torn);
+            set_to(&mut self.begins, number, searched.begins);
+            set_to(&mut self.cut_off, number, searched.is_cut_off);
         }
     }
 
@@ -197,6 +205,22 @@ impl Coverage {
         }
     }
 
+    /// Finds the chunks that were searched without the page after them, though that page was
+    /// searched in its own place: it has become readable, or was so. No digest tells of it in one
+    /// pause. They count as changed.
+    pub(super) fn tear_cut_off(&mut self) {
+        let mut at = 0;
+        while let Some(number) = next_bit(&self.cut_off, at) {
+            at = number.saturating_add(1);
+            let is_same_slot = self.place(number).0 == self.place(at).0;
+            if is_same_slot && next_bit(&self.begins, at) == Some(at) {
+                self.cut_off.clear_bit(number);
+                self.fresh.clear_bit(number);
+                self.changed.set_bit(number);
+            }
+        }
+    }
+
     /// Begins a pause: what was searched before it is not fresh any more.
     pub(super) fn begin_pause(&mut self) {
         let mut at = 0;
@@ -221,6 +245,15 @@ impl Coverage {
             }
             at = number.saturating_add(1);
         }
+    }
+}
+
+/// Sets or clears a bit.
+fn set_to(bits: &mut BitmapVec, index: usize, value: bool) {
+    if value {
+        bits.set_bit(index);
+    } else {
+        bits.clear_bit(index);
     }
 }
 

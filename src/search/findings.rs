@@ -228,6 +228,8 @@ impl Findings {
                     hits: chunk.hits,
                     at_once,
                     torn: chunk.torn,
+                    begins: chunk.begins,
+                    is_cut_off: chunk.is_cut_off,
                 },
             );
             coverage.add_pages_of(number, &chunk.counts);

@@ -140,6 +140,9 @@ impl State {
         });
         Ok(
             if self.queue.is_empty(map, self.findings.coverage.as_ref()) {
+                if let Some(coverage) = &mut self.findings.coverage {
+                    coverage.tear_cut_off();
+                }
                 PauseOutcome::Complete
             } else if core::mem::take(&mut self.has_got_on) {
                 PauseOutcome::TimeUp

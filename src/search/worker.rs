@@ -138,6 +138,7 @@ impl Worker {
                     Step::Absent(absence, count) => {
                         chunk.counts.add_absent(absence, count);
                         chunk.has_got_on = true;
+                        chunk.is_cut_off = false;
                         chunk.go_to(chunk.first.saturating_add(count));
                         Ok(())
                     }
@@ -240,6 +241,9 @@ impl Searched<'_> {
         chunk.lacks_beside = chunk
             .lacks_beside
             .saturating_add(u64::from(window.lacks_beside));
+        chunk.begins |= window.page == chunk.extent.home;
+        let is_last = window.page_at(body.end) == chunk.extent.end;
+        chunk.is_cut_off = is_last && window.after.is_none();
         // Hits from here on are not kept any more.
         let mut bound = None;
         while at < body.end {
