@@ -161,7 +161,7 @@ impl<'a> Freeze<'a> {
         stop: &dyn Fn() -> bool,
     ) -> Result<Self> {
         // All memory is taken before the first kick.
-        let parking = Arc::pin_init(Parking::new(), GFP_KERNEL)?;
+        let parking = Parking::new()?;
         let room = vm.vcpus().count().saturating_add(SPARE_VCPUS);
         let locked = LockedVcpus::with_capacity(vm, room)?;
         let mut this = Self {

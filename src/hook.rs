@@ -6,8 +6,9 @@
 //! thread in place of `kvm_vcpu_ioctl`, may sleep, and lets KVM do the call itself. While a freeze
 //! is on, the thread parks there first.
 //!
-//! Lock order: [`drain::WATCHES`], then `Watch::runners`. Both are spin locks; nothing else is
-//! taken under them but the run-queue locks of a wake-up.
+//! Lock order: [`SHARED`], under which probes are armed and disarmed; then [`drain::WATCHES`], then
+//! `Watch::runners`. The latter two are spin locks; nothing else is taken under them but the
+//! run-queue locks of a wake-up.
 
 pub(crate) mod drain;
 mod restart;
@@ -16,7 +17,10 @@ mod watch;
 
 use kernel::{
     prelude::*,
-    sync::Arc, //
+    sync::{
+        global_lock,
+        Arc, //
+    }, //
 };
 
 use self::{
@@ -30,6 +34,7 @@ use self::{
 
 use crate::{
     bindings,
+    error::refuse,
     kvm::{
         run,
         RunCall,
@@ -43,6 +48,7 @@ use crate::{
             Handler,
             Kprobe, //
         },
+        module,
         task, //
     }, //
 };
@@ -60,11 +66,89 @@ pub(crate) use self::{
 /// left to [`drain::Drain`].
 const KICK_OUT_MS: u32 = 100;
 
+global_lock! {
+    // SAFETY: `Drain::new` initializes it before anything else uses it.
+    /// The hook, which all who watch share.
+    unsafe(uninit) static SHARED: Mutex<Shared> = Shared {
+        hook: None,
+        users: 0,
+    };
+}
+
+/// The hook and how many use it.
+struct Shared {
+    /// It is there while somebody uses it.
+    hook: Option<Hook>,
+    users: usize,
+}
+
+/// The right to the armed hook: it stays armed until the last of these is dropped.
+pub(crate) struct Armed(());
+
+impl Armed {
+    /// Arms the hook, unless it is.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY`: somebody else redirects the function, or the probes of before could not be taken
+    /// back. `EOPNOTSUPP`, `ENODEV` and others, after a line that says so. `ENOMEM`.
+    pub(crate) fn get() -> Result<Self> {
+        let mut shared = SHARED.lock();
+        if shared.hook.is_none() {
+            if module::is_kept() {
+                // The kernel has the probes of before, armed or not. Lines have said so.
+                return Err(EBUSY);
+            }
+            shared.hook = Some(Hook::arm().map_err(explain)?);
+        }
+        shared.users = shared.users.saturating_add(1);
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Armed {
+    fn drop(&mut self) {
+        let mut shared = SHARED.lock();
+        shared.users = shared.users.saturating_sub(1);
+        if shared.users == 0 {
+            // Under the lock: who comes meanwhile arms it after this.
+            shared.hook = None;
+        }
+    }
+}
+
+fn explain(error: Error) -> Error {
+    if error == EBUSY {
+        refuse!(
+            error,
+            "somebody else redirects kvm_vcpu_ioctl, a live patch perhaps; remove that first"
+        )
+    } else if error == EOPNOTSUPP {
+        refuse!(
+            error,
+            "kvm_vcpu_ioctl cannot be redirected; use a kernel with CONFIG_KPROBES_ON_FTRACE"
+        )
+    } else if error == ENODEV {
+        refuse!(
+            error,
+            "kprobes are turned off; write 1 to /sys/kernel/debug/kprobes/enabled"
+        )
+    } else if error == ENOMEM {
+        error
+    } else {
+        refuse!(
+            error,
+            "the probe on kvm_vcpu_ioctl cannot be set ({error:?}); see what the kernel log says \
+             about kprobes or ftrace"
+        )
+    }
+}
+
 /// The armed hook.
 ///
 /// The drop disarms it and kicks out the threads that are inside: an idle module is in nobody's
 /// way.
-pub(crate) struct Hook {
+struct Hook {
     // All are there until `drop` takes them, one by one.
     probe: Option<Kprobe<Redirect>>,
     ip_modify: Option<IpModify>,
@@ -89,7 +173,7 @@ impl Hook {
     ///
     /// `EBUSY`: somebody else redirects the function. `EOPNOTSUPP`: ftrace cannot. Others as
     /// [`Kprobe::register`] and [`Kprobe::enable`].
-    pub(crate) fn arm() -> Result<Self> {
+    fn arm() -> Result<Self> {
         let probe = Kprobe::<Redirect>::register(c"kvm_vcpu_ioctl")?;
         let address = probe.ftrace_address().ok_or(EOPNOTSUPP)?;
         let ip_modify = IpModify::claim(address)?;
@@ -101,15 +185,29 @@ impl Hook {
             restart: Some(restart),
         })
     }
+}
 
+/// A VM that is watched until this is dropped.
+///
+/// Fields are dropped in this order: a thread that finds no active watch restarts its call, and
+/// must then not be redirected again.
+pub(crate) struct Watched {
+    _entry: table::Entry,
+    watch: ActiveWatch,
+    _armed: Armed,
+}
+
+impl Watched {
     /// Redirects each KVM_RUN of `vm` from now on, until the result is dropped.
     ///
-    /// Calls that are already under way restart when they are kicked ([`Restart`]).
+    /// Calls that are already under way restart when they are kicked ([`Restart`]). The same VM may
+    /// be watched by several: they take turns to freeze it ([`Watch::take_turn`]).
     ///
     /// # Errors
     ///
-    /// `ENOMEM`. `E2BIG`: [`MAX_VMS`] are watched already.
-    pub(crate) fn watch(&self, vm: &Vm) -> Result<Watched<'_>> {
+    /// As [`Armed::get`]. `ENOMEM`. `E2BIG`: [`MAX_VMS`] are watched already.
+    pub(crate) fn begin(vm: &Vm) -> Result<Self> {
+        let armed = Armed::get()?;
         let runners = Runners::with_capacity(vm.vcpus().count())?;
         let fresh = Arc::pin_init(Watch::new(vm, runners), GFP_KERNEL)?;
         drain::remove_deserted();
@@ -122,29 +220,19 @@ impl Hook {
                 fresh
             }
         };
-        watch.set_retired(false);
+        watch.add_watcher();
         let watch = ActiveWatch(watch);
         let entry = table::Entry::claim(vm)?;
         drop(watches);
-        Ok(Watched {
+        Ok(Self {
             _entry: entry,
             watch,
-            _hook: self,
+            _armed: armed,
         })
     }
 }
 
-/// A VM that is watched until this is dropped.
-///
-/// Fields are dropped in this order: a thread that finds no active watch restarts its call, and
-/// must then not be redirected again.
-pub(crate) struct Watched<'a> {
-    _entry: table::Entry,
-    watch: ActiveWatch,
-    _hook: &'a Hook,
-}
-
-impl core::ops::Deref for Watched<'_> {
+impl core::ops::Deref for Watched {
     type Target = Watch;
 
     fn deref(&self) -> &Watch {
@@ -152,13 +240,13 @@ impl core::ops::Deref for Watched<'_> {
     }
 }
 
-/// A watch that threads find, until the drop retires it.
+/// A watch that threads find, until all who watch have dropped theirs.
 struct ActiveWatch(Arc<Watch>);
 
 impl ActiveWatch {
     /// Returns the watch of a VM of the current process.
     ///
-    /// It may be retired, also while the caller looks at it: see [`Watch::run`].
+    /// Its VM may be watched no more, also while the caller looks at it: see [`Watch::run`].
     fn find(vm: VmId) -> Option<Arc<Watch>> {
         let vmm = task::current_mm().addr();
         let watches = WATCHES.lock();
@@ -169,7 +257,7 @@ impl ActiveWatch {
 
 impl Drop for ActiveWatch {
     fn drop(&mut self) {
-        self.0.set_retired(true);
+        self.0.remove_watcher();
     }
 }
 

@@ -109,6 +109,10 @@ impl Inspection<'_> {
         if self.request.bring_in {
             self.bring_in(&memory, &stop)?;
         }
+        let _turn = self
+            .watch
+            .take_turn(&stop)
+            .map_err(|error| self.explain_freeze(error))?;
         let Preparation {
             mut vcpus,
             mut slots,

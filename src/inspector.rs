@@ -20,7 +20,7 @@ use crate::{
     },
     freeze,
     hook::{
-        Hook,
+        Armed,
         Watched,
         MAX_VMS, //
     },
@@ -34,7 +34,6 @@ use crate::{
             Work, //
         },
         lockdown,
-        module,
         task::{
             self,
             Process, //
@@ -156,18 +155,10 @@ impl Inspections {
             return Err(target::explain_none(&self.request));
         }
         loop {
-            if module::is_kept() {
-                // The kernel has the probes of before, armed or not.
-                release(&mut targets, thread);
-                return Err(EBUSY);
-            }
-            let hook = Hook::arm().map_err(|error| {
-                release(&mut targets, thread);
-                explain_probe(error)
-            })?;
+            let armed = Armed::get().inspect_err(|_| release(&mut targets, thread))?;
             let mut watched = KVec::with_capacity(MAX_VMS, GFP_KERNEL)?;
             let interval = loop {
-                let result = self.one(&process, &targets, &hook, &mut watched, thread);
+                let result = self.one(&process, &targets, &mut watched, thread);
                 // VMs that come and go while this sleeps are found, or not, the next time. None is
                 // kept from going.
                 release(&mut targets, thread);
@@ -187,7 +178,7 @@ impl Inspections {
                 }
             };
             drop(watched);
-            drop(hook);
+            drop(armed);
             if targets.is_empty() && interval < LONG_INTERVAL {
                 // Already waited. The VMM may be about to make a new VM.
                 self.say_none();
@@ -249,12 +240,11 @@ impl Inspections {
     }
 
     /// Inspects each target once, and prints the reports.
-    fn one<'a>(
+    fn one(
         &self,
         process: &Task,
         targets: &[Target],
-        hook: &'a Hook,
-        watched: &mut KVec<Watched<'a>>,
+        watched: &mut KVec<Watched>,
         thread: &mut OnKthread,
     ) -> Result {
         // A VM stays watched from one inspection to the next: its threads then come through the
@@ -266,7 +256,7 @@ impl Inspections {
             let index = match known {
                 Some(index) => index,
                 None => {
-                    watched.push(hook.watch(&target.vm)?, GFP_KERNEL)?;
+                    watched.push(Watched::begin(&target.vm)?, GFP_KERNEL)?;
                     watched.len().saturating_sub(1)
                 }
             };
@@ -300,32 +290,5 @@ fn release(targets: &mut KVec<Target>, thread: &mut OnKthread) {
         let memory = mm.map(|mm| BorrowedAddressSpace::take_on(thread, mm));
         drop(target);
         drop(memory);
-    }
-}
-
-fn explain_probe(error: Error) -> Error {
-    if error == EBUSY {
-        refuse!(
-            error,
-            "somebody else redirects kvm_vcpu_ioctl, a live patch perhaps; remove that first"
-        )
-    } else if error == EOPNOTSUPP {
-        refuse!(
-            error,
-            "kvm_vcpu_ioctl cannot be redirected; use a kernel with CONFIG_KPROBES_ON_FTRACE"
-        )
-    } else if error == ENODEV {
-        refuse!(
-            error,
-            "kprobes are turned off; write 1 to /sys/kernel/debug/kprobes/enabled"
-        )
-    } else if error == ENOMEM {
-        error
-    } else {
-        refuse!(
-            error,
-            "the probe on kvm_vcpu_ioctl cannot be set ({error:?}); see what the kernel log says \
-             about kprobes or ftrace"
-        )
     }
 }

@@ -3,6 +3,7 @@
 //! Where vCPU threads wait out a freeze, and the work they share meanwhile.
 
 use kernel::{
+    new_spinlock,
     prelude::*,
     sync::{
         atomic::{
@@ -10,7 +11,7 @@ use kernel::{
             Relaxed, //
         },
         Arc,
-        SetOnce, //
+        SpinLock, //
     },
     time::Delta, //
 };
@@ -43,34 +44,60 @@ pub(crate) enum ParkingEnd {
 /// Where the vCPU threads of one VM wait out one freeze.
 #[pin_data]
 pub(crate) struct Parking {
-    /// Complete when there is work, or nothing more to wait for.
     #[pin]
-    work_ready: Completion,
-    /// Complete when the freeze is over.
-    #[pin]
-    thawed: Completion,
-    work: SetOnce<Arc<dyn ParkedWork>>,
+    news: SpinLock<News>,
     /// All vCPUs have stopped: who comes now parks without calling KVM.
     closed: Atomic<bool>,
 }
 
+/// What parked threads wait for.
+struct News {
+    /// How much work there was so far.
+    count: u64,
+    /// The latest work.
+    work: Option<Arc<dyn ParkedWork>>,
+    /// The freeze is over.
+    is_over: bool,
+    /// Complete when one of these has changed; then there is another one.
+    changed: Arc<Completion>,
+}
+
 impl Parking {
     /// Creates the parking of a freeze that begins.
-    pub(crate) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
-            work_ready <- Completion::new(),
-            thawed <- Completion::new(),
-            work: SetOnce::new(),
-            closed: Atomic::new(false),
-        })
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        let news = News {
+            count: 0,
+            work: None,
+            is_over: false,
+            changed: Arc::pin_init(Completion::new(), GFP_KERNEL)?,
+        };
+        Arc::pin_init(
+            pin_init!(Self {
+                news <- new_spinlock!(news, "kvm_inspect::Parking::news"),
+                closed: Atomic::new(false),
+            }),
+            GFP_KERNEL,
+        )
     }
 
-    /// Shares `work` with the threads that are parked, and with those that still come.
-    ///
-    /// A freeze has one work: what is shared after the first is not done.
+    /// Shares `work` with the threads that are parked, and with those that still come. If there is
+    /// no memory, they do not hear of it: nobody relies on their help.
     pub(crate) fn share(&self, work: Arc<dyn ParkedWork>) {
-        self.work.populate(work);
-        self.work_ready.complete_all();
+        let Ok(fresh) = Arc::pin_init(Completion::new(), task::gfp_paused()) else {
+            return;
+        };
+        let mut news = self.news.lock();
+        news.count = news.count.wrapping_add(1);
+        let before = news.work.replace(work);
+        let changed = core::mem::replace(&mut news.changed, fresh);
+        drop(news);
+        changed.complete_all();
+        // Not under a spin lock: it may own much.
+        drop(before);
     }
 
     /// From now on no thread may call KVM before the thaw.
@@ -85,19 +112,33 @@ impl Parking {
 
     /// Ends the freeze: all threads go on.
     pub(crate) fn thaw(&self) {
-        self.work_ready.complete_all();
-        self.thawed.complete_all();
+        let mut news = self.news.lock();
+        news.is_over = true;
+        let work = news.work.take();
+        let changed = news.changed.clone();
+        drop(news);
+        changed.complete_all();
+        drop(work);
     }
 
     /// Parks the current thread until the freeze ends, and helps with its work meanwhile.
     pub(crate) fn park(&self) -> ParkingEnd {
-        if let Some(end) = Self::wait(&self.work_ready) {
-            return end;
+        let mut seen = 0;
+        loop {
+            let news = self.news.lock();
+            if news.is_over {
+                return ParkingEnd::Thawed;
+            }
+            let work = news.work.clone().filter(|_| news.count != seen);
+            let changed = news.changed.clone();
+            seen = news.count;
+            drop(news);
+            if let Some(work) = work {
+                work.help();
+            } else if let Some(end) = Self::wait(&changed) {
+                return end;
+            }
         }
-        if let Some(work) = self.work.as_ref() {
-            work.help();
-        }
-        Self::wait(&self.thawed).unwrap_or(ParkingEnd::Thawed)
     }
 
     /// Waits. [`None`]: it is complete.

@@ -541,21 +541,19 @@ int kvm_inspect_may_read_memory(void)
  * lockdep accepts many locks of one class below another lock only. KVM's own would be kvm->lock,
  * which half of KVM's calls wait for.
  */
-static DEFINE_MUTEX(locking_out);
-
-bool kvm_inspect_begin_locking_out(void)
+void kvm_inspect_init_nest_lock(struct mutex *nest)
 {
-	return mutex_trylock(&locking_out);
+	mutex_init(nest);
 }
 
-void kvm_inspect_end_locking_out(void)
+bool kvm_inspect_trylock_nest(struct mutex *mutex)
 {
-	mutex_unlock(&locking_out);
+	return mutex_trylock(mutex);
 }
 
-bool kvm_inspect_trylock_vcpu(struct kvm_vcpu *vcpu)
+bool kvm_inspect_trylock_vcpu(struct kvm_vcpu *vcpu, struct mutex *nest)
 {
-	return mutex_trylock_nest_lock(&vcpu->mutex, &locking_out);
+	return mutex_trylock_nest_lock(&vcpu->mutex, nest);
 }
 
 #ifndef CONFIG_PREEMPT_RT

@@ -123,9 +123,9 @@ void kvm_inspect_kill(struct task_struct *task);
 int kvm_inspect_may_read_memory(void);
 
 /* <linux/mutex.h> */
-bool kvm_inspect_begin_locking_out(void);
-void kvm_inspect_end_locking_out(void);
-bool kvm_inspect_trylock_vcpu(struct kvm_vcpu *vcpu);
+void kvm_inspect_init_nest_lock(struct mutex *nest);
+bool kvm_inspect_trylock_nest(struct mutex *mutex);
+bool kvm_inspect_trylock_vcpu(struct kvm_vcpu *vcpu, struct mutex *nest);
 int kvm_inspect_mutex_holder(struct mutex *mutex, unsigned int *ioctl);
 int kvm_inspect_mutex_lock_killable(struct mutex *mutex);
 

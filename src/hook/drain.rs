@@ -74,6 +74,8 @@ impl Drain {
         unsafe { WATCHES.init() };
         // SAFETY: By this function's contract.
         unsafe { PROOF.init() };
+        // SAFETY: By this function's contract.
+        unsafe { super::SHARED.init() };
         run::draw_mark();
         Self(())
     }

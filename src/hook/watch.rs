@@ -22,6 +22,7 @@ use kernel::{
     },
     task::Task,
     time::{
+        msecs_to_jiffies,
         Delta,
         Instant,
         Jiffies,
@@ -50,6 +51,9 @@ use crate::{
 /// resets the guest's watchdogs.
 const REPORT_PAUSE_AFTER: Delta = Delta::from_millis(100);
 
+/// How often who waits for its turn asks whether to give up, in milliseconds.
+const TURN_POLL_MS: u32 = 50;
+
 /// The most threads that are kicked in one go, with the lock held.
 const KICKS_AT_ONCE: usize = 64;
 
@@ -67,12 +71,27 @@ pub(crate) struct Watch {
     /// Notified when all runners have parked.
     #[pin]
     parked: CondVar,
+    /// Notified when somebody has frozen the VM for long enough.
+    #[pin]
+    turn_ended: CondVar,
+}
+
+/// The turn to freeze a VM: nobody else freezes it until this is dropped.
+pub(crate) struct Turn<'a>(&'a Watch);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.runners.lock().has_turn = false;
+        self.0.turn_ended.notify_all();
+    }
 }
 
 /// The threads that are in KVM_RUN by way of the hook.
 pub(super) struct Runners {
-    /// The VM is not watched any more, but threads may still be inside.
-    retired: bool,
+    /// How many watch the VM. If nobody does any more, threads may still be inside.
+    watchers: usize,
+    /// Somebody has the turn to freeze the VM.
+    has_turn: bool,
     /// Where they park while a freeze is on.
     parking: Option<Arc<Parking>>,
     room: Room,
@@ -152,7 +171,8 @@ impl Runners {
     /// `ENOMEM`.
     pub(super) fn with_capacity(vcpus: usize) -> Result<Self> {
         Ok(Self {
-            retired: false,
+            watchers: 0,
+            has_turn: false,
             parking: None,
             room: Room::with_capacity(vcpus, vcpus, GFP_KERNEL)?,
             moving: 0,
@@ -322,6 +342,7 @@ impl Watch {
             strangers_kicked: Atomic::new(false),
             runners <- new_spinlock!(runners, "kvm_inspect::Watch::runners"),
             parked <- new_condvar!("kvm_inspect::Watch::parked"),
+            turn_ended <- new_condvar!("kvm_inspect::Watch::turn_ended"),
         })
     }
 
@@ -345,9 +366,40 @@ impl Watch {
         self.strangers_kicked.xchg(false, Relaxed)
     }
 
-    /// Sets whether the VM is watched no more.
-    pub(super) fn set_retired(&self, retired: bool) {
-        self.runners.lock().retired = retired;
+    /// Notes that one more watches the VM.
+    pub(super) fn add_watcher(&self) {
+        let mut runners = self.runners.lock();
+        runners.watchers = runners.watchers.saturating_add(1);
+    }
+
+    /// Notes that one less watches the VM.
+    pub(super) fn remove_watcher(&self) {
+        let mut runners = self.runners.lock();
+        runners.watchers = runners.watchers.saturating_sub(1);
+    }
+
+    /// Waits until nobody else freezes the VM, and keeps others from it until the result is
+    /// dropped. `stop` tells whether to give up.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR`: `stop` said so.
+    pub(crate) fn take_turn(&self, stop: &dyn Fn() -> bool) -> Result<Turn<'_>> {
+        let mut runners = self.runners.lock();
+        while runners.has_turn {
+            drop(runners);
+            if stop() {
+                return Err(EINTR);
+            }
+            runners = self.runners.lock();
+            if runners.has_turn {
+                let _ = self
+                    .turn_ended
+                    .wait_interruptible_timeout(&mut runners, msecs_to_jiffies(TURN_POLL_MS));
+            }
+        }
+        runners.has_turn = true;
+        Ok(Turn(self))
     }
 
     /// Returns whether the VM is watched no more, and no thread is inside.
@@ -355,7 +407,7 @@ impl Watch {
     /// None comes any more: who has found this watch, and is not yet a runner, restarts its call.
     pub(super) fn is_deserted(&self) -> bool {
         let runners = self.runners.lock();
-        runners.retired && runners.is_empty()
+        runners.watchers == 0 && runners.is_empty()
     }
 
     /// Does one KVM_RUN for its thread. Returns what the thread is to return.
@@ -388,7 +440,7 @@ impl Watch {
         let vcpu = call.vcpu().index();
         loop {
             let mut runners = self.runners.lock();
-            if runners.retired {
+            if runners.watchers == 0 {
                 return Err(ESRCH);
             }
             if runners.room.has_place(vcpu) {

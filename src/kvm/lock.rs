@@ -9,7 +9,10 @@
 
 use kernel::{
     prelude::*,
-    types::NotThreadSafe, //
+    types::{
+        NotThreadSafe,
+        Opaque, //
+    }, //
 };
 
 use super::{
@@ -18,15 +21,40 @@ use super::{
 };
 use crate::bindings;
 
+/// A mutex that its maker holds, and nobody else knows. By it lockdep sees that the mutexes of many
+/// vCPUs, all of one class, are taken together.
+///
+/// # Invariants
+///
+/// `mutex` is initialized.
+#[pin_data]
+struct NestLock {
+    #[pin]
+    mutex: Opaque<bindings::mutex>,
+}
+
+impl NestLock {
+    fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            // INVARIANT: Initialized here.
+            mutex <- Opaque::ffi_init(|slot: *mut bindings::mutex| {
+                // SAFETY: `slot` is valid for writes, and pinned from here on.
+                unsafe { bindings::init_nest_lock(slot) };
+            }),
+        })
+    }
+}
+
 /// vCPUs that nobody can run or change while this lives.
 ///
 /// # Invariants
 ///
-/// The current task owns the lock of `begin_locking_out`, and the `mutex` of each of `vcpus`, which
-/// are vCPUs of `vm` in the order of their indices.
+/// The current task owns `nest`, and the `mutex` of each of `vcpus`, which are vCPUs of `vm` in the
+/// order of their indices.
 pub(crate) struct LockedVcpus<'a> {
     vm: &'a Vm,
     vcpus: KVVec<&'a Vcpu>,
+    nest: Pin<KBox<NestLock>>,
     _not_send: NotThreadSafe,
 }
 
@@ -35,17 +63,20 @@ impl<'a> LockedVcpus<'a> {
     ///
     /// # Errors
     ///
-    /// `EBUSY`: there is one already. `ENOMEM`.
+    /// `ENOMEM`.
     pub(crate) fn with_capacity(vm: &'a Vm, capacity: usize) -> Result<Self> {
         let vcpus = KVVec::with_capacity(capacity, GFP_KERNEL)?;
-        // SAFETY: The drop ends it, in the same task.
-        if !unsafe { bindings::begin_locking_out() } {
+        let nest = KBox::pin_init(NestLock::new(), GFP_KERNEL)?;
+        // SAFETY: By its type invariant. Nobody else knows it, so that this succeeds; the drop
+        // releases it, in the same task.
+        if !unsafe { bindings::trylock_nest(nest.mutex.get()) } {
             return Err(EBUSY);
         }
         // INVARIANT: The lock has just been taken.
         Ok(Self {
             vm,
             vcpus,
+            nest,
             _not_send: NotThreadSafe,
         })
     }
@@ -64,8 +95,8 @@ impl<'a> LockedVcpus<'a> {
         if self.vcpus.len() == self.vcpus.capacity() {
             return Err(ENOMEM);
         }
-        // SAFETY: The vCPU is valid, and by the type invariant the lock above is held.
-        if !unsafe { bindings::trylock_vcpu(vcpu.as_raw()) } {
+        // SAFETY: The vCPU is valid, and by the type invariant `nest` is held.
+        if !unsafe { bindings::trylock_vcpu(vcpu.as_raw(), self.nest.mutex.get()) } {
             return Err(EBUSY);
         }
         // INVARIANT: The mutex has just been taken. There is room.
@@ -99,6 +130,6 @@ impl Drop for LockedVcpus<'_> {
     fn drop(&mut self) {
         self.release();
         // SAFETY: By the type invariant. No vCPU is locked below it any more.
-        unsafe { bindings::end_locking_out() };
+        unsafe { bindings::mutex_unlock(self.nest.mutex.get()) };
     }
 }
