@@ -9,7 +9,11 @@
 //! ([`kvm`]) and the memory searched ([`search`], [`memory`], [`scan`]); the guest goes on, and
 //! [`report`] prints the [`outcome`]. See `docs/design.md`.
 
+// Those that derives of zerocopy generate.
+#![allow(non_ascii_idents)]
+
 // The path of an inspection.
+mod device;
 mod error;
 mod freeze;
 mod hook;
@@ -33,6 +37,7 @@ mod linux;
 pub mod arguments;
 pub mod range;
 pub mod scan;
+pub mod uapi;
 pub mod x86;
 
 use kernel::prelude::*;

@@ -27,6 +27,7 @@ use crate::scan::{
 pub mod arguments;
 pub mod range;
 pub mod scan;
+pub mod uapi;
 pub mod x86;
 
 /// Returns the engines that this machine has, from the slowest to the fastest. Miri knows no

@@ -9,6 +9,7 @@
 #include <linux/kvm_host.h>
 #include <linux/rcupdate_wait.h>
 
+#include "../../include/uapi/kvm_inspect.h"
 #include "helpers.h"
 
 /* Names must be plain identifiers: `offset_<struct>_at_<field>` is taken apart by Kbuild. */
@@ -65,5 +66,28 @@ int main(void)
 	FIELD(kvm_run, exit_reason);
 	SIZE(kvm_segment);
 
+
+	SIZE(kvm_inspect_attach);
+	SIZE(kvm_inspect_slot);
+	SIZE(kvm_inspect_slots);
+	SIZE(kvm_inspect_segment);
+	SIZE(kvm_inspect_table);
+	SIZE(kvm_inspect_vcpu);
+	SIZE(kvm_inspect_vcpus);
+	SIZE(kvm_inspect_extent);
+	SIZE(kvm_inspect_present);
+	SIZE(kvm_inspect_pages);
+	SIZE(kvm_inspect_copy);
+	SIZE(kvm_inspect_pattern);
+	SIZE(kvm_inspect_span);
+	SIZE(kvm_inspect_search);
+	SIZE(kvm_inspect_hit);
+	SIZE(kvm_inspect_hits);
+	SIZE(kvm_inspect_uncovered);
+	SIZE(kvm_inspect_uncovereds);
+	SIZE(kvm_inspect_hold);
+	SIZE(kvm_inspect_release);
+	SIZE(kvm_inspect_progress);
+	SIZE(kvm_inspect_explain);
 	return 0;
 }
