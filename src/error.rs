@@ -1,21 +1,49 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Error lines for people: what is wrong; what to do.
+//! Error lines for people: what is wrong; what to do. They go to the kernel log, or to who has
+//! asked through the device.
 
-use kernel::prelude::*;
+use kernel::{
+    fmt,
+    prelude::*, //
+};
 
-/// Logs one line that says what is wrong and what to do. Returns the error number.
+use crate::linux::log;
+
+/// Says in one line what is wrong and what to do. Returns the error number.
 ///
 /// Use it where the reason is known, and only there: one error, one line.
 macro_rules! refuse {
     ($errno:expr, $($text:tt)*) => {{
-        ::kernel::prelude::pr_err!("error: {}\n", ::kernel::prelude::fmt!($($text)*));
+        $crate::error::say_error(::kernel::prelude::fmt!($($text)*));
         $errno
     }};
 }
 pub(crate) use refuse;
 
-/// Logs `ENOMEM`, which the failing call did not log itself.
+/// Says in one line what a refusal that follows is about.
+macro_rules! explain {
+    ($($text:tt)*) => {
+        $crate::error::say_warning(::kernel::prelude::fmt!($($text)*))
+    };
+}
+pub(crate) use explain;
+
+/// For [`refuse`].
+pub(crate) fn say_error(line: fmt::Arguments<'_>) {
+    if !log::tell(line) {
+        pr_err!("error: {line}\n");
+    }
+}
+
+/// For [`explain`].
+pub(crate) fn say_warning(line: fmt::Arguments<'_>) {
+    if !log::tell(line) {
+        pr_warn!("{line}\n");
+    }
+}
+
+/// Says so if the error is `ENOMEM`, which the failing call did not say itself.
 pub(crate) fn explain_memory(error: Error) -> Error {
     if error == ENOMEM {
         refuse!(

@@ -11,6 +11,7 @@
 use kernel::{
     prelude::*,
     sync::Arc,
+    task::Task,
     time::{
         delay::fsleep,
         msecs_to_jiffies,
@@ -21,6 +22,10 @@ use kernel::{
 };
 
 use crate::{
+    error::{
+        explain,
+        refuse, //
+    },
     hook::{
         VcpuLocation,
         Watch,
@@ -354,6 +359,24 @@ impl Drop for Freeze<'_> {
     }
 }
 
+/// Says why [`Freeze::begin`] has failed, if that is not said yet. `process` is the VMM.
+pub(crate) fn explain_failure(error: Error, process: &Task) -> Error {
+    if error == ETIMEDOUT {
+        refuse!(
+            error,
+            "not all vCPUs stopped in time, all go on; try again, raise freeze_timeout_ms= (and \
+             max_pause_ms=), or give late=report"
+        )
+    } else if error == EINTR && task::is_dying(process) {
+        refuse!(
+            ESRCH,
+            "the VMM is exiting; its guest has no memory any more"
+        )
+    } else {
+        error
+    }
+}
+
 /// Waits until the threads of `vm` that were kicked, and do not come through the hook, have
 /// noticed. As long as `watch` watches it, the VMM sees nothing of that. The guest runs.
 ///
@@ -398,7 +421,7 @@ impl LateVcpus {
         }
         let more = self.count.saturating_sub(self.first.len());
         if more > 0 {
-            pr_warn!("and {more} more vCPUs did not stop\n");
+            explain!("and {more} more vCPUs did not stop");
         }
     }
 }
@@ -408,12 +431,12 @@ impl LateVcpu {
         let (number, doing) = (self.number, self.doing);
         match self.holder {
             _ if self.is_in_kvm_run => {
-                pr_warn!("vcpu {number} did not stop: its thread is in KVM_RUN, and {doing}\n");
+                explain!("vcpu {number} did not stop: its thread is in KVM_RUN, and {doing}");
             }
-            Some(Holder { thread, ioctl }) => pr_warn!(
-                "vcpu {number} did not stop: thread {thread} works on it, in ioctl {ioctl:#x}\n"
+            Some(Holder { thread, ioctl }) => explain!(
+                "vcpu {number} did not stop: thread {thread} works on it, in ioctl {ioctl:#x}"
             ),
-            None => pr_warn!("vcpu {number} did not stop: its thread {doing} in user space\n"),
+            None => explain!("vcpu {number} did not stop: its thread {doing} in user space"),
         }
     }
 }

@@ -20,6 +20,7 @@ use kernel::{
 use crate::{
     error::refuse,
     freeze::{
+        self,
         Freeze,
         FrozenVcpu,
         Pauses,
@@ -69,9 +70,6 @@ const MAX_SEARCHES_AGAIN: u32 = 4;
 /// How many pauses in a row may end before any memory was searched.
 const MAX_PAUSES_IN_VAIN: u32 = 8;
 
-/// How many references to the VM an inspection has: that of its target, and that of its map.
-const OWN_REFERENCES: u32 = 2;
-
 /// One inspection of one VM.
 pub(crate) struct Inspection<'a> {
     /// What the user asks for.
@@ -112,7 +110,7 @@ impl Inspection<'_> {
         let _turn = self
             .watch
             .take_turn(&stop)
-            .map_err(|error| self.explain_freeze(error))?;
+            .map_err(|error| freeze::explain_failure(error, self.process))?;
         let Preparation {
             mut vcpus,
             mut slots,
@@ -123,16 +121,16 @@ impl Inspection<'_> {
 
         let freeze = self
             .freeze(&stop, true)
-            .map_err(|error| self.explain_freeze(error))?;
+            .map_err(|error| freeze::explain_failure(error, self.process))?;
         let mut is_one_instant = freeze.is_complete();
         let frozen_after = freeze.took();
         self.read_registers(&freeze, &mut vcpus)?;
         slots.read_again(self.vm(), task::gfp_paused())?;
-        let map = Map::new(self.target.vm.clone(), slots);
+        let map = Map::new(self.target.vm.try_clone()?, slots);
         let map = Arc::new(map, task::gfp_paused())?;
         let search = Search::new(map.clone(), self.request.query.clone(), search)?;
         // What a VM without users holds keeps a new one from getting its names in debugfs.
-        let stop = || stop() || self.vm().is_abandoned(OWN_REFERENCES);
+        let stop = || stop() || self.target.vm.is_abandoned();
         let mut pauses = Pauses::default();
         let mut run = Run {
             search: &search,
@@ -161,9 +159,7 @@ impl Inspection<'_> {
             Ok(()) if self.request.query.patterns.is_empty() => Conclusion::NoPattern,
             Ok(()) => Conclusion::Ok,
             Err(Interrupted::Stopped) if task::is_dying(self.process) => Conclusion::VmmKilled,
-            Err(Interrupted::Stopped) if self.vm().is_abandoned(OWN_REFERENCES) => {
-                Conclusion::VmClosed
-            }
+            Err(Interrupted::Stopped) if self.target.vm.is_abandoned() => Conclusion::VmClosed,
             Err(Interrupted::Stopped) => return Err(EINTR),
             Err(Interrupted::Error(error)) => return Err(error),
         };
@@ -224,7 +220,7 @@ impl Inspection<'_> {
 
     /// Brings in, while the guest runs, what is to be searched and is swapped out or in a file.
     fn bring_in(&self, memory: &BorrowedAddressSpace<'_>, stop: &dyn Fn() -> bool) -> Result {
-        let map = Map::new(self.target.vm.clone(), Memslots::read(self.vm())?);
+        let map = Map::new(self.target.vm.try_clone()?, Memslots::read(self.vm())?);
         let ranges = self.request.query.searched_ranges();
         let patience = Patience::new();
         let vmm_memory = memory.memory(&patience);
@@ -238,7 +234,7 @@ impl Inspection<'_> {
             })?;
         }
         if stop() {
-            return Err(self.explain_freeze(EINTR));
+            return Err(freeze::explain_failure(EINTR, self.process));
         }
         Ok(())
     }
@@ -348,23 +344,6 @@ impl Inspection<'_> {
         result?;
         search.note_changed_slots(run.slots_now)?;
         Ok(outcome)
-    }
-
-    fn explain_freeze(&self, error: Error) -> Error {
-        if error == ETIMEDOUT {
-            refuse!(
-                error,
-                "not all vCPUs stopped in time, all go on; try again, raise freeze_timeout_ms= \
-                 (and max_pause_ms=), or give late=report"
-            )
-        } else if error == EINTR && task::is_dying(self.process) {
-            refuse!(
-                ESRCH,
-                "the VMM is exiting; its guest has no memory any more"
-            )
-        } else {
-            error
-        }
     }
 }
 

@@ -25,8 +25,8 @@ use crate::{
         MAX_VMS, //
     },
     inspect::Inspection,
+    kvm,
     linux::{
-        address_space::BorrowedAddressSpace,
         completion::Completion,
         kthread::{
             Kthread,
@@ -76,6 +76,7 @@ impl Inspector {
         })?;
         // It may have been that of a thread.
         request.pid = process.number();
+        kvm::bind()?;
         let first = Arc::pin_init(First::new(), GFP_KERNEL)?;
         let unload = Arc::pin_init(Completion::new(), GFP_KERNEL)?;
         let inspections = Inspections {
@@ -155,13 +156,13 @@ impl Inspections {
             return Err(target::explain_none(&self.request));
         }
         loop {
-            let armed = Armed::get().inspect_err(|_| release(&mut targets, thread))?;
+            let armed = Armed::get().inspect_err(|_| target::release(&mut targets, thread))?;
             let mut watched = KVec::with_capacity(MAX_VMS, GFP_KERNEL)?;
             let interval = loop {
                 let result = self.one(&process, &targets, &mut watched, thread);
                 // VMs that come and go while this sleeps are found, or not, the next time. None is
                 // kept from going.
-                release(&mut targets, thread);
+                target::release(&mut targets, thread);
                 let Some(interval) = self.request.interval else {
                     return result;
                 };
@@ -277,18 +278,5 @@ impl Inspections {
             }
         }
         result
-    }
-}
-
-/// Gives back the VMs. If nobody else uses one any more, KVM removes what it has mapped into its
-/// VMM, which it can do from there only (`kvm_arch_destroy_vm`, `arch/x86/kvm/x86.c`).
-fn release(targets: &mut KVec<Target>, thread: &mut OnKthread) {
-    // Else KVM would not wait for the lock that it needs for that.
-    thread.forget_kill();
-    while let Some(target) = targets.pop() {
-        let mm = target.vm.mm().mmget_not_zero();
-        let memory = mm.map(|mm| BorrowedAddressSpace::take_on(thread, mm));
-        drop(target);
-        drop(memory);
     }
 }

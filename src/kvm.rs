@@ -11,6 +11,7 @@
 mod ids;
 mod lock;
 mod memslot;
+mod reference;
 mod registers;
 pub(crate) mod run;
 mod vcpu;
@@ -26,6 +27,7 @@ pub(crate) use self::{
         FLAG_NAMES,
         SPARE_SLOTS, //
     },
+    reference::VmRef,
     registers::{
         Register,
         Registers, //
@@ -36,6 +38,7 @@ pub(crate) use self::{
         Vcpu, //
     },
     vm::{
+        bind,
         Kinds,
         Kvm,
         KvmFile,

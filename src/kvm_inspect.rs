@@ -43,11 +43,13 @@ pub mod x86;
 use kernel::prelude::*;
 
 use crate::{
-    error::refuse,
     hook::drain::Drain,
     inspector::Inspector,
     kvm::Kvm,
-    linux::module,
+    linux::{
+        log,
+        module, //
+    },
     parameters::RawParameters, //
 };
 
@@ -117,6 +119,8 @@ struct KvmInspect {
 
 impl kernel::Module for KvmInspect {
     fn init(_module: &'static ThisModule) -> Result<Self> {
+        // SAFETY: The module is being loaded, which happens once.
+        unsafe { log::init() };
         let request = parameters::check(&RawParameters {
             pid: module_parameters::pid.value(),
             vm_fd: module_parameters::vm_fd.value(),
@@ -132,12 +136,7 @@ impl kernel::Module for KvmInspect {
         })
         .map_err(error::explain_memory)?;
         // SAFETY: The module is being loaded, which happens once; this is dropped last.
-        let kvm = unsafe { Kvm::get() }.map_err(|error| {
-            refuse!(
-                error,
-                "KVM is not loaded; load kvm_amd or kvm_intel, and start a VM"
-            )
-        })?;
+        let kvm = unsafe { Kvm::new() };
         // SAFETY: The module is being loaded, which happens once.
         let drain = unsafe { Drain::new() };
         // If this fails, the order of drops is the same.

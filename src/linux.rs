@@ -15,6 +15,7 @@ pub(crate) mod ftrace;
 pub(crate) mod kprobe;
 pub(crate) mod kthread;
 pub(crate) mod lockdown;
+pub(crate) mod log;
 pub(crate) mod module;
 pub(crate) mod pages;
 pub(crate) mod random;

@@ -18,11 +18,16 @@ use crate::{
         Kinds,
         KvmFile,
         UnknownKind,
-        Vm, //
+        Vm,
+        VmRef, //
     },
-    linux::task::{
-        self,
-        FileVisitor, //
+    linux::{
+        address_space::BorrowedAddressSpace,
+        kthread::OnKthread,
+        task::{
+            self,
+            FileVisitor, //
+        }, //
     },
     request::Request, //
 };
@@ -32,7 +37,13 @@ pub(crate) struct Target {
     /// Its file descriptor in the VMM; [`None`] if only vCPUs are open.
     pub(crate) fd: Option<u32>,
     /// The VM.
-    pub(crate) vm: ARef<Vm>,
+    pub(crate) vm: VmRef,
+}
+
+/// A VM that was found.
+struct Found {
+    fd: Option<u32>,
+    vm: ARef<Vm>,
 }
 
 /// Finds the VMs that `request` names among the open files of `process`. There may be none.
@@ -67,7 +78,25 @@ pub(crate) fn find(request: &Request, process: &Task) -> Result<KVec<Target>> {
             request.pid
         ));
     }
-    Ok(finder.targets)
+    let mut targets = KVec::with_capacity(finder.targets.len(), GFP_KERNEL)?;
+    for Found { fd, vm } in finder.targets.drain_all() {
+        let vm = VmRef::new(vm)?;
+        targets.push(Target { fd, vm }, GFP_KERNEL)?;
+    }
+    Ok(targets)
+}
+
+/// Gives back VMs. If nobody else uses one any more, KVM removes what it has mapped into its VMM,
+/// which it can do from there only (`kvm_arch_destroy_vm`, `arch/x86/kvm/x86.c`).
+pub(crate) fn release(targets: &mut KVec<Target>, thread: &mut OnKthread) {
+    // Else KVM would not wait for the lock that it needs for that.
+    thread.forget_kill();
+    while let Some(target) = targets.pop() {
+        let mm = target.vm.mm().mmget_not_zero();
+        let memory = mm.map(|mm| BorrowedAddressSpace::take_on(thread, mm));
+        drop(target);
+        drop(memory);
+    }
 }
 
 /// Logs a line that says that [`find`] has found none. Returns `ENOENT`.
@@ -89,7 +118,7 @@ pub(crate) fn explain_none(request: &Request) -> Error {
 struct Finder {
     vm_fd: Option<u32>,
     kinds: Kinds,
-    targets: KVec<Target>,
+    targets: KVec<Found>,
     too_many: bool,
 }
 
@@ -110,7 +139,7 @@ impl FileVisitor for Finder {
             // Not the last reference, so that dropping it here, under a lock, does not sleep.
             known.fd = known.fd.or(fd);
         } else {
-            let target = Target { fd, vm };
+            let target = Found { fd, vm };
             self.too_many |= self.targets.push_within_capacity(target).is_err();
         }
         ControlFlow::Continue(())

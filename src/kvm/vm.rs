@@ -9,18 +9,25 @@ use kernel::{
     mm::Mm,
     page::PAGE_SHIFT,
     prelude::*,
-    sync::aref::{
-        ARef,
-        AlwaysRefCounted, //
+    sync::{
+        aref::{
+            ARef,
+            AlwaysRefCounted, //
+        },
+        global_lock, //
     },
     types::Opaque, //
 };
 
 use super::{
     ids::VmId,
+    reference,
     Vcpu, //
 };
-use crate::bindings;
+use crate::{
+    bindings,
+    error::refuse, //
+};
 
 /// A virtual machine.
 ///
@@ -38,33 +45,57 @@ unsafe impl Send for Vm {}
 // SAFETY: All methods may run in parallel with each other and with KVM.
 unsafe impl Sync for Vm {}
 
-/// KVM itself, which stays loaded while this lives. No [`Vm`] outlives it.
+global_lock! {
+    // SAFETY: `Kvm::new` initializes it before anything else uses it.
+    /// Whether KVM is bound. The kernel's list of modules is looked at under the lock.
+    unsafe(uninit) static IS_BOUND: Mutex<bool> = false;
+}
+
+/// KVM itself, which stays loaded from [`bind`] on until this is dropped. No [`Vm`] outlives it.
 pub(crate) struct Kvm(());
 
 impl Kvm {
-    /// Keeps KVM loaded.
-    ///
-    /// # Errors
-    ///
-    /// `ENOENT`: it is not loaded.
+    /// Prepares all that is about KVM.
     ///
     /// # Safety
     ///
-    /// There is no other `Kvm`, and the result outlives each [`Vm`].
-    pub(crate) unsafe fn get() -> Result<Self> {
-        // SAFETY: By this function's contract nobody else sets or uses these symbols.
-        if unsafe { bindings::bind_kvm() } {
-            Ok(Self(()))
-        } else {
-            Err(ENOENT)
-        }
+    /// This is called once, when the module is loaded, and the result outlives each [`Vm`].
+    pub(crate) unsafe fn new() -> Self {
+        // SAFETY: By this function's contract.
+        unsafe { IS_BOUND.init() };
+        // SAFETY: By this function's contract.
+        unsafe { reference::init() };
+        Self(())
     }
+}
+
+/// Keeps KVM loaded from now on. No [`Vm`] is found before this.
+///
+/// # Errors
+///
+/// `ENOENT`: it is not loaded, after a line that says so.
+pub(crate) fn bind() -> Result {
+    let mut is_bound = IS_BOUND.lock();
+    if !*is_bound {
+        // SAFETY: With the lock nobody else sets these symbols, and nobody uses them yet.
+        if !unsafe { bindings::bind_kvm() } {
+            return Err(refuse!(
+                ENOENT,
+                "KVM is not loaded; load kvm_amd or kvm_intel, and start a VM"
+            ));
+        }
+        *is_bound = true;
+    }
+    Ok(())
 }
 
 impl Drop for Kvm {
     fn drop(&mut self) {
-        // SAFETY: `get` has bound them; by its contract no `Vm` is left.
-        unsafe { bindings::unbind_kvm() };
+        let mut is_bound = IS_BOUND.lock();
+        if core::mem::take(&mut *is_bound) {
+            // SAFETY: They are bound; by the contract of `new` no `Vm` is left.
+            unsafe { bindings::unbind_kvm() };
+        }
     }
 }
 
@@ -256,10 +287,10 @@ impl Vm {
         unsafe { bindings::has_this_layout(self.as_raw()) }
     }
 
-    /// Returns whether nobody holds the VM any more but the caller, who has so many references.
-    pub(crate) fn is_abandoned(&self, own: u32) -> bool {
+    /// Returns how many references there are.
+    pub(super) fn users_count(&self) -> u32 {
         // SAFETY: By the type invariant `self` is valid.
-        unsafe { bindings::users_count(self.as_raw()) <= own }
+        unsafe { bindings::users_count(self.as_raw()) }
     }
 
     /// Returns the address space of the process that made the VM. The guest's memory lies there.

@@ -4,8 +4,7 @@
 
 use kernel::{
     page::PAGE_SHIFT,
-    prelude::*,
-    sync::aref::ARef, //
+    prelude::*, //
 };
 
 use super::PAGE;
@@ -14,7 +13,8 @@ use crate::{
         Backing,
         Memslot,
         Memslots,
-        Vm, //
+        Vm,
+        VmRef, //
     },
     linux::{
         address_space::UserMemory,
@@ -146,13 +146,13 @@ fn address(hva: u64, page: u64) -> Option<usize> {
 ///
 /// Of these, `ranges` say what to read; an empty list means nothing.
 pub(crate) struct Map {
-    vm: ARef<Vm>,
+    vm: VmRef,
     slots: Memslots,
 }
 
 impl Map {
     /// Creates the map of `vm`, which has `slots`.
-    pub(crate) fn new(vm: ARef<Vm>, slots: Memslots) -> Self {
+    pub(crate) fn new(vm: VmRef, slots: Memslots) -> Self {
         Self { vm, slots }
     }
 
