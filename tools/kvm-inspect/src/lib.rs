@@ -10,6 +10,7 @@ pub mod hex;
 mod inspection;
 mod kernel_log;
 pub mod module;
+pub mod output;
 pub mod registers;
 pub mod report;
 

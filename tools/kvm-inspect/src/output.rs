@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where a file of a guest's memory is written to: a file, or standard output.
+//!
+//! A file has its name only when it is whole ([`Output::commit`]). Until then it has none at all,
+//! so that nothing is left behind however the program ends, by a signal, too. On file systems that
+//! cannot do that it has a temporary name beside the final one, which is removed on any error, and
+//! if the `Output` is dropped.
+//!
+//! Only root, or whoever runs the program, may read it: it holds all secrets of a guest.
+
+mod digest;
+mod error;
+mod staged;
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{self, IsTerminal, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{fallocate, FallocateFlags},
+    io::Errno,
+};
+use sha2::{Digest as _, Sha256};
+
+pub use self::error::OutputError;
+use self::staged::Staged;
+
+/// What becomes of a file that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// Nothing: it is an error.
+    Refuse,
+    /// It is replaced when the new one is whole.
+    Replace,
+}
+
+/// The SHA-256 digest of a file.
+pub type Sha256Digest = [u8; 32];
+
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// A file that is being written.
+pub struct Output(Target);
+
+enum Target {
+    File(Staged),
+    Stream(Stream),
+}
+
+/// A pipe, or whatever else is written from the begin to the end.
+struct Stream {
+    writer: Box<dyn Write + Send>,
+    /// How many bytes were written.
+    position: u64,
+    /// Of these bytes.
+    digest: Sha256,
+}
+
+impl Output {
+    /// Opens a file, or standard output if `path` is `-`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Output::create`] and [`Output::stdout`].
+    pub fn open(path: &Path, existing: Existing) -> Result<Self, OutputError> {
+        if path == Path::new("-") {
+            Self::stdout()
+        } else {
+            Self::create(path, existing)
+        }
+    }
+
+    /// Creates a file, which has no content and no name yet.
+    ///
+    /// # Errors
+    ///
+    /// The file or its manifest is there and shall not be replaced, or is no regular file; no file
+    /// can be created in that folder.
+    pub fn create(path: &Path, existing: Existing) -> Result<Self, OutputError> {
+        staged::check(&manifest_path(path), existing)?;
+        Staged::create(path, existing).map(|staged| Self(Target::File(staged)))
+    }
+
+    /// Writes to standard output.
+    ///
+    /// # Errors
+    ///
+    /// It is a terminal, or closed.
+    pub fn stdout() -> Result<Self, OutputError> {
+        let stdout = io::stdout();
+        if stdout.is_terminal() {
+            return Err(OutputError::Terminal);
+        }
+        // Not `Stdout`, which looks for the ends of lines in all that it writes.
+        let stdout = rustix::io::dup(stdout).map_err(|error| OutputError::stream(error.into()))?;
+        Ok(Self::stream(File::from(stdout)))
+    }
+
+    /// Writes to a pipe or the like, from the begin to the end.
+    #[must_use]
+    pub fn stream(writer: impl Write + Send + 'static) -> Self {
+        Self(Target::Stream(Stream {
+            writer: Box::new(writer),
+            position: 0,
+            digest: Sha256::new(),
+        }))
+    }
+
+    /// Returns the name that a file will have. A stream has none.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Target::File(staged) => Some(staged.path()),
+            Target::Stream(_) => None,
+        }
+    }
+
+    /// Returns whether what was written can be written again.
+    #[must_use]
+    pub fn is_patchable(&self) -> bool {
+        matches!(self.0, Target::File(_))
+    }
+
+    /// Gives a file its size. What is not written reads as zeros. A stream gets its zeros now.
+    ///
+    /// # Errors
+    ///
+    /// The file system has no files of that size, or more was written already.
+    pub fn set_size(&mut self, size: u64) -> Result<(), OutputError> {
+        match &mut self.0 {
+            Target::File(staged) => {
+                let result = staged.file().set_len(size);
+                result.map_err(|error| staged.error("write", error))
+            }
+            Target::Stream(stream) => stream.skip_to(size),
+        }
+    }
+
+    /// Writes bytes at an offset. What a stream has before them and was not written becomes zeros.
+    ///
+    /// # Errors
+    ///
+    /// The disk is full, or the reader of a pipe has gone; a stream is beyond that offset.
+    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), OutputError> {
+        match &mut self.0 {
+            Target::File(staged) => {
+                let result = staged.file().write_all_at(bytes, offset);
+                result.map_err(|error| staged.error("write", error))
+            }
+            Target::Stream(stream) => {
+                stream.skip_to(offset)?;
+                stream.write(bytes)
+            }
+        }
+    }
+
+    /// Makes bytes of a file zeros again, without any space on the disk if possible.
+    ///
+    /// # Errors
+    ///
+    /// As [`Output::write_at`].
+    pub fn clear_at(&mut self, offset: u64, size: u64) -> Result<(), OutputError> {
+        match &mut self.0 {
+            Target::File(staged) => {
+                let result = clear(staged.file(), offset, size);
+                result.map_err(|error| staged.error("write", error))
+            }
+            Target::Stream(stream) => {
+                stream.skip_to(offset)?;
+                stream.skip_to(offset.saturating_add(size))
+            }
+        }
+    }
+
+    /// Returns the digest of all bytes, with holes as zeros. `progress` is called with the number
+    /// of bytes that were read, again and again.
+    ///
+    /// A stream is digested while it is written. A file is read once more: its pages may have come
+    /// in any order, and its first page is written last. Most of it is in memory still, and holes
+    /// are not read.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
+    pub fn sha256(&self, progress: &mut dyn FnMut(u64)) -> Result<Sha256Digest, OutputError> {
+        match &self.0 {
+            Target::File(staged) => {
+                let result = digest::of_file(staged.file(), progress);
+                result.map_err(|error| staged.error("read back", error))
+            }
+            Target::Stream(stream) => Ok(stream.digest.clone().finalize().into()),
+        }
+    }
+
+    /// Ends the output. A file gets its name, and `manifest` becomes the content of the file beside
+    /// it, whose name has `.json` at its end.
+    ///
+    /// The manifest gets its name first: who finds the file finds what tells how far to trust it. A
+    /// crash between the two leaves a manifest alone, or beside the file that was to be replaced,
+    /// whose digest is another.
+    ///
+    /// # Errors
+    ///
+    /// Not all could be written to the disk. Neither of the files has its name then. But if files
+    /// were to be replaced, the old manifest may be gone.
+    pub fn commit(self, manifest: Option<&[u8]>) -> Result<(), OutputError> {
+        match self.0 {
+            Target::File(staged) => commit_file(staged, manifest),
+            Target::Stream(_) if manifest.is_some() => Err(OutputError::NoPlace),
+            Target::Stream(mut stream) => stream.writer.flush().map_err(OutputError::stream),
+        }
+    }
+}
+
+fn commit_file(staged: Staged, manifest: Option<&[u8]>) -> Result<(), OutputError> {
+    staged.sync()?;
+    let Some(bytes) = manifest else {
+        return staged.publish();
+    };
+    let path = manifest_path(staged.path());
+    let beside = Staged::create(&path, staged.existing())?;
+    let result = beside.file().write_all_at(bytes, 0);
+    result.map_err(|error| beside.error("write", error))?;
+    beside.sync()?;
+    beside.publish()?;
+    staged.publish().inspect_err(|_| {
+        // It describes a file that is not there. The first error is the one to be told.
+        let _ = std::fs::remove_file(&path);
+    })
+}
+
+/// Returns the name of the manifest of a file.
+#[must_use]
+pub fn manifest_path(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(".json");
+    name.into()
+}
+
+/// Makes a hole, or writes zeros where there are no holes.
+fn clear(file: &File, mut offset: u64, mut size: u64) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match fallocate(file, flags, offset, size) {
+        Ok(()) => return Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    while size > 0 {
+        let zeros = zeros(size);
+        file.write_all_at(zeros, offset)?;
+        offset += zeros.len() as u64;
+        size -= zeros.len() as u64;
+    }
+    Ok(())
+}
+
+/// Returns some zeros, at most as many as asked for.
+fn zeros(most: u64) -> &'static [u8] {
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    &ZEROS[..most.min(ZEROS.len())]
+}
+
+impl Stream {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
+        self.writer.write_all(bytes).map_err(OutputError::stream)?;
+        self.digest.update(bytes);
+        self.position = self.position.saturating_add(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Writes zeros up to an offset.
+    fn skip_to(&mut self, offset: u64) -> Result<(), OutputError> {
+        let left = offset.checked_sub(self.position);
+        let mut left = left.ok_or(OutputError::OutOfOrder)?;
+        while left > 0 {
+            let zeros = zeros(left);
+            self.write(zeros)?;
+            left -= zeros.len() as u64;
+        }
+        Ok(())
+    }
+}
