@@ -6,6 +6,7 @@
 //! inspection; the report comes in the kernel log ([`KernelLog`]), and becomes a
 //! [`Report`](report::Report). The tests of the module use this crate, too.
 
+pub mod core;
 pub mod hex;
 mod inspection;
 mod kernel_log;
