@@ -10,6 +10,7 @@ pub mod core;
 pub mod hex;
 mod inspection;
 mod kernel_log;
+pub mod manifest;
 pub mod module;
 pub mod output;
 pub mod registers;
