@@ -202,7 +202,7 @@ impl Output {
     ///
     /// The manifest gets its name first: who finds the file finds what tells how far to trust it. A
     /// crash between the two leaves a manifest alone, or beside the file that was to be replaced,
-    /// whose digest is another.
+    /// whose digest is another. Without a new manifest, an old one stays.
     ///
     /// # Errors
     ///
@@ -243,13 +243,15 @@ pub fn manifest_path(path: &Path) -> PathBuf {
 }
 
 /// Makes a hole, or writes zeros where there are no holes.
-fn clear(file: &File, mut offset: u64, mut size: u64) -> io::Result<()> {
+fn clear(file: &File, offset: u64, size: u64) -> io::Result<()> {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     match fallocate(file, flags, offset, size) {
-        Ok(()) => return Ok(()),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-        Err(error) => return Err(error.into()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(file, offset, size),
+        result => Ok(result?),
     }
+}
+
+fn write_zeros(file: &File, mut offset: u64, mut size: u64) -> io::Result<()> {
     while size > 0 {
         let zeros = zeros(size);
         file.write_all_at(zeros, offset)?;
@@ -283,5 +285,23 @@ impl Stream {
             left -= zeros.len() as u64;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_are_written_where_there_are_no_holes() {
+        let file = tempfile::tempfile().expect("a file");
+        let size = 3 * ZEROS.len();
+        file.write_all_at(&vec![1; size], 0).expect("written");
+        write_zeros(&file, 1, size as u64 - 2).expect("written");
+        let mut bytes = vec![2; size];
+        file.read_exact_at(&mut bytes, 0).expect("read");
+        assert!(bytes[1..size - 1].iter().all(|byte| *byte == 0));
+        assert_eq!((bytes[0], bytes[size - 1]), (1, 1));
+        assert_eq!(file.metadata().expect("it is there").len(), size as u64);
     }
 }

@@ -101,7 +101,15 @@ impl Hidden {
     fn create(folder: &Path) -> io::Result<Self> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         match open(folder, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(file) => Ok(Self::Unnamed(file.into())),
+            Ok(file) => {
+                let file = File::from(file);
+                // Without /proc, it would never get a name.
+                if Path::new(&descriptor(&file)).exists() {
+                    Ok(Self::Unnamed(file))
+                } else {
+                    Self::create_named(folder)
+                }
+            }
             // What file systems and kernels without O_TMPFILE say (open(2)).
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {
                 Self::create_named(folder)
@@ -144,8 +152,13 @@ const PREFIX: &str = ".kvm-inspect-";
 /// Gives an unnamed file a name that nothing has yet.
 fn link(file: &File, path: &Path) -> io::Result<()> {
     // By its descriptor alone, only who has CAP_DAC_READ_SEARCH can link it (open(2)).
-    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-    Ok(linkat(CWD, unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+    let flags = AtFlags::SYMLINK_FOLLOW;
+    Ok(linkat(CWD, descriptor(file), CWD, path, flags)?)
+}
+
+/// Returns a name by which this process can open the file again.
+fn descriptor(file: &File) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 
 /// Returns whether a file can get this name, as far as it can be known before.
