@@ -318,10 +318,25 @@ fn strange_mappings_are_refused() {
 }
 
 #[test]
+fn what_is_mapped_again_and_again_is_left_out() {
+    let mappings: Vec<_> = (0..64)
+        .map(|at| (TEXT + 16 * at * PAGE, 1, 1))
+        .chain((64..1000).map(|at| (TEXT + 16 * at * PAGE, 3, 1)))
+        .collect();
+    let file = core(&ranges(&[(0, 4)]), &mapped(&mappings));
+    let pages: Vec<_> = loads(&file)[1..]
+        .iter()
+        .map(|one| one.p_paddr(LE) / PAGE)
+        .collect();
+    assert_eq!(pages, [1; 64]);
+}
+
+#[test]
 fn more_mappings_than_an_elf_file_can_have_are_refused() {
     let many = |count: u64| {
-        let mappings: Vec<_> = (0..count).map(|at| (TEXT + 2 * at * PAGE, 0, 1)).collect();
-        elf::layout(&ranges(&[(0, 1)]), &notes(1), &mapped(&mappings))
+        let mapping = |at| (TEXT + 2 * at * PAGE, 2 * (at % 32768), 1);
+        let mappings: Vec<_> = (0..count).map(mapping).collect();
+        elf::layout(&ranges(&[(0, 65536)]), &notes(1), &mapped(&mappings))
     };
     // With the RAM and the notes, 65,534 headers: the last number that means a number.
     assert!(many(65_532).is_ok());

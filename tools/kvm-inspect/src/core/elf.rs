@@ -18,6 +18,7 @@
 //! pages that the kernel has mapped, in the same bytes of the file. LeechCore refuses that file.
 
 use std::{
+    collections::HashMap,
     error::Error,
     fmt::{self, Display},
 };
@@ -38,6 +39,10 @@ use super::{Extent, Header, Layout, NoteError, Notes, Range, Ranges, PAGE_SIZE};
 /// in one block of 8 KiB, and refuses a file with more.
 pub const MAX_SEGMENTS: usize = 144;
 
+/// How many times memory is mapped at most, or it is left out. Linux has a page of stacks 65,536
+/// times for each 64 CPUs (`arch/x86/kernel/espfix_64.c`), which would fill the file's headers.
+const MAX_ALIASES: u32 = 64;
+
 const HEADER_SIZE: usize = size_of::<FileHeader64<LittleEndian>>();
 const SEGMENT_SIZE: usize = size_of::<ProgramHeader64<LittleEndian>>();
 
@@ -50,7 +55,8 @@ pub struct Options {
     /// How many bytes are left for headers and notes at least, rounded up to pages. Notes that
     /// become longer later need that room.
     pub room: u64,
-    /// What the guest's kernel has mapped elsewhere. If there is any, the file is for gdb.
+    /// What the guest's kernel has mapped elsewhere. If there is any, the file is for gdb. What is
+    /// no RAM, or mapped more than 64 times, is left out.
     pub kernel_mappings: Vec<Mapping>,
 }
 
@@ -211,9 +217,15 @@ fn ram(ranges: &Ranges, base: u64) -> Result<Vec<Segment>, ElfError> {
 /// addresses. What is no RAM is left out.
 fn elsewhere(ranges: &Ranges, options: &Options) -> Result<Vec<Segment>, ElfError> {
     let base = options.direct_map_base.unwrap_or(0);
+    let mappings = merged(&options.kernel_mappings)?;
+    let mut aliases = HashMap::new();
+    for mapping in &mappings {
+        *aliases.entry(mapping.gpa).or_insert(0) += 1;
+    }
     let mut segments = Vec::new();
-    for mapping in merged(&options.kernel_mappings)? {
-        if base.checked_add(mapping.gpa) == Some(mapping.gva) {
+    for mapping in mappings {
+        let is_direct = base.checked_add(mapping.gpa) == Some(mapping.gva);
+        if is_direct || aliases[&mapping.gpa] > MAX_ALIASES {
             continue;
         }
         let range = Range::new(mapping.gpa, mapping.size);
