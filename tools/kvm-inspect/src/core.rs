@@ -5,6 +5,15 @@
 //! [`elf`], [`lime`] and [`raw`] say where in a file the memory stands and what stands around it:
 //! each makes a [`Layout`], without any input or output. A [`Writer`] then takes pages, and
 //! puts them where the layout has them, in a file or in a pipe.
+//!
+//! A core file is made in these steps:
+//! 1. [`Ranges::new`] takes the RAM of the guest, and [`elf::layout`] makes the layout, with the
+//!    notes that are known by then.
+//! 2. [`Writer::begin`] takes the layout and an [`Output`](crate::output::Output).
+//! 3. [`Writer::write`] and [`Writer::absent`] take pages. In a file, later ones replace earlier.
+//! 4. [`Writer::replace_headers`] takes the layout with the last notes, unless it is a pipe.
+//! 5. [`Writer::finish`] returns the output, which is digested and gets its name, and the kinds of
+//!    all pages, of which a [`Manifest`](crate::manifest::Manifest) is made.
 
 #![allow(
     clippy::doc_markdown,

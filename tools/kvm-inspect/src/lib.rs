@@ -5,6 +5,9 @@
 //! An [`Inspection`] holds the parameters of the module. Loading the module with them makes the
 //! inspection; the report comes in the kernel log ([`KernelLog`]), and becomes a
 //! [`Report`](report::Report). The tests of the module use this crate, too.
+//!
+//! Memory and [`registers`] of a guest become a file for drgn, crash, gdb and others in [`core`].
+//! It appears whole or not at all ([`output`]), with a [`manifest`] that says what is missing.
 
 pub mod core;
 pub mod hex;
