@@ -8,8 +8,12 @@
 //!
 //! Memory and [`registers`] of a guest become a file for drgn, crash, gdb and others in [`core`].
 //! It appears whole or not at all ([`output`]), with a [`manifest`] that says what is missing.
+//!
+//! What a guest is, this crate finds out from its registers and memory alone: [`guest`] reads the
+//! memory.
 
 pub mod core;
+pub mod guest;
 pub mod hex;
 mod inspection;
 mod kernel_log;
