@@ -10,7 +10,7 @@
 //! It appears whole or not at all ([`output`]), with a [`manifest`] that says what is missing.
 //!
 //! What a guest is, this crate finds out from its registers and memory alone: [`guest`] reads the
-//! memory.
+//! memory, [`paging`] walks its page tables.
 
 pub mod core;
 pub mod guest;
@@ -20,6 +20,7 @@ mod kernel_log;
 pub mod manifest;
 pub mod module;
 pub mod output;
+pub mod paging;
 pub mod registers;
 pub mod report;
 
