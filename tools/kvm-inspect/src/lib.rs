@@ -10,13 +10,14 @@
 //! It appears whole or not at all ([`output`]), with a [`manifest`] that says what is missing.
 //!
 //! What a guest is, this crate finds out from its registers and memory alone: [`guest`] reads the
-//! memory, [`paging`] walks its page tables.
+//! memory, [`paging`] walks its page tables, [`linux`] finds its kernel.
 
 pub mod core;
 pub mod guest;
 pub mod hex;
 mod inspection;
 mod kernel_log;
+pub mod linux;
 pub mod manifest;
 pub mod module;
 pub mod output;

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The Linux kernel of a guest, found and read from the outside.
+//!
+//! It begins with VMCOREINFO, a note in the guest's memory that Linux writes at boot for tools that
+//! read dumps. [`candidates`] finds what looks like one, [`prove`] finds out which one is the
+//! running kernel's, and makes it a [`Kernel`]. That has its symbols ([`Kallsyms`]), and the
+//! numbers of its CPUs ([`CpuNumbers`]). None of it needs a symbol file.
+//!
+//! All of it is the guest's word: sizes and counts are bounded.
+
+mod cpus;
+mod direct_map;
+mod kallsyms;
+mod kernel;
+mod note;
+mod proof;
+mod vmcoreinfo;
+
+pub use self::{
+    cpus::CpuNumbers,
+    direct_map::{DirectMap, Source},
+    kallsyms::{Kallsyms, KallsymsError, Symbol},
+    kernel::{Kernel, RootError},
+    note::{candidates, Note, NoteError, PATTERN},
+    proof::{prove, Candidate, PointerError, Proof, Proofs, MAX_CANDIDATES},
+    vmcoreinfo::VmcoreInfo,
+};

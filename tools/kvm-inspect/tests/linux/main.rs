@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Finding and reading a kernel, in memory that is made here.
+
+#![expect(clippy::similar_names, reason = "GVA and GPA are what KVM calls them")]
+
+mod guest;
+mod proof;
+mod symbols;
