@@ -20,6 +20,8 @@ const NOTE_POINTER: u64 = IMAGE + 0x1_1000;
 const PAGE_OFFSET_BASE: u64 = IMAGE + 0x1_1008;
 pub(crate) const APIC_IDS: u64 = IMAGE + 0x1_1010;
 const AFTER_APIC_IDS: u64 = IMAGE + 0x1_1030;
+pub(crate) const PRB: u64 = IMAGE + 0x1_2000;
+pub(crate) const RING: u64 = IMAGE + 0x1_2100;
 const NUM_SYMS: u64 = IMAGE + 0x2_0000;
 const OFFSETS: u64 = IMAGE + 0x2_1000;
 const RELATIVE_BASE: u64 = IMAGE + 0x2_2000;
@@ -76,6 +78,7 @@ impl Guest {
         let apic_ids = [0, 1, 2, 4, u32::MAX, u32::MAX];
         self.write(APIC_IDS, &apic_ids.map(u32::to_le_bytes).concat());
         self.write_symbols(offsets);
+        self.write_u64(PRB, RING);
         self.note = self.note_text(offsets);
         self.write_note(note_gpa, &self.note.clone());
     }
@@ -85,7 +88,7 @@ impl Guest {
         let phys_base = i64::from_ne_bytes(phys_base.to_ne_bytes());
         let mut note = format!(
             "OSRELEASE={RELEASE}\nSYMBOL(init_uts_ns)={UTS:x}\nOFFSET(uts_namespace.name)=0\n\
-             SYMBOL(swapper_pg_dir)={SWAPPER:x}\nSYMBOL(_stext)={IMAGE:x}\n\
+             SYMBOL(swapper_pg_dir)={SWAPPER:x}\nSYMBOL(_stext)={IMAGE:x}\nSYMBOL(prb)={PRB:x}\n\
              SYMBOL(kallsyms_names)={NAMES:x}\nSYMBOL(kallsyms_num_syms)={NUM_SYMS:x}\n\
              SYMBOL(kallsyms_token_table)={TOKENS:x}\nSYMBOL(kallsyms_offsets)={OFFSETS:x}\n\
              SYMBOL(kallsyms_token_index)={TOKEN_INDEX:x}\nNUMBER(phys_base)={phys_base}\n\
@@ -94,7 +97,7 @@ impl Guest {
         if offsets != Offsets::FromThemselves {
             note += &format!("SYMBOL(kallsyms_relative_base)={RELATIVE_BASE:x}\n");
         }
-        note
+        note + crate::ring::LAYOUT
     }
 
     /// Writes a note with this text.

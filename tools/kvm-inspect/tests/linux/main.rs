@@ -5,5 +5,8 @@
 #![expect(clippy::similar_names, reason = "GVA and GPA are what KVM calls them")]
 
 mod guest;
+mod hostile;
+mod log;
 mod proof;
+mod ring;
 mod symbols;
