@@ -138,11 +138,31 @@ pub fn prove<'a>(
             Err(error) => proofs.others.push((gpa, error)),
         }
     }
+    proofs.follow_pointers();
     proofs.choose();
     proofs
 }
 
 impl Proofs<'_> {
+    /// Asks the kernel about the notes that it says are its own, if there were too many others.
+    fn follow_pointers(&mut self) {
+        let elsewhere = |candidate: &Candidate<'_>| match &candidate.pointer {
+            Err(PointerError::Elsewhere { gpa }) => Some(*gpa),
+            _ => None,
+        };
+        let own: Vec<u64> = self.candidates.iter().filter_map(elsewhere).collect();
+        for candidate in &mut self.candidates {
+            let is_own = own.contains(&candidate.note.gpa);
+            if let (Ok(kernel), Err(PointerError::TooMany)) =
+                (&candidate.kernel, &candidate.pointer)
+            {
+                if is_own {
+                    candidate.pointer = check_pointer(kernel, candidate.note.gpa);
+                }
+            }
+        }
+    }
+
     fn choose(&mut self) {
         let rank = |candidate: &Candidate<'_>| (candidate.proof(), candidate.vcpus.len());
         let ranks: Vec<_> = self.candidates.iter().map(rank).collect();

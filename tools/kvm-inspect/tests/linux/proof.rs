@@ -169,3 +169,20 @@ fn only_so_many_are_looked_at() {
     let proofs = prove(&guest.memory, &gpas, &[]);
     assert_eq!((proofs.candidates.len(), proofs.omitted), (0, 1));
 }
+
+#[test]
+fn many_copies_do_not_hide_the_true_note() {
+    let mut guest = Guest::new(Offsets::FromThemselves);
+    let mut gpas: Vec<u64> = (0..40).map(|page| DECOYS[0] + page * 0x2000).collect();
+    let note = guest.note.clone();
+    for gpa in &gpas {
+        guest.write_note(*gpa, &note);
+    }
+    gpas.push(guest.note_gpa);
+    let proofs = prove(&guest.memory, &gpas, &[]);
+    assert_eq!(
+        proofs.taken().map(|taken| taken.note.gpa),
+        Some(guest.note_gpa)
+    );
+    assert_eq!(proofs.taken().map(Candidate::proof), Some(Proof::Pointer));
+}
