@@ -79,8 +79,9 @@ pub struct Proofs<'a> {
     pub others: Vec<(u64, NoteError)>,
     /// How many addresses were not looked at, because there are too many.
     pub omitted: usize,
-    /// Which of the candidates is taken: the one that is proved best, then that of most vCPUs. One
-    /// that is not proved is taken if it is the only one that is not refuted.
+    /// Which of the candidates is taken: of those whose kernel is there, the one that most vCPUs
+    /// run, then the one that is proved best. One that is not proved is taken if it is the only one
+    /// that is not refuted.
     pub taken: Option<usize>,
     /// Others are as good as the one that is taken, which is then the first of them.
     pub is_ambiguous: bool,
@@ -98,7 +99,8 @@ impl<'a> Proofs<'a> {
 ///
 /// The guest-physical addresses are those of the hits of a search for
 /// [`PATTERN`](super::PATTERN), or come from [`candidates`](super::candidates); those that do not
-/// begin a page are no candidates. The vCPUs decide between notes that are proved alike.
+/// begin a page are no candidates. Without vCPUs, the kernel that runs is not told from one that
+/// ran before.
 #[must_use]
 pub fn prove<'a>(
     memory: &'a dyn GuestMemory,
@@ -164,7 +166,12 @@ impl Proofs<'_> {
     }
 
     fn choose(&mut self) {
-        let rank = |candidate: &Candidate<'_>| (candidate.proof(), candidate.vcpus.len());
+        // Copies of a note have its vCPUs, and are told from it by their proof. A kernel that ran
+        // before may be proved better than the one that runs, if that has no symbols.
+        let rank = |candidate: &Candidate<'_>| {
+            let proof = candidate.proof();
+            (proof.min(Proof::Root), candidate.vcpus.len(), proof)
+        };
         let ranks: Vec<_> = self.candidates.iter().map(rank).collect();
         let Some(best) = ranks.iter().max().copied() else {
             return;

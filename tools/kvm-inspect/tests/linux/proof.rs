@@ -129,6 +129,21 @@ fn the_kernel_that_vcpus_run_is_taken() {
 }
 
 #[test]
+fn a_kernel_that_ran_before_is_not_taken_for_its_better_proof() {
+    let mut guest = Guest::new(Offsets::FromThemselves);
+    let old = guest.note_gpa;
+    guest.boot(0x100_0000, 0x90_0000, Offsets::FromThemselves);
+    guest.write_note(guest.note_gpa, &guest.note.replace("kallsyms", "symbols"));
+    let proofs = prove(&guest.memory, &[old, guest.note_gpa], &[guest.vcpu()]);
+    let all: Vec<Proof> = proofs.candidates.iter().map(Candidate::proof).collect();
+    assert_eq!(all, [Proof::Pointer, Proof::Root]);
+    assert_eq!(
+        proofs.taken().map(|taken| taken.note.gpa),
+        Some(guest.note_gpa)
+    );
+}
+
+#[test]
 fn one_that_is_not_proved_is_taken_only_alone() {
     let mut guest = Guest::new(Offsets::FromThemselves);
     let unproved = guest.note.replace("phys_base", "no_base");
