@@ -28,7 +28,7 @@ const CHUNK: u64 = 1 << 20;
 pub struct Note {
     /// Where it begins: the guest-physical address of a page.
     pub gpa: u64,
-    /// What it says.
+    /// What it says, in printable ASCII.
     pub info: VmcoreInfo,
 }
 
@@ -49,10 +49,11 @@ impl Note {
         let size = usize::try_from(size).ok().filter(|size| *size <= MAX_TEXT);
         let mut text = vec![0; size.ok_or(NoteError::TooLong)?];
         memory.read(gpa + HEADER_SIZE as u64, &mut text)?;
-        let text = String::from_utf8(text).map_err(|_| NoteError::NotText)?;
-        if text.contains(|c: char| c.is_control() && c != '\n') {
-            return Err(NoteError::NotText);
-        }
+        // So that it may be printed as it is.
+        let is_text = |byte: &u8| matches!(byte, b'\n' | b' '..=b'~');
+        let text = Some(text).filter(|text| text.iter().all(is_text));
+        let text = text.and_then(|text| String::from_utf8(text).ok());
+        let text = text.ok_or(NoteError::NotText)?;
         if !text.starts_with("OSRELEASE=") {
             return Err(NoteError::NotNote);
         }
@@ -107,7 +108,7 @@ pub enum NoteError {
     NotNote,
     /// The note says that it is longer than any kernel's.
     TooLong,
-    /// It has other bytes than text.
+    /// It has other bytes than ASCII text.
     NotText,
     /// The memory cannot be read, or is not RAM.
     Memory(io::Error),
