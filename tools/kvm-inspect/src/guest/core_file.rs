@@ -61,7 +61,7 @@ impl CoreFile {
         if !is_elf64 || !is_core || header[18..20] != x86_64.to_le_bytes() {
             return Err(invalid("it is no ELF64 core of an x86-64 guest"));
         }
-        // QEMU 11 places the program headers behind the section headers, and gives a wrong e_ehsize.
+        // QEMU 11 has the program headers behind the section headers, and a wrong e_ehsize.
         let table = number(&header, 32, 8);
         let entry_size = number(&header, 54, 2);
         let count = number(&header, 56, 2);

@@ -59,3 +59,51 @@ impl GuestMemory for RawFile {
         &self.ranges
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use rustix::fs::{open, Mode, OFlags};
+
+    use super::*;
+
+    /// Returns a file without a name, of which each page begins with its number.
+    fn pages(count: u8) -> File {
+        let flags = OFlags::TMPFILE | OFlags::RDWR;
+        let file = open(std::env::temp_dir(), flags, Mode::RUSR | Mode::WUSR);
+        let mut file: File = file.expect("a file can be created").into();
+        for number in 0..count {
+            let mut page = [0; 4096];
+            page[0] = number;
+            file.write_all(&page).expect("it can be written");
+        }
+        file
+    }
+
+    #[test]
+    fn ranges_follow_each_other_in_the_file() {
+        let memory = RawFile::new(pages(4), &[0x1000..0x3000, 0x10_0000..0x10_2000]);
+        let memory = memory.expect("the file is long enough");
+        for (gpa, number) in [(0x1000, 0), (0x2000, 1), (0x10_0000, 2), (0x10_1000, 3)] {
+            let mut byte = [9];
+            memory.read(gpa, &mut byte).expect("it is RAM");
+            assert_eq!(byte, [number], "{gpa:#x}");
+        }
+        assert!(memory
+            .read(0x2fff, &mut [0; 2])
+            .is_err_and(|error| OutsideRam::is(&error)));
+    }
+
+    #[test]
+    fn ranges_that_do_not_fit_are_refused() {
+        for ranges in [
+            [0..0x1000, 0x2000..0x4000],
+            [0..0x1000, 0x1000..0x1800],
+            [0x1000..0x2000, 0..0x1000],
+            [0..0x1000, 0x2000..0x2000],
+        ] {
+            assert!(RawFile::new(pages(2), &ranges).is_err(), "{ranges:x?}");
+        }
+    }
+}

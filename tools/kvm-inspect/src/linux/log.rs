@@ -2,10 +2,10 @@
 
 //! The kernel's log, as it is in memory (`kernel/printk/printk_ringbuffer.h`, since Linux 5.10).
 //!
-//! There are three rings: descriptors, infos with the same indexes, and blocks of text. A descriptor
-//! says in one word which record it holds and whether that is complete; a writer changes this word
-//! before it changes anything else. So a record is good if the word is the same before and after
-//! it was read, as in the kernel's `prb_read`, even if the guest runs meanwhile.
+//! There are three rings: descriptors, infos with the same indexes, and blocks of text. A
+//! descriptor says in one word which record it holds and whether that is complete; a writer changes
+//! this word before it changes anything else. So a record is good if the word is the same before
+//! and after it was read, as in the kernel's `prb_read`, even if the guest runs meanwhile.
 
 mod record;
 mod ring;
