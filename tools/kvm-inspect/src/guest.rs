@@ -17,7 +17,7 @@ use std::{
 };
 
 pub use self::{
-    core_file::{CoreFile, Note},
+    core_file::{CoreFile, CoreNote},
     raw_file::RawFile,
     sparse::SparseMemory,
 };

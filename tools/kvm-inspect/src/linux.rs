@@ -21,7 +21,7 @@ mod vmcoreinfo;
 
 pub use self::{
     cpus::CpuNumbers,
-    direct_map::{DirectMap, Source},
+    direct_map::{DirectMap, MapSource},
     kallsyms::{Kallsyms, KallsymsError, Symbol},
     kernel::{Kernel, RootError},
     log::{Caller, Log, LogError, Record},

@@ -135,7 +135,7 @@ impl AddressSpace {
     }
 
     /// Returns what a vCPU uses. Under Linux with page-table isolation, that may be tables with
-    /// user memory and little else; see [`Self::candidates`].
+    /// user memory and little else; see [`Self::kernel_candidates`].
     #[must_use]
     pub fn of(control: &ControlRegisters) -> Self {
         Self {
@@ -152,7 +152,7 @@ impl AddressSpace {
     /// (`PTI_USER_PGTABLE_BIT`, `arch/x86/entry/calling.h`). Nothing in the registers says whether
     /// that is so; only what is mapped does.
     #[must_use]
-    pub fn candidates(control: &ControlRegisters) -> Vec<Self> {
+    pub fn kernel_candidates(control: &ControlRegisters) -> Vec<Self> {
         let own = Self::of(control);
         let is_long = matches!(own.mode, Mode::FourLevel | Mode::FiveLevel);
         let mut candidates = vec![own];

@@ -16,7 +16,7 @@ use std::{collections::HashSet, env, fs, fs::File};
 use kvm_inspect_tool::{
     guest::CoreFile,
     linux::{
-        candidates, prove, CpuNumbers, DirectMap, Kallsyms, Kernel, Log, Proof, Record, Source,
+        candidates, prove, CpuNumbers, DirectMap, Kallsyms, Kernel, Log, MapSource, Proof, Record,
         MAX_CANDIDATES,
     },
     paging::{ControlRegisters, RunLimit},
@@ -93,7 +93,10 @@ fn check_log(log: &Log, expected: &str) {
 fn check_kernel(kernel: &Kernel<'_>, symbols: &Kallsyms) {
     let map = DirectMap::find(kernel, Some(symbols)).expect("there is a direct map");
     let by_tables = DirectMap::find(kernel, None).expect("there is a direct map");
-    assert_eq!((map.base, map.source), (by_tables.base, Source::Variable));
+    assert_eq!(
+        (map.base, map.source),
+        (by_tables.base, MapSource::Variable)
+    );
     let mappings: Result<Vec<_>, _> = kernel.mappings(RunLimit::default()).collect();
     println!(
         "{map:x?}, {} mappings",

@@ -23,12 +23,12 @@ pub struct CoreFile {
     segments: Vec<Segment>,
     /// The same, merged.
     ranges: Vec<Range<u64>>,
-    notes: Vec<Note>,
+    notes: Vec<CoreNote>,
 }
 
 /// A note of a core.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
+pub struct CoreNote {
     /// Its name, without the NUL at its end.
     pub name: Vec<u8>,
     /// Its type, which says something only together with the name.
@@ -115,7 +115,7 @@ impl CoreFile {
 
     /// Returns its notes, in their order.
     #[must_use]
-    pub fn notes(&self) -> &[Note] {
+    pub fn notes(&self) -> &[CoreNote] {
         &self.notes
     }
 }
@@ -161,7 +161,7 @@ fn number(bytes: &[u8], at: usize, length: usize) -> u64 {
         .fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
-fn parse_notes(bytes: &[u8]) -> Vec<Note> {
+fn parse_notes(bytes: &[u8]) -> Vec<CoreNote> {
     let mut notes = Vec::new();
     let mut rest = bytes;
     while let Some((note, after)) = parse_note(rest) {
@@ -172,14 +172,14 @@ fn parse_notes(bytes: &[u8]) -> Vec<Note> {
 }
 
 /// Returns the first note, and what follows it.
-fn parse_note(bytes: &[u8]) -> Option<(Note, &[u8])> {
+fn parse_note(bytes: &[u8]) -> Option<(CoreNote, &[u8])> {
     let header = bytes.get(..12)?;
     let [name_size, size] = [0, 4].map(|at| usize::try_from(number(header, at, 4)));
     let name_end = name_size.ok()?.checked_add(12)?;
     let name = bytes.get(12..name_end)?;
     let start = name_end.checked_next_multiple_of(4)?;
     let end = start.checked_add(size.ok()?)?;
-    let note = Note {
+    let note = CoreNote {
         name: name.strip_suffix(b"\0").unwrap_or(name).to_vec(),
         kind: u32::try_from(number(header, 8, 4)).ok()?,
         content: bytes.get(start..end)?.to_vec(),
@@ -261,7 +261,7 @@ mod tests {
         assert!(core
             .read(0x3fff, &mut bytes[..2])
             .is_err_and(|error| OutsideRam::is(&error)));
-        let note = Note {
+        let note = CoreNote {
             name: b"QEMU".to_vec(),
             kind: 7,
             content: b"abc".to_vec(),

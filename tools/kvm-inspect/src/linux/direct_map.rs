@@ -18,12 +18,12 @@ pub struct DirectMap {
     /// The virtual address of the guest-physical address 0.
     pub base: u64,
     /// How it was found.
-    pub source: Source,
+    pub source: MapSource,
 }
 
 /// How the direct map was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum MapSource {
     /// By the kernel's variable `page_offset_base`, which the page tables confirm.
     Variable,
     /// By the page tables alone.
@@ -40,7 +40,7 @@ impl DirectMap {
         if let Some(base) = base.filter(|base| maps_ram(memory, *base)) {
             return Some(Self {
                 base,
-                source: Source::Variable,
+                source: MapSource::Variable,
             });
         }
         // It is the first large thing in the upper half (Documentation/arch/x86/x86_64/mm.rst).
@@ -59,7 +59,7 @@ impl DirectMap {
             let base = base.filter(|base| *base >= first && base % ALIGNMENT == 0);
             if let Some(base) = base.filter(|base| !bases.contains(base)) {
                 if maps_ram(memory, base) {
-                    let source = Source::Tables;
+                    let source = MapSource::Tables;
                     return Some(Self { base, source });
                 }
                 if bases.len() == MAX_BASES {

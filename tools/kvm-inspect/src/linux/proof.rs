@@ -193,7 +193,7 @@ impl Proofs<'_> {
 /// are isolated; then the kernel's are beside them.
 fn users(kernel: &Kernel<'_>, vcpus: &[ControlRegisters]) -> Vec<usize> {
     let runs = |control: &ControlRegisters| {
-        let mut spaces = AddressSpace::candidates(control).into_iter();
+        let mut spaces = AddressSpace::kernel_candidates(control).into_iter();
         spaces.any(|space| kernel.is_in(space))
     };
     let all = vcpus.iter().enumerate();

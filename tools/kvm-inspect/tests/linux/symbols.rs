@@ -2,7 +2,7 @@
 
 //! Symbols, and what they lead to.
 
-use kvm_inspect_tool::linux::{CpuNumbers, DirectMap, Kallsyms, KallsymsError, Source, Symbol};
+use kvm_inspect_tool::linux::{CpuNumbers, DirectMap, Kallsyms, KallsymsError, MapSource, Symbol};
 
 use crate::guest::{Guest, Offsets, DIRECT_MAP, IMAGE, LONG_NAMED};
 
@@ -93,15 +93,15 @@ fn the_direct_map_is_found_with_and_without_symbols() {
     };
     assert_eq!(
         DirectMap::find(&kernel, Some(&symbols)),
-        map(Source::Variable)
+        map(MapSource::Variable)
     );
-    assert_eq!(DirectMap::find(&kernel, None), map(Source::Tables));
+    assert_eq!(DirectMap::find(&kernel, None), map(MapSource::Tables));
     // A variable that the page tables do not confirm is ignored.
     let mut guest = guest.clone();
     guest.write_u64(IMAGE + 0x1_1008, DIRECT_MAP + 0x20_0000);
     assert_eq!(
         DirectMap::find(&guest.kernel(), Some(&symbols)),
-        map(Source::Tables)
+        map(MapSource::Tables)
     );
 }
 

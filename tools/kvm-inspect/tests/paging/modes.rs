@@ -111,7 +111,7 @@ fn the_tables_of_user_mode_lead_to_those_of_the_kernel() {
         cr3: 0x8000_0000_0123_5803,
         ..Builder::new(Form::Four).control()
     };
-    let candidates = AddressSpace::candidates(&control);
+    let candidates = AddressSpace::kernel_candidates(&control);
     let roots: Vec<u64> = candidates.iter().map(AddressSpace::root).collect();
     assert_eq!(roots, [0x123_5000, 0x123_4000]);
 }
