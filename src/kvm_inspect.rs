@@ -13,6 +13,7 @@
 #![allow(non_ascii_idents)]
 
 // The path of an inspection.
+mod copy;
 mod device;
 mod error;
 mod freeze;
@@ -23,6 +24,7 @@ mod memory;
 mod outcome;
 mod parameters;
 mod park;
+mod progress;
 mod report;
 mod request;
 mod search;

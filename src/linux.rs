@@ -21,4 +21,5 @@ pub(crate) mod pages;
 pub(crate) mod random;
 pub(crate) mod rcu;
 pub(crate) mod sha256;
+pub(crate) mod symbol;
 pub(crate) mod task;

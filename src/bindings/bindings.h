@@ -2,6 +2,7 @@
 /* What bindgen reads: everything the module needs that kernel::bindings lacks. */
 
 #include <crypto/sha2.h>
+#include <linux/capability.h>
 #include <linux/completion.h>
 #include <linux/fdtable.h>
 #include <linux/file.h>
@@ -29,6 +30,7 @@ enum {
 	KVM_INSPECT_KVM_RUN = KVM_RUN,
 	KVM_INSPECT_KVMCLOCK_CTRL = KVM_KVMCLOCK_CTRL,
 	KVM_INSPECT_FOLL_PRESENT = FOLL_NOFAULT | FOLL_DUMP,
+	KVM_INSPECT_FOLL_WRITE = FOLL_WRITE,
 	KVM_INSPECT_VM_DEVICE = VM_PFNMAP | VM_IO,
 	/* An area whose special entries may be a device's. */
 	KVM_INSPECT_VM_DEVICE_SPECIAL = VM_PFNMAP | VM_IO | VM_MIXEDMAP,

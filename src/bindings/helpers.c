@@ -113,9 +113,10 @@ bool kvm_inspect_is_dying(struct task_struct *task)
 }
 
 /* A reference to the process with this number, or that with a thread of this number. */
-struct pid *kvm_inspect_find_get_tgid(pid_t number)
+/* A reference to that of the process, for that of a thread. */
+struct pid *kvm_inspect_get_tgid(struct pid *pid)
 {
-	struct pid *pid = find_get_pid(number), *tgid = NULL;
+	struct pid *tgid = NULL;
 	struct task_struct *task;
 
 	rcu_read_lock();
@@ -123,6 +124,14 @@ struct pid *kvm_inspect_find_get_tgid(pid_t number)
 	if (task)
 		tgid = get_pid(task_tgid(task));
 	rcu_read_unlock();
+	return tgid;
+}
+
+struct pid *kvm_inspect_find_get_tgid(pid_t number)
+{
+	struct pid *pid = find_get_pid(number);
+	struct pid *tgid = kvm_inspect_get_tgid(pid);
+
 	put_pid(pid);
 	return tgid;
 }

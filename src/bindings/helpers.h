@@ -61,6 +61,7 @@ bool kvm_inspect_is_freezing(void);
 bool kvm_inspect_task_is_on_cpu(struct task_struct *task);
 bool kvm_inspect_task_is_running(struct task_struct *task);
 bool kvm_inspect_is_dying(struct task_struct *task);
+struct pid *kvm_inspect_get_tgid(struct pid *pid);
 struct pid *kvm_inspect_find_get_tgid(pid_t number);
 struct task_struct *kvm_inspect_get_thread_with_files(struct task_struct *process);
 struct files_struct *kvm_inspect_lock_files(struct task_struct *task);

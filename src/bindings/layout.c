@@ -21,10 +21,12 @@ int main(void)
 {
 	FIELD(address_space, i_pages);
 	FIELD(file, f_mapping);
+	FIELD(file, f_inode);
 	FIELD(file, f_op);
 	FIELD(file, private_data);
 	FIELD(file_operations, unlocked_ioctl);
 
+	FIELD(inode, i_private);
 	FIELD(kprobe, symbol_name);
 	FIELD(kprobe, pre_handler);
 	FIELD(kprobe, addr);

@@ -26,7 +26,8 @@ use super::{
 };
 use crate::{
     bindings,
-    error::refuse, //
+    error::refuse,
+    linux::symbol::Symbol, //
 };
 
 /// A virtual machine.
@@ -224,25 +225,17 @@ impl Kinds {
     }
 
     fn kind_of(ioctl: usize) -> Option<Kind> {
-        let mut name = [0; SYMBOL_LEN];
-        // SAFETY: `sprint_symbol` writes at most `KSYM_SYMBOL_LEN` bytes; the address is only
-        // looked up.
-        unsafe { bindings::sprint_symbol(name.as_mut_ptr(), ioctl) };
-        let kind = if name.starts_with(b"kvm_vm_ioctl+0x0/") {
-            Some(Kind::Vm)
-        } else if name.starts_with(b"kvm_vcpu_ioctl+0x0/") {
-            Some(Kind::Vcpu)
+        let symbol = Symbol::at(ioctl);
+        let kind = if symbol.is(b"kvm_vm_ioctl") {
+            Kind::Vm
+        } else if symbol.is(b"kvm_vcpu_ioctl") {
+            Kind::Vcpu
         } else {
-            None
+            return None;
         };
-        // Another module may have functions of these names.
-        let is_module = name.contains(&b'[');
-        kind.filter(|_| !is_module || name.windows(5).any(|part| part == b"[kvm]"))
+        (!symbol.is_in_other_module(b"[kvm]")).then_some(kind)
     }
 }
-
-/// `KSYM_SYMBOL_LEN`.
-const SYMBOL_LEN: usize = bindings::KVM_INSPECT_SYMBOL_LEN as usize;
 
 impl Vm {
     /// Takes a reference unless the VM is being destroyed.

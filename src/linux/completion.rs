@@ -51,6 +51,22 @@ impl Completion {
         unsafe { bindings::complete_all(self.completion.get()) };
     }
 
+    /// Returns whether it is complete. Does not sleep.
+    pub(crate) fn is_complete(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::completion_done(self.completion.get()) }
+    }
+
+    /// Waits for the completion.
+    ///
+    /// # Errors
+    ///
+    /// `ERESTARTSYS`: the current thread has a signal.
+    pub(crate) fn wait_interruptible(&self) -> Result {
+        // SAFETY: By the type invariant.
+        to_result(unsafe { bindings::wait_for_completion_interruptible(self.completion.get()) })
+    }
+
     /// Waits for the completion, at most for `timeout`. Returns whether it is complete.
     ///
     /// For kernel threads: a signal would end the wait, too.

@@ -16,6 +16,7 @@ use kernel::{
 
 use crate::{
     bindings,
+    linux::task,
     scan::{
         Memory,
         Piece, //
@@ -231,6 +232,99 @@ impl HeldPages {
 impl Drop for HeldPages {
     fn drop(&mut self) {
         self.release();
+    }
+}
+
+/// Pages of the current process's own memory, pinned so that they can be written by others.
+///
+/// # Invariants
+///
+/// Each element is a page that is pinned for writing by this.
+pub(crate) struct UserPages(KVVec<NonNull<bindings::page>>);
+
+// SAFETY: A page may be written, and unpinned, from any task.
+unsafe impl Send for UserPages {}
+
+// SAFETY: Pages are written without a reference to their memory being formed.
+unsafe impl Sync for UserPages {}
+
+impl UserPages {
+    /// How many pages are pinned before signals are looked at.
+    const AT_ONCE: usize = 512;
+
+    /// Pins `count` pages from the address `start` on, which is a multiple of the page size.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT`: they cannot be written. `EINTR`: the current thread has a signal. `ENOMEM`.
+    pub(crate) fn pin(start: usize, count: usize) -> Result<Self> {
+        let mut this = Self(KVVec::with_capacity(count, GFP_KERNEL)?);
+        while this.0.len() < count {
+            if task::task_sigpending() {
+                return Err(EINTR);
+            }
+            let done = this.0.len();
+            let at = done
+                .checked_mul(PAGE_SIZE)
+                .and_then(|offset| start.checked_add(offset))
+                .ok_or(EFAULT)?;
+            let most = count.saturating_sub(done).min(Self::AT_ONCE);
+            let room = this.0.spare_capacity_mut().as_mut_ptr();
+            // SAFETY: There is room for `most` pages.
+            let got = unsafe {
+                bindings::pin_user_pages_fast(
+                    at,
+                    c_int::try_from(most)?,
+                    bindings::KVM_INSPECT_FOLL_WRITE,
+                    room.cast(),
+                )
+            };
+            let got = usize::try_from(got).map_err(|_| Error::from_errno(got))?;
+            if got == 0 {
+                return Err(EFAULT);
+            }
+            // SAFETY: So many have been filled.
+            // INVARIANT: They have just been pinned.
+            unsafe { this.0.inc_len(got.min(most)) };
+            task::cond_resched();
+        }
+        Ok(this)
+    }
+
+    /// Copies the page of `view` at the offset `at`, a multiple of the page size, to page number
+    /// `index`. Returns whether it could: not if there is a memory error, which this survives.
+    pub(crate) fn copy_page(&self, index: usize, view: &View<'_>, at: usize) -> bool {
+        let (Some(page), Some((from, PAGE_SIZE))) = (self.0.get(index), view.contiguous(at)) else {
+            return false;
+        };
+        // SAFETY: By the type invariant, and that of `view`. Its owner may write to it, too.
+        unsafe {
+            let to = bindings::page_address(page.as_ptr());
+            bindings::copy_mc(to, from, PAGE_SIZE) == 0
+        }
+    }
+
+    /// Fills page number `index` with zeros.
+    pub(crate) fn clear_page(&self, index: usize) {
+        if let Some(page) = self.0.get(index) {
+            // SAFETY: By the type invariant.
+            unsafe { bindings::page_address(page.as_ptr()).write_bytes(0, PAGE_SIZE) };
+        }
+    }
+
+    /// Returns a view of `count` pages from number `index` on, at least one.
+    pub(crate) fn view(&self, index: usize, count: usize) -> Option<View<'_>> {
+        let pages = self.0.get(index..index.checked_add(count.max(1))?)?;
+        // INVARIANT: By the type invariant.
+        Some(View::Linear(pages))
+    }
+}
+
+impl Drop for UserPages {
+    fn drop(&mut self) {
+        let pages = self.0.as_mut_ptr().cast::<*mut bindings::page>();
+        // SAFETY: By the type invariant; `NonNull<page>` has the layout of a pointer.
+        unsafe { bindings::unpin_user_pages_dirty_lock(pages, self.0.len(), true) };
     }
 }
 

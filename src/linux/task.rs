@@ -20,7 +20,10 @@ use kernel::{
     types::NotThreadSafe, //
 };
 
-use crate::bindings;
+use crate::{
+    bindings,
+    linux::symbol::Symbol, //
+};
 
 /// A process, which may have ended. While this lives, no other gets its number.
 ///
@@ -42,6 +45,32 @@ impl Process {
     pub(crate) fn find(number: bindings::pid_t) -> Result<Self> {
         // SAFETY: Any number is valid; the result is null or a reference that is ours.
         let pid = unsafe { bindings::find_get_tgid(number) };
+        // INVARIANT: The reference has just been taken.
+        let this = Self(NonNull::new(pid).ok_or(ESRCH)?);
+        this.task()?;
+        Ok(this)
+    }
+
+    /// Returns the process of a pidfd of the current task, also of one that is a thread's.
+    ///
+    /// # Errors
+    ///
+    /// `EBADF`: it is no pidfd. `ESRCH`: the process has ended.
+    pub(crate) fn of_pidfd(fd: u32) -> Result<Self> {
+        let file = LocalFile::fget(fd)?;
+        // SAFETY: An open file has operations, which do not change.
+        let ioctl = unsafe { (*(*file.as_ptr()).f_op).unlocked_ioctl }.ok_or(EBADF)?;
+        let symbol = Symbol::at(ioctl as usize);
+        if !symbol.is(b"pidfd_ioctl") || symbol.is_in_other_module(b"[]") {
+            return Err(EBADF);
+        }
+        // SAFETY: The inode of a pidfd has a reference to its `struct pid` there for as long as it
+        // lives (`pidfd_pid`, `fs/pidfs.c`, which is not exported). The result is null or a
+        // reference that is ours.
+        let pid = unsafe {
+            let inode = (*file.as_ptr()).f_inode;
+            bindings::get_tgid((*inode).i_private.cast())
+        };
         // INVARIANT: The reference has just been taken.
         let this = Self(NonNull::new(pid).ok_or(ESRCH)?);
         this.task()?;

@@ -77,12 +77,44 @@ pub fn digest<M: Memory + ?Sized, H: Host>(
     host: &H,
 ) -> u64 {
     let mut digest = 0_u64;
+    for_each_page(engine, key, memory, host, |page, sums| {
+        let place = place.wrapping_add(u64::try_from(page).unwrap_or(0));
+        digest = digest.wrapping_add(key.mix(sums, place));
+    });
+    digest
+}
+
+/// Calls `put` with the number and the digest of each whole page in `memory`. Pages that are equal
+/// have equal digests, wherever they are; none is 0.
+///
+/// `put` must not sleep.
+pub fn digest_each<M: Memory + ?Sized, H: Host>(
+    engine: Engine,
+    key: &Key,
+    memory: &M,
+    host: &H,
+    mut put: impl FnMut(usize, u64),
+) {
+    for_each_page(engine, key, memory, host, |page, sums| {
+        put(page, key.mix(sums, 0).max(1));
+    });
+}
+
+/// Calls `put` with the number and the sums of each whole page in `memory`, where vector registers
+/// may be used.
+fn for_each_page<M: Memory + ?Sized, H: Host>(
+    engine: Engine,
+    key: &Key,
+    memory: &M,
+    host: &H,
+    mut put: impl FnMut(usize, [u64; 2]),
+) {
     let pages = memory.len() / PAGE;
     let mut page = 0;
     while page < pages {
         let end = pages.min(page.saturating_add(16));
-        digest = host.vector(|| {
-            (page..end).fold(digest, |digest, page| {
+        host.vector(|| {
+            for page in page..end {
                 let at = page.saturating_mul(PAGE);
                 let piece = memory.piece(at);
                 let sums = if piece.len() < PAGE {
@@ -98,15 +130,13 @@ pub fn digest<M: Memory + ?Sized, H: Host>(
                         EngineKind::Avx512 => unsafe { avx512::sums(key, piece) },
                     }
                 };
-                let place = place.wrapping_add(u64::try_from(page).unwrap_or(0));
-                digest.wrapping_add(key.mix(sums, place))
-            })
+                put(page, sums);
+            }
         });
         // A digest is quick: it is finished.
         let _ = host.breathe();
         page = end;
     }
-    digest
 }
 
 /// Returns the digest of a part of `memory`: of `words` words of eight bytes from `at` on, at most
