@@ -22,7 +22,8 @@ use kernel::{
             Release, //
         },
         Arc,
-        Mutex, //
+        Mutex,
+        SetOnce, //
     },
     time::{
         delay::fsleep,
@@ -96,7 +97,7 @@ pub(crate) struct Order {
     /// What their digests were, by which those that have not changed are left out.
     pub(crate) known: Option<KVVec<u64>>,
     /// With what digests are made; [`None`]: there are to be none.
-    pub(crate) key: Option<(Arc<Key>, Engine)>,
+    pub(crate) key: Option<(Arc<KBox<Key>>, Engine)>,
     /// The most threads that copy.
     pub(crate) threads: usize,
 }
@@ -129,7 +130,7 @@ pub(crate) struct Copied {
 /// A copy that is being made.
 #[pin_data]
 pub(crate) struct Copy {
-    map: Arc<Map>,
+    map: SetOnce<Arc<Map>>,
     order: Order,
     kinds: KVVec<Atomic<i8>>,
     digests: KVVec<Atomic<u64>>,
@@ -155,16 +156,12 @@ pub(crate) struct Copy {
 }
 
 impl Copy {
-    /// Prepares a copy of memory in `map`.
+    /// Prepares a copy. The memory is told by [`Self::set_map`].
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(
-        map: Arc<Map>,
-        mut order: Order,
-        progress: Arc<Progress>,
-    ) -> Result<Arc<Self>> {
+    pub(crate) fn new(mut order: Order, progress: Arc<Progress>) -> Result<Arc<Self>> {
         let helpers = order.threads.saturating_sub(1);
         let mut rooms = KVec::with_capacity(helpers, GFP_KERNEL)?;
         for _ in 0..helpers {
@@ -180,7 +177,7 @@ impl Copy {
             kinds: atomics(order.pages, late)?,
             digests: atomics(digests, 0)?,
             chunks: atomics(order.pages.div_ceil(CHUNK_PAGES), fate::FREE)?,
-            map,
+            map: SetOnce::new(),
             order,
             next: Atomic::new(0),
             copied: Atomic::new(0),
@@ -193,6 +190,11 @@ impl Copy {
             rooms <- new_mutex!(rooms, "kvm_inspect::Copy::rooms"),
         }? Error);
         Arc::pin_init(this, GFP_KERNEL)
+    }
+
+    /// Says what memory there is, before anybody copies.
+    pub(crate) fn set_map(&self, map: Arc<Map>) {
+        self.map.populate(map);
     }
 
     /// Returns how patient threads are with the VMM's `mmap_lock`, all together.
@@ -272,8 +274,12 @@ impl Copy {
         stop: &dyn Fn() -> bool,
     ) {
         let stop = || stop() || !self.is_open.load(Relaxed);
+        let Some(map) = self.map.as_ref() else {
+            return;
+        };
         let job = Job {
             copy: self,
+            map,
             memory,
             target,
             stop: &stop,
@@ -305,8 +311,8 @@ impl Copy {
 impl ParkedWork for Copy {
     fn help(&self) {
         self.busy.fetch_add(1, Full);
-        if self.is_open.load(Acquire) {
-            UserMemory::of_current(self.map.vm().mm(), &self.patience, |memory| {
+        if let Some(map) = self.map.as_ref().filter(|_| self.is_open.load(Acquire)) {
+            UserMemory::of_current(map.vm().mm(), &self.patience, |memory| {
                 let target = self.target.lock().clone();
                 let room = self.rooms.lock().pop();
                 if let Some(mut held) = room {
@@ -348,6 +354,7 @@ fn atomics<T: AtomicType + core::marker::Copy>(count: usize, value: T) -> Result
 /// What one thread does of a copy.
 struct Job<'a> {
     copy: &'a Copy,
+    map: &'a Map,
     memory: &'a UserMemory<'a>,
     target: Option<&'a UserPages>,
     stop: &'a dyn Fn() -> bool,
@@ -378,7 +385,7 @@ impl Job<'_> {
 
     /// Copies some of `pages` pages from `gpa` on, and returns how many.
     fn copy_pages(&self, index: usize, gpa: u64, pages: usize, held: &mut HeldPages) -> usize {
-        let map = &self.copy.map;
+        let map = self.map;
         let slot = map.slot_index(self.copy.order.address_space, gpa);
         let Some(slot) = slot.and_then(|slot| map.slots().get(slot)) else {
             return self.leave_out(index, 1, uapi::PAGE_OUTSIDE);

@@ -139,6 +139,37 @@ enum State {
     Complete,
 }
 
+/// Until when a guest is held.
+pub(crate) struct Lease {
+    since: Instant<Monotonic>,
+    most: Delta,
+}
+
+impl Lease {
+    /// Begins a lease of so many milliseconds.
+    pub(crate) fn new(milliseconds: u32) -> Self {
+        Self {
+            since: Instant::now(),
+            most: Delta::from_millis(milliseconds.into()),
+        }
+    }
+
+    /// Returns what is left of it; negative after its end.
+    pub(crate) fn left(&self) -> Delta {
+        self.most - self.since.elapsed()
+    }
+
+    /// Returns how many milliseconds are left, rounded up.
+    pub(crate) fn left_ms(&self) -> u32 {
+        u32::try_from(self.left().as_millis_ceil()).unwrap_or(0)
+    }
+
+    /// Returns whether it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.since.elapsed() >= self.most
+    }
+}
+
 /// What is asked of one freeze.
 #[derive(Clone, Copy)]
 pub(crate) struct Terms {

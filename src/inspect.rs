@@ -23,6 +23,7 @@ use crate::{
         self,
         Freeze,
         FrozenVcpu,
+        Lease,
         Pauses,
         Terms, //
     },
@@ -52,6 +53,7 @@ use crate::{
         Conclusion,
         Outcome, //
     },
+    progress::Progress,
     request::{
         Late,
         Request, //
@@ -78,10 +80,62 @@ pub(crate) struct Inspection<'a> {
     pub(crate) process: &'a Task,
     /// The VM.
     pub(crate) target: &'a Target,
-    /// The hook's view of it.
-    pub(crate) watch: &'a Watch,
-    /// Complete when the module is being unloaded.
-    pub(crate) unload: &'a Completion,
+    /// What its guest does.
+    pub(crate) guest: Guest<'a>,
+    /// Complete when the inspection is to end early.
+    pub(crate) cancel: &'a Completion,
+    /// How far it has got.
+    pub(crate) progress: &'a Arc<Progress>,
+}
+
+/// What a guest does when its inspection begins.
+#[derive(Clone, Copy)]
+pub(crate) enum Guest<'a> {
+    /// It runs. This is the hook's view of it.
+    Runs(&'a Watch),
+    /// Somebody holds it.
+    Stands {
+        /// Its freeze.
+        freeze: &'a Freeze<'a>,
+        /// Until when.
+        lease: &'a Lease,
+    },
+}
+
+/// The freeze in which memory is searched.
+enum Stopped<'a> {
+    /// It is that of the inspection.
+    Own(Freeze<'a>),
+    /// Somebody else ends it.
+    Held {
+        freeze: &'a Freeze<'a>,
+        since: Instant<Monotonic>,
+    },
+}
+
+impl<'a> Stopped<'a> {
+    fn freeze(&self) -> &Freeze<'a> {
+        match self {
+            Self::Own(freeze) => freeze,
+            Self::Held { freeze, .. } => freeze,
+        }
+    }
+
+    /// Returns when this began.
+    fn since(&self) -> Instant<Monotonic> {
+        match self {
+            Self::Own(freeze) => freeze.since(),
+            Self::Held { since, .. } => *since,
+        }
+    }
+
+    /// Ends it, unless it is somebody else's. Returns how long it was.
+    fn end(self) -> Delta {
+        match self {
+            Self::Own(freeze) => freeze.thaw(),
+            Self::Held { since, .. } => since.elapsed(),
+        }
+    }
 }
 
 /// What is made before the freeze, so that nothing large is allocated in it.
@@ -103,14 +157,19 @@ impl Inspection<'_> {
     pub(crate) fn run(&self, thread: &mut OnKthread) -> Result<Outcome> {
         let mm = self.readable_memory()?;
         let memory = BorrowedAddressSpace::take_on(thread, mm);
-        let stop = || memory.thread().should_stop() || task::is_dying(self.process);
+        let stop = || {
+            memory.thread().should_stop()
+                || task::is_dying(self.process)
+                || self.cancel.is_complete()
+        };
+        let explain = |error| freeze::explain_failure(error, self.process);
         if self.request.bring_in {
             self.bring_in(&memory, &stop)?;
         }
-        let _turn = self
-            .watch
-            .take_turn(&stop)
-            .map_err(|error| freeze::explain_failure(error, self.process))?;
+        let _turn = match self.guest {
+            Guest::Runs(watch) => Some(watch.take_turn(&stop).map_err(explain)?),
+            Guest::Stands { .. } => None,
+        };
         let Preparation {
             mut vcpus,
             mut slots,
@@ -119,16 +178,25 @@ impl Inspection<'_> {
         } = self.prepare()?;
         let no_io = NoIo::begin();
 
-        let freeze = self
-            .freeze(&stop, true)
-            .map_err(|error| freeze::explain_failure(error, self.process))?;
-        let mut is_one_instant = freeze.is_complete();
-        let frozen_after = freeze.took();
-        self.read_registers(&freeze, &mut vcpus)?;
+        let stopped = match self.guest {
+            Guest::Runs(watch) => Stopped::Own(self.freeze(watch, &stop, true).map_err(explain)?),
+            Guest::Stands { freeze, .. } => Stopped::Held {
+                freeze,
+                since: Instant::now(),
+            },
+        };
+        let mut is_one_instant = stopped.freeze().is_complete();
+        let frozen_after = stopped.freeze().took();
+        self.read_registers(stopped.freeze(), &mut vcpus)?;
         slots.read_again(self.vm(), task::gfp_paused())?;
         let map = Map::new(self.target.vm.try_clone()?, slots);
         let map = Arc::new(map, task::gfp_paused())?;
-        let search = Search::new(map.clone(), self.request.query.clone(), search)?;
+        let search = Search::new(
+            map.clone(),
+            self.request.query.clone(),
+            self.progress.clone(),
+            search,
+        )?;
         // What a VM without users holds keeps a new one from getting its names in debugfs.
         let stop = || stop() || self.target.vm.is_abandoned();
         let mut pauses = Pauses::default();
@@ -140,11 +208,11 @@ impl Inspection<'_> {
             pauses: &mut pauses,
             is_one_instant: &mut is_one_instant,
         };
-        let searched = self.search(freeze, &mut run);
+        let searched = self.search(stopped, &mut run);
         drop(no_io);
 
         // A VM may become a protected one until its first vCPU is made, and by migration later.
-        self.is_unprotected()?;
+        self.target.check_unprotected()?;
         let patience = Patience::new();
         let counted = searched.and_then(|()| search.count(&memory.memory(&patience), &stop));
         let findings = search.take_findings();
@@ -180,20 +248,9 @@ impl Inspection<'_> {
         &self.target.vm
     }
 
-    fn is_unprotected(&self) -> Result {
-        let Some(kind) = self.vm().protection() else {
-            return Ok(());
-        };
-        Err(refuse!(
-            EOPNOTSUPP,
-            "the guest is protected by {kind:?}; its registers and memory cannot be read from the \
-             host"
-        ))
-    }
-
     /// Returns the VMM's memory, unless the guest's cannot be read.
     fn readable_memory(&self) -> Result<ARef<MmWithUser>> {
-        self.is_unprotected()?;
+        self.target.check_unprotected()?;
         self.vm().mm().mmget_not_zero().ok_or_else(|| {
             refuse!(
                 ESRCH,
@@ -211,7 +268,7 @@ impl Inspection<'_> {
                 &self.request.query,
                 slots.as_slice(),
                 self.request.threads,
-                self.request.max_pause.is_some(),
+                self.request.max_pause.is_some() || matches!(self.guest, Guest::Stands { .. }),
             )?,
             slots_now: Memslots::read(self.vm())?,
             slots,
@@ -240,7 +297,12 @@ impl Inspection<'_> {
     }
 
     /// Freezes the VM, for the first time or again.
-    fn freeze(&self, stop: &dyn Fn() -> bool, is_first: bool) -> Result<Freeze<'_>> {
+    fn freeze<'b>(
+        &'b self,
+        watch: &'b Watch,
+        stop: &dyn Fn() -> bool,
+        is_first: bool,
+    ) -> Result<Freeze<'b>> {
         let late = self.request.late;
         let most = self.request.max_pause.map(|max_pause| match late {
             Late::Refuse => max_pause,
@@ -253,7 +315,7 @@ impl Inspection<'_> {
             late,
             is_first,
         };
-        Freeze::begin(self.vm(), self.watch, &terms, stop)
+        Freeze::begin(self.vm(), watch, &terms, stop)
     }
 
     /// Reads the state and registers of all vCPUs.
@@ -271,10 +333,14 @@ impl Inspection<'_> {
     ///
     /// When all is searched, what has changed meanwhile is searched again, up to
     /// [`MAX_SEARCHES_AGAIN`] times.
-    fn search(&self, freeze: Freeze<'_>, run: &mut Run<'_>) -> Result<(), Interrupted> {
+    fn search(&self, stopped: Stopped<'_>, run: &mut Run<'_>) -> Result<(), Interrupted> {
         let patience = Patience::new();
         let vmm_memory = run.memory.memory(&patience);
-        let mut outcome = self.search_in_pause(freeze, run)?;
+        let mut outcome = self.search_in_pause(stopped, run)?;
+        let Guest::Runs(watch) = self.guest else {
+            // What was not searched until the lease has ended is left.
+            return Ok(());
+        };
         let (mut again, mut in_vain) = (0, 0);
         let mut was_late = false;
         loop {
@@ -302,15 +368,15 @@ impl Inspection<'_> {
                 }
                 PauseOutcome::InVain => in_vain += 1,
             }
-            if outcome != PauseOutcome::Complete && self.unload.wait_timeout(run.pauses.last) {
+            if outcome != PauseOutcome::Complete && self.cancel.wait_timeout(run.pauses.last) {
                 return Err(Interrupted::Stopped);
             }
             // A freeze that fails here may succeed the next time.
             let begun = Instant::<Monotonic>::now();
-            outcome = match self.freeze(run.stop, false) {
+            outcome = match self.freeze(watch, run.stop, false) {
                 Ok(freeze) => {
                     *run.is_one_instant &= freeze.is_complete();
-                    self.search_in_pause(freeze, run)?
+                    self.search_in_pause(Stopped::Own(freeze), run)?
                 }
                 // The guest was kept from running for some time, and all go on.
                 Err(error) if error == ETIMEDOUT => {
@@ -326,19 +392,24 @@ impl Inspection<'_> {
     /// Searches memory in one pause, and ends it.
     fn search_in_pause(
         &self,
-        freeze: Freeze<'_>,
+        stopped: Stopped<'_>,
         run: &mut Run<'_>,
     ) -> Result<PauseOutcome, Interrupted> {
         let search = run.search;
+        let max_pause = match self.guest {
+            Guest::Runs(_) => self.request.max_pause,
+            Guest::Stands { lease, .. } => Some(lease.left()),
+        };
         let result = search
-            .begin_pause(freeze.since(), self.request.max_pause, run.stop)
+            .begin_pause(stopped.since(), max_pause, run.stop)
             .and_then(|()| {
                 if !self.request.query.patterns.is_empty() {
-                    freeze.share(search.clone());
+                    stopped.freeze().share(search.clone());
                 }
                 search.run(&run.memory.memory(search.patience()), run.stop)
             });
-        run.pauses.add(freeze.thaw());
+        run.pauses.add(stopped.end());
+        self.progress.add_pause();
         // What keeps the search from going on comes first: it stops the search, too.
         let outcome = search.end_pause()?;
         result?;

@@ -24,7 +24,10 @@ use crate::{
         Watched,
         MAX_VMS, //
     },
-    inspect::Inspection,
+    inspect::{
+        Guest,
+        Inspection, //
+    },
     kvm,
     linux::{
         completion::Completion,
@@ -39,6 +42,7 @@ use crate::{
             Process, //
         }, //
     },
+    progress::Progress,
     report,
     request::Request,
     target::{
@@ -84,6 +88,7 @@ impl Inspector {
             process,
             first: first.clone(),
             unload: unload.clone(),
+            progress: Arc::new(Progress::new(), GFP_KERNEL)?,
         };
         let this = Self {
             unload,
@@ -136,6 +141,7 @@ struct Inspections {
     process: Process,
     first: Arc<First>,
     unload: Arc<Completion>,
+    progress: Arc<Progress>,
 }
 
 impl Work for Inspections {
@@ -153,7 +159,7 @@ impl Inspections {
         // Before the hook: most mistakes show here.
         let (mut process, mut targets) = self.find()?;
         if targets.is_empty() {
-            return Err(target::explain_none(&self.request));
+            return Err(target::explain_none(self.request.vm_fd, self.request.pid));
         }
         loop {
             let armed = Armed::get().inspect_err(|_| target::release(&mut targets, thread))?;
@@ -236,7 +242,7 @@ impl Inspections {
                 "there is no process {pid} any more; give the number of one that runs"
             )
         })?;
-        let targets = target::find(&self.request, &process)?;
+        let targets = target::find(self.request.vm_fd, &process)?;
         Ok((process, targets))
     }
 
@@ -261,16 +267,18 @@ impl Inspections {
                     watched.len().saturating_sub(1)
                 }
             };
+            let watch = watched.get(index).ok_or(EINVAL)?;
             let inspection = Inspection {
                 request: &self.request,
                 process,
                 target,
-                watch: watched.get(index).ok_or(EINVAL)?,
-                unload: &self.unload,
+                guest: Guest::Runs(watch),
+                cancel: &self.unload,
+                progress: &self.progress,
             };
             let inspected = inspection.run(thread);
             let stop = || thread.should_stop() || task::is_dying(process);
-            freeze::await_kicked(&target.vm, inspection.watch, &stop);
+            freeze::await_kicked(&target.vm, watch, &stop);
             match inspected {
                 Ok(outcome) => report::print(&outcome, || thread.should_stop()),
                 Err(error) if error == EINTR => return Err(error),

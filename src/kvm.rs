@@ -25,6 +25,7 @@ pub(crate) use self::{
         Memslot,
         Memslots,
         FLAG_NAMES,
+        SLOT_FLAGS,
         SPARE_SLOTS, //
     },
     reference::VmRef,

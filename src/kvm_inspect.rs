@@ -42,9 +42,13 @@ pub mod scan;
 pub mod uapi;
 pub mod x86;
 
-use kernel::prelude::*;
+use kernel::{
+    miscdevice::MiscDeviceRegistration,
+    prelude::*, //
+};
 
 use crate::{
+    device::Device,
     hook::drain::Drain,
     inspector::Inspector,
     kvm::Kvm,
@@ -113,45 +117,54 @@ module! {
 ///
 /// Fields are dropped in this order: first nothing new begins, then nobody is left, then KVM may
 /// go, which both needed.
+#[pin_data]
 struct KvmInspect {
+    #[pin]
+    _device: MiscDeviceRegistration<Device>,
     _inspector: Option<Inspector>,
     _drain: Drain,
     _kvm: Kvm,
 }
 
-impl kernel::Module for KvmInspect {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        // SAFETY: The module is being loaded, which happens once.
-        unsafe { log::init() };
-        let request = parameters::check(&RawParameters {
-            pid: module_parameters::pid.value(),
-            vm_fd: module_parameters::vm_fd.value(),
-            interval_ms: module_parameters::interval_ms.value(),
-            freeze_timeout_ms: module_parameters::freeze_timeout_ms.value(),
-            max_pause_ms: module_parameters::max_pause_ms.value(),
-            threads: module_parameters::threads.value(),
-            max_hits: module_parameters::max_hits.value(),
-            context: module_parameters::context.value(),
-            bring_in: module_parameters::bring_in.value(),
-            max_slots: module_parameters::max_slots.value(),
-            max_vcpus: module_parameters::max_vcpus.value(),
+impl kernel::InPlaceModule for KvmInspect {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        // If one fails, those before it are dropped, the last one first. The device comes last: as
+        // soon as it is there, it can be opened.
+        try_pin_init!(Self {
+            // SAFETY: The module is being loaded, which happens once.
+            _: { unsafe { log::init() } },
+            // SAFETY: The module is being loaded, which happens once; this is dropped last.
+            _kvm: unsafe { Kvm::new() },
+            // SAFETY: The module is being loaded, which happens once.
+            _drain: unsafe { Drain::new() },
+            _inspector: inspector()?,
+            _device <- device::register(),
         })
-        .map_err(error::explain_memory)?;
-        // SAFETY: The module is being loaded, which happens once; this is dropped last.
-        let kvm = unsafe { Kvm::new() };
-        // SAFETY: The module is being loaded, which happens once.
-        let drain = unsafe { Drain::new() };
-        // If this fails, the order of drops is the same.
-        let inspector = match Inspector::start(request).map_err(error::explain_memory) {
-            Ok(inspector) => Some(inspector),
-            // The code must stay, and lines have said why.
-            Err(_) if module::is_kept() => None,
-            Err(error) => return Err(error),
-        };
-        Ok(Self {
-            _inspector: inspector,
-            _drain: drain,
-            _kvm: kvm,
-        })
+    }
+}
+
+/// Does the inspection that the parameters ask for, if they do.
+fn inspector() -> Result<Option<Inspector>> {
+    let raw = RawParameters {
+        pid: module_parameters::pid.value(),
+        vm_fd: module_parameters::vm_fd.value(),
+        interval_ms: module_parameters::interval_ms.value(),
+        freeze_timeout_ms: module_parameters::freeze_timeout_ms.value(),
+        max_pause_ms: module_parameters::max_pause_ms.value(),
+        threads: module_parameters::threads.value(),
+        max_hits: module_parameters::max_hits.value(),
+        context: module_parameters::context.value(),
+        bring_in: module_parameters::bring_in.value(),
+        max_slots: module_parameters::max_slots.value(),
+        max_vcpus: module_parameters::max_vcpus.value(),
+    };
+    let Some(request) = parameters::check(&raw).map_err(error::explain_memory)? else {
+        return Ok(None);
+    };
+    match Inspector::start(request).map_err(error::explain_memory) {
+        Ok(inspector) => Ok(Some(inspector)),
+        // The code must stay, and lines have said why.
+        Err(_) if module::is_kept() => Ok(None),
+        Err(error) => Err(error),
     }
 }

@@ -61,7 +61,7 @@ const MAX_LINES: usize = 1 << 20;
 const MAX_THREADS: usize = 16;
 
 /// The longest time, in milliseconds: a day.
-const MAX_MS: i64 = 24 * 60 * 60 * 1000;
+pub(crate) const MAX_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// The values of the parameters as `module!` has them. Strings are read by [`check`].
 pub(crate) struct RawParameters {
@@ -89,17 +89,22 @@ pub(crate) struct RawParameters {
     pub(crate) max_vcpus: i64,
 }
 
-/// Checks all parameters, the strings included.
+/// Checks all parameters, the strings included. [`None`]: there are none, and the device is all that
+/// is asked for.
 ///
 /// # Errors
 ///
 /// `EINVAL` or `EOPNOTSUPP`, after a line that says which one is wrong and what to do. `ENOMEM`.
-pub(crate) fn check(raw: &RawParameters) -> Result<Request> {
-    let are_checked = are_as_written()?;
+pub(crate) fn check(raw: &RawParameters) -> Result<Option<Request>> {
+    let written = are_as_written()?;
+    if written == Written::None {
+        return Ok(None);
+    }
     if raw.pid == 0 {
         return Err(refuse!(
             EINVAL,
-            "pid= is missing; give the process number of the VMM"
+            "pid= is missing; give the process number of the VMM, or no parameter at all to use the \
+             device"
         ));
     }
     let max_pid = i64::from(i32::MAX);
@@ -108,17 +113,14 @@ pub(crate) fn check(raw: &RawParameters) -> Result<Request> {
         max_pause_ms: number("max_pause_ms", raw.max_pause_ms, 0, MAX_MS)?,
         freeze_timeout_ms: number("freeze_timeout_ms", raw.freeze_timeout_ms, 1, MAX_MS)?,
         interval_ms: number("interval_ms", raw.interval_ms, 0, MAX_MS)?,
-        threads: match size("threads", raw.threads, MAX_THREADS)? {
-            0 => cpumask::num_online_cpus().clamp(1, MAX_THREADS),
-            threads => threads,
-        },
+        threads: threads(u32::try_from(raw.threads).unwrap_or(u32::MAX))?,
         max_slots: size("max_slots", raw.max_slots, MAX_LINES)?,
         max_vcpus: size("max_vcpus", raw.max_vcpus, MAX_LINES)?,
-        are_checked,
+        are_checked: written == Written::Checked,
         bring_in: number("bring_in", raw.bring_in, 0, 1)? == 1,
         late: late()?,
     };
-    Ok(Request {
+    Ok(Some(Request {
         pid: i32::try_from(number("pid", raw.pid, 1, max_pid)?)?,
         vm_fd: u32::try_from(number("vm_fd", raw.vm_fd, -1, max_fd)?).ok(),
         interval: time(limits.interval_ms),
@@ -128,14 +130,13 @@ pub(crate) fn check(raw: &RawParameters) -> Result<Request> {
         bring_in: limits.bring_in,
         threads: limits.threads,
         query: Arc::new(query(raw, limits)?, GFP_KERNEL)?,
-    })
+    }))
 }
 
-/// Returns whether the kernel has taken the parameters as they were written; if not, that is an
-/// error. `false`: what was written is not to be found.
-fn are_as_written() -> Result<bool> {
+/// Returns what was written. If the kernel has taken it differently, that is an error.
+fn are_as_written() -> Result<Written> {
     let Some(text) = written::read()? else {
-        return Ok(false);
+        return Ok(Written::Unknown);
     };
     // What is left of each list as the kernel has it, when the values written are taken off.
     let mut lists = [
@@ -143,7 +144,9 @@ fn are_as_written() -> Result<bool> {
         (&b"range"[..], bindings::range_parameter()),
     ];
     let mut are_same = true;
+    let mut written = Written::None;
     arguments::check(&text, bindings::is_parameter, |name, value| {
+        written = Written::Checked;
         if let Some((_, list)) = lists.iter_mut().find(|(other, _)| *other == name) {
             let rest = list.and_then(|list| list.strip_prefix(value));
             are_same &= rest.is_some();
@@ -158,12 +161,23 @@ fn are_as_written() -> Result<bool> {
              and quotes as \\s and \\x22"
         ));
     }
-    Ok(true)
+    Ok(written)
+}
+
+/// What was written after the name of the module.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// Nothing.
+    None,
+    /// The parameters as the kernel has taken them.
+    Checked,
+    /// That is not to be found.
+    Unknown,
 }
 
 fn query(raw: &RawParameters, limits: Limits) -> Result<Query> {
     let (patterns, asked) = patterns()?;
-    let engine = engine()?;
+    let engine = engine_parameter()?;
     let ranges = ranges()?;
     let max_hits = size("max_hits", raw.max_hits, MAX_HITS)?;
     let context = size("context", raw.context, MAX_CONTEXT)?;
@@ -230,11 +244,29 @@ fn late() -> Result<Late> {
     }
 }
 
-fn engine() -> Result<Engine> {
-    let name = bindings::engine_parameter();
+/// Returns the fastest engine that the CPU has.
+pub(crate) fn best_engine() -> Engine {
     let mut all = EngineKind::ALL.into_iter().rev();
+    all.find_map(host::engine).unwrap_or(Engine::PORTABLE)
+}
+
+/// Returns how many threads may work, of which so many are asked for; 0: as many as there are CPUs.
+///
+/// # Errors
+///
+/// `EINVAL`, after a line that says so: there would be too many.
+pub(crate) fn threads(asked: u32) -> Result<usize> {
+    Ok(match size("threads", asked.into(), MAX_THREADS)? {
+        0 => cpumask::num_online_cpus().clamp(1, MAX_THREADS),
+        threads => threads,
+    })
+}
+
+fn engine_parameter() -> Result<Engine> {
+    let name = bindings::engine_parameter();
+    let mut all = EngineKind::ALL.into_iter();
     if name.is_empty() {
-        return Ok(all.find_map(host::engine).unwrap_or(Engine::PORTABLE));
+        return Ok(best_engine());
     }
     let Some(kind) = all.find(|kind| kind.name().as_bytes() == name) else {
         return Err(refuse!(
@@ -243,6 +275,15 @@ fn engine() -> Result<Engine> {
             BStr::from_bytes(name)
         ));
     };
+    engine(kind)
+}
+
+/// Returns the engine of a kind.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP`, after a line that says so: the CPU has not got it.
+pub(crate) fn engine(kind: EngineKind) -> Result<Engine> {
     host::engine(kind).ok_or_else(|| {
         refuse!(
             EOPNOTSUPP,
@@ -260,6 +301,24 @@ fn elements(list: Option<&'static [u8]>) -> impl Iterator<Item = (usize, &'stati
         .enumerate()
 }
 
+/// Reads the pattern with this number, as it was written.
+///
+/// # Errors
+///
+/// `EINVAL`, after a line that says what is wrong with it.
+pub(crate) fn pattern(index: usize, text: &[u8]) -> Result<(Pattern, Asked)> {
+    let pattern = match Pattern::parse(text) {
+        Ok(pattern) => pattern,
+        Err(error) => return Err(refuse!(EINVAL, "pattern {index}: {error}")),
+    };
+    let [a, b, c, d, e, f, g, h, ..] = sha256(text);
+    let asked = Asked {
+        kind: Pattern::kind(text),
+        digest: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+    };
+    Ok((pattern, asked))
+}
+
 fn patterns() -> Result<(KVVec<Pattern>, KVVec<Asked>)> {
     let (mut patterns, mut asked) = (KVVec::new(), KVVec::new());
     for (index, text) in elements(bindings::pattern_parameter()) {
@@ -269,15 +328,7 @@ fn patterns() -> Result<(KVVec<Pattern>, KVVec<Asked>)> {
                 "there are more than {MAX_PATTERNS} patterns; inspect several times"
             ));
         }
-        let pattern = match Pattern::parse(text) {
-            Ok(pattern) => pattern,
-            Err(error) => return Err(refuse!(EINVAL, "pattern {index}: {error}")),
-        };
-        let [a, b, c, d, e, f, g, h, ..] = sha256(text);
-        let is = Asked {
-            kind: Pattern::kind(text),
-            digest: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
-        };
+        let (pattern, is) = pattern(index, text)?;
         patterns.push(pattern, GFP_KERNEL)?;
         asked.push(is, GFP_KERNEL)?;
     }

@@ -58,10 +58,7 @@ use kernel::{
 use self::{
     count::Left,
     coverage::Coverage,
-    hits::{
-        Hits,
-        Kept, //
-    },
+    hits::Kept,
     pace::Pause,
     queue::Queue,
     state::State,
@@ -90,6 +87,7 @@ use crate::{
         Windows, //
     },
     park::ParkedWork,
+    progress::Progress,
     request::{
         Query,
         MAX_CONTEXT, //
@@ -101,11 +99,15 @@ use crate::{
 };
 
 pub(crate) use self::{
+    digest::random_key,
     findings::{
         Findings,
         PauseOutcome, //
     },
-    hits::Hit, //
+    hits::{
+        Hit,
+        Hits, //
+    }, //
 };
 
 // A match that begins in a window, and its context, end in the page after it.
@@ -172,6 +174,7 @@ impl Prepared {
 pub(crate) struct Search {
     map: Arc<Map>,
     query: Arc<Query>,
+    progress: Arc<Progress>,
     /// What digests are made with, if they are.
     key: Option<KBox<Key>>,
     /// All threads are to end.
@@ -207,7 +210,12 @@ impl Search {
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn new(map: Arc<Map>, query: Arc<Query>, prepared: Prepared) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        map: Arc<Map>,
+        query: Arc<Query>,
+        progress: Arc<Progress>,
+        prepared: Prepared,
+    ) -> Result<Arc<Self>> {
         let Prepared {
             mut state,
             own,
@@ -218,6 +226,7 @@ impl Search {
             pin_init!(Self {
                 map,
                 query,
+                progress,
                 key,
                 stopped: Atomic::new(false),
                 patience: Patience::new(),
@@ -431,7 +440,9 @@ impl Search {
             };
             let mut pace = state.pace;
             drop(state);
+            let first = chunk.first;
             let result = worker.search_chunk(&job, &mut chunk, &mut pace);
+            self.progress.add(chunk.first.saturating_sub(first));
             if is_cut_off.get() {
                 return None;
             }

@@ -28,8 +28,7 @@ use crate::{
             self,
             FileVisitor, //
         }, //
-    },
-    request::Request, //
+    }, //
 };
 
 /// A VM to inspect.
@@ -40,21 +39,40 @@ pub(crate) struct Target {
     pub(crate) vm: VmRef,
 }
 
+impl Target {
+    /// Checks that the guest's registers and memory can be read.
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP`, after a line that says so: it is protected.
+    pub(crate) fn check_unprotected(&self) -> Result {
+        let Some(kind) = self.vm.protection() else {
+            return Ok(());
+        };
+        Err(refuse!(
+            EOPNOTSUPP,
+            "the guest is protected by {kind:?}; its registers and memory cannot be read from the \
+             host"
+        ))
+    }
+}
+
 /// A VM that was found.
 struct Found {
     fd: Option<u32>,
     vm: ARef<Vm>,
 }
 
-/// Finds the VMs that `request` names among the open files of `process`. There may be none.
+/// Finds the VM with the descriptor `vm_fd`, or else all VMs, among the open files of `process`.
+/// There may be none.
 ///
 /// # Errors
 ///
 /// After a line that says so: `E2BIG`, it has more than [`MAX_VMS`]; `ENOEXEC`, KVM is not the one
 /// that this module was built for. `ENOMEM`.
-pub(crate) fn find(request: &Request, process: &Task) -> Result<KVec<Target>> {
+pub(crate) fn find(vm_fd: Option<u32>, process: &Task) -> Result<KVec<Target>> {
     let mut finder = Finder {
-        vm_fd: request.vm_fd,
+        vm_fd,
         kinds: Kinds::default(),
         targets: KVec::with_capacity(MAX_VMS, GFP_KERNEL)?,
         too_many: false,
@@ -74,8 +92,7 @@ pub(crate) fn find(request: &Request, process: &Task) -> Result<KVec<Target>> {
     if finder.too_many {
         return Err(refuse!(
             E2BIG,
-            "process {} has more than {MAX_VMS} VMs; name one with vm_fd=",
-            request.pid
+            "the process has more than {MAX_VMS} VMs; name one with vm_fd="
         ));
     }
     let mut targets = KVec::with_capacity(finder.targets.len(), GFP_KERNEL)?;
@@ -100,9 +117,8 @@ pub(crate) fn release(targets: &mut KVec<Target>, thread: &mut OnKthread) {
 }
 
 /// Logs a line that says that [`find`] has found none. Returns `ENOENT`.
-pub(crate) fn explain_none(request: &Request) -> Error {
-    let pid = request.pid;
-    match request.vm_fd {
+pub(crate) fn explain_none(vm_fd: Option<u32>, pid: i32) -> Error {
+    match vm_fd {
         Some(fd) => refuse!(
             ENOENT,
             "file descriptor {fd} of process {pid} is not a VM; leave out vm_fd= to inspect all \

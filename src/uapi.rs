@@ -729,6 +729,12 @@ pub struct Explain {
     pub length: u32,
 }
 
+/// Where the size of the structure is in the number of a call.
+pub const SIZE_SHIFT: u32 = 16;
+
+/// The bits of the size in the number of a call.
+pub const SIZE_MASK: u32 = 0x3fff << SIZE_SHIFT;
+
 /// The type of the calls' numbers.
 const IOC: u32 = 0xbd;
 
@@ -738,7 +744,7 @@ const fn iowr<T>(number: u32) -> u32 {
     assert!(size < 1 << 14);
     #[expect(clippy::cast_possible_truncation, reason = "it is small")]
     let size = size as u32;
-    3 << 30 | size << 16 | IOC << 8 | number
+    3 << 30 | size << SIZE_SHIFT | IOC << 8 | number
 }
 
 /// `KVM_INSPECT_ATTACH`, with [`Attach`].

@@ -14,7 +14,8 @@ use kernel::{
 use super::Vm;
 use crate::{
     bindings,
-    linux::file_pages::OpenFile, //
+    linux::file_pages::OpenFile,
+    uapi, //
 };
 
 /// One memslot: guest-physical pages that lie in the VMM's memory, or in a guest_memfd.
@@ -104,6 +105,14 @@ pub(crate) const FLAG_NAMES: [(u32, &str); 4] = [
     (bindings::KVM_MEM_READONLY, "readonly"),
     (bindings::KVM_MEM_GUEST_MEMFD, "guest_memfd"),
     (GMEM_ONLY, "guest_memfd_only"),
+];
+
+/// The flags that a slot may have, by their bits and as the device gives them.
+pub(crate) const SLOT_FLAGS: [(u32, u32); 4] = [
+    (bindings::KVM_MEM_LOG_DIRTY_PAGES, uapi::SLOT_LOG_DIRTY),
+    (bindings::KVM_MEM_READONLY, uapi::SLOT_READONLY),
+    (bindings::KVM_MEM_GUEST_MEMFD, uapi::SLOT_GUEST_MEMFD),
+    (GMEM_ONLY, uapi::SLOT_GUEST_MEMFD_ONLY),
 ];
 
 /// KVM serves the guest from guest_memfd alone, whatever is at `hva`.

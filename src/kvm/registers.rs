@@ -5,7 +5,20 @@
 //! They are read where KVM itself keeps them, never in the `kvm_run` page, which the VMM may write.
 
 use super::Vcpu;
-use crate::bindings;
+use crate::{
+    bindings,
+    uapi, //
+};
+
+// What is lacking has the same numbers for the device.
+const _: () = assert!(
+    bindings::KVM_INSPECT_LACKS_VMCS == uapi::NO_VMCS
+        && bindings::KVM_INSPECT_LACKS_RIP == uapi::NO_RIP
+        && bindings::KVM_INSPECT_LACKS_RSP == uapi::NO_RSP
+        && bindings::KVM_INSPECT_LACKS_CR0 == uapi::NO_CR0
+        && bindings::KVM_INSPECT_LACKS_CR3 == uapi::NO_CR3
+        && bindings::KVM_INSPECT_LACKS_CR4 == uapi::NO_CR4
+);
 
 /// A register's name and value; no value if it is not known.
 pub(crate) type Register = (&'static str, Option<u64>);
@@ -25,6 +38,101 @@ impl Registers {
         let mut raw = bindings::kvm_inspect_registers::default();
         // SAFETY: A valid vCPU. Values that change meanwhile would be wrong, nothing more.
         unsafe { bindings::read_registers(vcpu.as_raw(), &raw mut raw) }.then_some(Self(raw))
+    }
+
+    /// Returns them as the device gives them; what is not known is 0.
+    pub(crate) fn to_uapi(&self) -> uapi::Vcpu {
+        let raw = &self.0;
+        let known = |what, value| if self.lacks(what) { 0 } else { value };
+        let vmcs = |value| known(bindings::KVM_INSPECT_LACKS_VMCS, value);
+        let segment = |segment: bindings::kvm_segment| {
+            if self.lacks(bindings::KVM_INSPECT_LACKS_VMCS) {
+                return zerocopy::FromZeros::new_zeroed();
+            }
+            uapi::Segment {
+                base: segment.base,
+                limit: segment.limit,
+                selector: segment.selector,
+                type_: segment.type_,
+                present: segment.present,
+                dpl: segment.dpl,
+                db: segment.db,
+                s: segment.s,
+                l: segment.l,
+                g: segment.g,
+                avl: segment.avl,
+                unusable: segment.unusable,
+                reserved: 0,
+            }
+        };
+        let table = |table: bindings::kvm_dtable| uapi::Table {
+            base: vmcs(table.base),
+            limit: vmcs(table.limit.into()),
+        };
+        let flag = |has, flag| if has { flag } else { 0 };
+        let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] =
+            raw.general;
+        let [dr0, dr1, dr2, dr3] = raw.dr;
+        uapi::Vcpu {
+            id: 0,
+            state: 0,
+            flags: flag(raw.nested, uapi::VCPU_NESTED)
+                | flag(raw.smm, uapi::VCPU_SMM)
+                | flag(raw.unfinished, uapi::VCPU_UNFINISHED),
+            lacks: raw.lacks,
+            rip: known(bindings::KVM_INSPECT_LACKS_RIP, raw.rip),
+            rflags: vmcs(raw.rflags),
+            rax,
+            rbx,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            rsp: known(bindings::KVM_INSPECT_LACKS_RSP, rsp),
+            rbp,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+            cr0: known(bindings::KVM_INSPECT_LACKS_CR0, raw.cr0),
+            cr2: raw.cr2,
+            cr3: known(bindings::KVM_INSPECT_LACKS_CR3, raw.cr3),
+            cr4: known(bindings::KVM_INSPECT_LACKS_CR4, raw.cr4),
+            cr8: raw.cr8,
+            efer: raw.efer,
+            apic_base: raw.apic_base,
+            kernel_gs_base: raw.kernel_gs_base,
+            lstar: raw.lstar,
+            star: raw.star,
+            cstar: raw.cstar,
+            sfmask: raw.sfmask,
+            sysenter_cs: vmcs(raw.sysenter_cs),
+            sysenter_esp: vmcs(raw.sysenter_esp),
+            sysenter_eip: vmcs(raw.sysenter_eip),
+            tsc_aux: raw.tsc_aux,
+            pat: raw.pat,
+            xcr0: raw.xcr0,
+            dr0,
+            dr1,
+            dr2,
+            dr3,
+            dr6: raw.dr6,
+            dr7: raw.dr7,
+            cs: segment(raw.cs),
+            ds: segment(raw.ds),
+            es: segment(raw.es),
+            fs: segment(raw.fs),
+            gs: segment(raw.gs),
+            ss: segment(raw.ss),
+            tr: segment(raw.tr),
+            ldt: segment(raw.ldt),
+            gdt: table(raw.gdt),
+            idt: table(raw.idt),
+        }
     }
 
     fn lacks(&self, what: u32) -> bool {

@@ -185,7 +185,7 @@ impl Mark {
 
 /// Returns a key that no guest can know. A guest that did could change its memory and keep the
 /// digest.
-pub(super) fn random_key() -> Result<KBox<Key>> {
+pub(crate) fn random_key() -> Result<KBox<Key>> {
     let mut key = KBox::init(pin_init::init_zeroed::<Key>(), GFP_KERNEL)?;
     key.fill(random::fill);
     Ok(key)

@@ -18,6 +18,8 @@ pub(crate) struct Hit {
     pub(crate) gpa: u64,
     /// The index of the pattern.
     pub(crate) pattern: usize,
+    /// How many bytes before it are shown.
+    pub(crate) before: usize,
 }
 
 impl Hit {

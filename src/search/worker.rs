@@ -370,6 +370,7 @@ impl Searched<'_> {
             slot,
             gpa,
             pattern: found.pattern,
+            before: query.context.min(found.offset),
         };
         if let Kept::OnlyBelow(highest) = (job.keep)(hit, shown) {
             *bound = Some(highest);

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A session: what one open file of the device is about.
+//!
+//! Its calls are done by a thread of its own ([`super::worker`]), which can use the address space of
+//! the VMM, and can hold the guest between two calls. A call owns all that it needs. So its caller
+//! can be killed meanwhile, and the thread ends it in peace.
+//!
+//! Lock order: [`Session::worker`], then `Shared::state`; nothing is taken under the latter.
+
+use kernel::{
+    new_condvar,
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        CondVar,
+        Mutex,
+        SetOnce, //
+    },
+    time::msecs_to_jiffies, //
+};
+
+use super::{
+    search::Found,
+    worker::{
+        Context,
+        Worker, //
+    }, //
+};
+use crate::{
+    error::refuse,
+    linux::{
+        completion::Completion,
+        kthread::{
+            Kthread,
+            OnKthread, //
+        },
+        log::Lines, //
+    },
+    progress::Progress,
+    scan::digest::Key, //
+};
+
+/// One open file of the device.
+#[pin_data]
+pub(super) struct Session {
+    /// There once the session has a VM.
+    #[pin]
+    worker: Mutex<Option<Kthread<Worker>>>,
+    shared: Arc<Shared>,
+}
+
+/// What a session shares with its thread.
+#[pin_data]
+pub(super) struct Shared {
+    /// Why the last call failed.
+    pub(super) lines: Arc<Lines>,
+    /// How far the present call has got.
+    pub(super) progress: Arc<Progress>,
+    /// With what the digests of this session are made.
+    pub(super) key: Arc<KBox<Key>>,
+    #[pin]
+    state: Mutex<State>,
+    /// Notified when a field of `state` has changed.
+    #[pin]
+    changed: CondVar,
+}
+
+struct State {
+    /// Somebody's call is being done.
+    is_busy: bool,
+    /// A call that the thread has not seen yet.
+    next: Option<Next>,
+    /// What the last search has found.
+    found: Option<Arc<Found>>,
+}
+
+/// What the thread is to do.
+pub(super) enum Next {
+    /// A call that leaves the guest as it is, held or not.
+    Call(Arc<dyn Call>),
+    /// To hold the guest, or to hold it for longer.
+    Hold(Arc<Request<Hold>>),
+    /// To let it go on.
+    Release(Arc<Request<Release>>),
+    /// Nothing has come in time.
+    Nothing,
+}
+
+/// To hold the guest.
+pub(super) struct Hold {
+    /// For how long.
+    pub(super) lease_ms: u32,
+    /// How long to wait for all vCPUs to stop.
+    pub(super) freeze_timeout_ms: u32,
+    /// What to do then.
+    pub(super) late: crate::request::Late,
+    /// How long it took until they had stopped, in nanoseconds.
+    pub(super) freeze_ns: u64,
+}
+
+/// To let it go on.
+#[derive(Default)]
+pub(super) struct Release {
+    /// How long it stood, in nanoseconds.
+    pub(super) pause_ns: u64,
+    /// The lease had ended before.
+    pub(super) is_expired: bool,
+}
+
+/// One call, as the thread sees it.
+pub(super) trait Call: Send + Sync {
+    /// Does it.
+    ///
+    /// # Errors
+    ///
+    /// Its own, after a line that says why.
+    fn run(&self, context: &mut Context<'_>) -> Result;
+
+    /// Returns what its caller waits for.
+    fn ticket(&self) -> &Ticket;
+}
+
+/// What a call does, and what comes of it.
+pub(super) trait Job: Send + Unpin + 'static {
+    /// Does it.
+    ///
+    /// # Errors
+    ///
+    /// Its own, after a line that says why.
+    fn run(&mut self, context: &mut Context<'_>) -> Result;
+}
+
+/// What a caller and the thread know of a call.
+#[pin_data]
+pub(super) struct Ticket {
+    /// Complete when the call is done.
+    #[pin]
+    done: Completion,
+    /// Complete when the call is to end early.
+    #[pin]
+    pub(super) cancel: Completion,
+    result: SetOnce<Result>,
+}
+
+/// A call.
+#[pin_data]
+pub(super) struct Request<J> {
+    #[pin]
+    ticket: Ticket,
+    #[pin]
+    job: Mutex<J>,
+}
+
+impl<J: Send + Unpin> Request<J> {
+    fn new(job: J) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                ticket <- pin_init!(Ticket {
+                    done <- Completion::new(),
+                    cancel <- Completion::new(),
+                    result: SetOnce::new(),
+                }),
+                job <- new_mutex!(job, "kvm_inspect::Request::job"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Returns what its caller waits for.
+    pub(super) fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    /// Calls `work` with what the call does.
+    pub(super) fn with<R>(&self, work: impl FnOnce(&mut J) -> R) -> R {
+        work(&mut self.job.lock())
+    }
+}
+
+impl<J: Job> Call for Request<J> {
+    fn run(&self, context: &mut Context<'_>) -> Result {
+        self.with(|job| job.run(context))
+    }
+
+    fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+}
+
+impl Session {
+    /// Creates a session without a VM.
+    pub(super) fn new(key: Arc<KBox<Key>>, lines: Arc<Lines>) -> Result<Pin<KBox<Self>>> {
+        let progress = Arc::new(Progress::new(), GFP_KERNEL)?;
+        let state = State {
+            is_busy: false,
+            next: None,
+            found: None,
+        };
+        let shared = Arc::pin_init(
+            pin_init!(Shared {
+                lines,
+                progress,
+                key,
+                state <- new_mutex!(state, "kvm_inspect::Shared::state"),
+                changed <- new_condvar!("kvm_inspect::Shared::changed"),
+            }),
+            GFP_KERNEL,
+        )?;
+        KBox::pin_init(
+            pin_init!(Self {
+                worker <- new_mutex!(None, "kvm_inspect::Session::worker"),
+                shared,
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Returns what it shares with its thread.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Gives the session its VM, by the thread that works on it. If it has one already, the new one
+    /// is given back.
+    pub(super) fn attach(
+        &self,
+        worker: Kthread<Worker>,
+    ) -> core::result::Result<(), Kthread<Worker>> {
+        let mut own = self.worker.lock();
+        if own.is_some() {
+            return Err(worker);
+        }
+        *own = Some(worker);
+        Ok(())
+    }
+
+    /// Returns what the last search has found.
+    ///
+    /// # Errors
+    ///
+    /// `ENODATA`, after a line that says so: there was none.
+    pub(super) fn found(&self) -> Result<Arc<Found>> {
+        let found = self.shared.state.lock().found.clone();
+        found.ok_or_else(|| {
+            refuse!(
+                ENODATA,
+                "nothing was searched yet; call KVM_INSPECT_SEARCH first"
+            )
+        })
+    }
+
+    /// Returns whether the session has a VM.
+    pub(super) fn is_attached(&self) -> bool {
+        self.worker.lock().is_some()
+    }
+
+    /// Has the thread do a job, and returns what has become of it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the job. `ENOTCONN`: the session has no VM. `ERESTARTNOHAND`: the caller has a
+    /// signal, and the job was ended early. `EINTR`: the caller is being killed. `ENOMEM`.
+    pub(super) fn call<J: Job>(&self, job: J) -> Result<Arc<Request<J>>> {
+        let request = Request::new(job)?;
+        self.post(Next::Call(request.clone()), &request.ticket)?;
+        Ok(request)
+    }
+
+    /// As [`Self::call`], to hold the guest.
+    pub(super) fn hold(&self, hold: Hold) -> Result<u64> {
+        let request = Request::new(hold)?;
+        self.post(Next::Hold(request.clone()), &request.ticket)?;
+        Ok(request.with(|hold| hold.freeze_ns))
+    }
+
+    /// As [`Self::call`], to let it go on.
+    pub(super) fn release(&self) -> Result<Release> {
+        let request = Request::new(Release::default())?;
+        self.post(Next::Release(request.clone()), &request.ticket)?;
+        Ok(request.with(core::mem::take))
+    }
+
+    fn post(&self, next: Next, ticket: &Ticket) -> Result {
+        if !self.is_attached() {
+            return Err(refuse!(
+                ENOTCONN,
+                "the session has no VM; call KVM_INSPECT_ATTACH first"
+            ));
+        }
+        let shared = &self.shared;
+        let mut state = shared.state.lock();
+        while state.is_busy {
+            if shared.changed.wait_interruptible(&mut state) {
+                return Err(ERESTARTSYS);
+            }
+        }
+        state.is_busy = true;
+        state.next = Some(next);
+        drop(state);
+        shared.changed.notify_all();
+        if ticket.done.wait_interruptible().is_ok() {
+            return ticket.result();
+        }
+        ticket.cancel.complete_all();
+        shared.changed.notify_all();
+        // The thread ends it soon. If it does not, the caller can at least be killed.
+        ticket.done.wait_killable().map_err(|_| EINTR)?;
+        match ticket.result() {
+            Err(error) if error == EINTR => Err(ERESTARTNOHAND),
+            result => result,
+        }
+    }
+}
+
+impl Ticket {
+    fn result(&self) -> Result {
+        self.result.copy().unwrap_or(Err(EINTR))
+    }
+}
+
+impl Shared {
+    /// Waits, in the thread of the session, for what to do, at most so many milliseconds.
+    pub(super) fn wait(&self, thread: &OnKthread, milliseconds: u32) -> Next {
+        let mut state = self.state.lock();
+        if state.next.is_none() && !thread.should_stop() {
+            let jiffies = msecs_to_jiffies(milliseconds);
+            let _ = self.changed.wait_interruptible_timeout(&mut state, jiffies);
+        }
+        state.next.take().unwrap_or(Next::Nothing)
+    }
+
+    /// Notes that a call is done, and lets the next one begin.
+    pub(super) fn finish(&self, ticket: &Ticket, result: Result) {
+        ticket.result.populate(result);
+        self.state.lock().is_busy = false;
+        ticket.done.complete_all();
+        self.changed.notify_all();
+    }
+
+    /// Keeps what a search has found, until the next one.
+    pub(super) fn keep(&self, found: Arc<Found>) {
+        let before = self.state.lock().found.replace(found);
+        drop(before);
+    }
+}
