@@ -6,6 +6,8 @@
 //! do not exist in the kernel.
 
 #![no_std]
+// Those that derives of zerocopy generate.
+#![allow(non_ascii_idents)]
 
 extern crate std;
 

@@ -22,6 +22,7 @@ macro_rules! roles {
 }
 
 mod bench;
+mod device;
 mod faults;
 mod find;
 mod invisible;
@@ -145,6 +146,7 @@ impl Case {
 pub(crate) fn all() -> impl Iterator<Item = Case> {
     [
         kinds::CASES,
+        device::CASES,
         memory::CASES,
         slots::CASES,
         patterns::CASES,

@@ -46,6 +46,11 @@ impl Inspection {
         Self::without_pid().set("pid", pid)
     }
 
+    /// Creates what loads the module without any parameter.
+    pub(crate) fn none() -> Self {
+        Self(kvm_inspect_tool::Inspection::new())
+    }
+
     /// Creates an inspection without `pid=`, which must be given.
     pub(crate) fn without_pid() -> Self {
         // One pause by default: an emulated machine is slow.

@@ -6,6 +6,7 @@
 //! `cases --list` prints the cases on any machine.
 
 mod cases;
+mod device;
 mod init;
 mod inspect;
 mod ksm;
