@@ -92,5 +92,9 @@ impl Drop for VmRef {
                 counts.remove(index);
             }
         }
+        // The list is never dropped, so its memory must go with its last element.
+        let memory = counts.is_empty().then(|| core::mem::take(&mut *counts));
+        drop(counts);
+        drop(memory);
     }
 }

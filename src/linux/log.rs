@@ -118,8 +118,12 @@ impl Drop for Listener {
         let mut listeners = LISTENERS.lock();
         let index = listeners.iter().position(|(task, _)| *task == self.task);
         let gone = index.map(|index| listeners.remove(index));
+        // The list is never dropped, so its memory must go with its last element.
+        let memory = listeners
+            .is_empty()
+            .then(|| core::mem::take(&mut *listeners));
         drop(listeners);
-        drop(gone);
+        drop((gone, memory));
     }
 }
 
