@@ -36,6 +36,7 @@ mod patterns;
 mod refuse;
 mod registers;
 mod search;
+mod sessions;
 mod slots;
 mod threads;
 mod vcpus;
@@ -147,6 +148,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
     [
         kinds::CASES,
         device::CASES,
+        sessions::CASES,
         memory::CASES,
         slots::CASES,
         patterns::CASES,
@@ -188,6 +190,7 @@ pub(crate) fn roles() -> impl Iterator<Item = &'static Role> {
         threads::ROLES,
         vmms::ROLES,
         life::ROLES,
+        sessions::ROLES,
     ]
     .into_iter()
     .flatten()

@@ -433,7 +433,7 @@ pub(crate) fn module_thread() -> Option<i32> {
     let processes = fs::read_dir("/proc").expect("/proc can be read");
     let is_its = |path: &Path| {
         let name = fs::read_to_string(path.join("comm"));
-        name.is_ok_and(|name| name.trim() == "kvm_inspect")
+        name.is_ok_and(|name| name.starts_with("kvm_inspect"))
     };
     let mut paths = processes.flatten().map(|process| process.path());
     let path = paths.find(|path| is_its(path))?;

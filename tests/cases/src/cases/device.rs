@@ -470,7 +470,7 @@ fn searches_for_all_hits() {
 }
 
 /// Holds the guest.
-fn hold(device: &Device, lease_ms: u32) {
+pub(super) fn hold(device: &Device, lease_ms: u32) {
     let mut hold = uapi::Hold {
         lease_ms,
         freeze_timeout_ms: FREEZE_TIMEOUT_MS,
@@ -480,7 +480,7 @@ fn hold(device: &Device, lease_ms: u32) {
 }
 
 /// Lets the guest go on. Returns whether the lease had ended before.
-fn release(device: &Device) -> bool {
+pub(super) fn release(device: &Device) -> bool {
     let mut release: uapi::Release = new();
     device.must(uapi::RELEASE, &mut release);
     assert!(release.pause_ns > 0);
