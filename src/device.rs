@@ -38,16 +38,10 @@ use self::{
     }, //
 };
 use crate::{
-    error::{
-        explain_memory,
-        refuse, //
-    },
+    error::refuse,
     linux::{
         lockdown,
-        log::{
-            Lines,
-            Listener, //
-        }, //
+        log::Lines, //
     },
     parameters::MAX_MS,
     request::Late,
@@ -88,14 +82,9 @@ impl MiscDevice for Device {
     fn ioctl(device: &Self, _file: &File, number: u32, argument: usize) -> Result<isize> {
         let session = &*device.0;
         let argument = Argument::new(argument, number);
-        match number & !uapi::SIZE_MASK {
-            EXPLAIN => return explain(session, &argument).map(|()| 0),
-            PROGRESS => return progress(session, &argument).map(|()| 0),
-            _ => (),
-        }
-        session.shared().lines.clear();
-        let _listener = Listener::begin(session.shared().lines.clone());
-        let result = match number & !uapi::SIZE_MASK {
+        session.explaining(|| match number & !uapi::SIZE_MASK {
+            EXPLAIN => explain(session, &argument),
+            PROGRESS => progress(session, &argument),
             ATTACH => attach::attach(session, &argument),
             SLOTS => lists::slots(session, &argument),
             VCPUS => lists::vcpus(session, &argument),
@@ -107,8 +96,8 @@ impl MiscDevice for Device {
             HOLD => hold(session, &argument),
             RELEASE => release(session, &argument),
             _ => Err(ENOTTY),
-        };
-        result.map_err(explain_memory).map(|()| 0)
+        })?;
+        Ok(0)
     }
 
     fn read_iter(kiocb: Kiocb<'_, Self::Ptr>, into: &mut IovIterDest<'_>) -> Result<usize> {

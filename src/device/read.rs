@@ -15,14 +15,12 @@ use super::{
 };
 use crate::{
     copy,
-    error::explain_memory,
     kvm::Memslots,
     linux::{
         address_space::{
             Patience,
             UserMemory, //
         },
-        log::Listener,
         pages::{
             HeldPages,
             Sight, //
@@ -51,14 +49,12 @@ pub(super) fn read(
     into: &mut IovIterDest<'_>,
 ) -> Result<usize> {
     let session = kiocb.file().session();
-    session.shared().lines.clear();
-    let _listener = Listener::begin(session.shared().lines.clone());
-    let job = session.call(ReadJob {
-        gpa: u64::try_from(kiocb.ki_pos())?,
-        bytes: KVVec::from_elem(0, into.len().min(MAX_BYTES), GFP_KERNEL).map_err(|error| {
-            explain_memory(error.into()) //
-        })?,
-        count: 0,
+    let job = session.explaining(|| {
+        session.call(ReadJob {
+            gpa: u64::try_from(kiocb.ki_pos())?,
+            bytes: KVVec::from_elem(0, into.len().min(MAX_BYTES), GFP_KERNEL)?,
+            count: 0,
+        })
     })?;
     let copied = job.with(|job| into.copy_to_iter(job.bytes.get(..job.count).unwrap_or_default()));
     if copied == 0 && job.with(|job| job.count) > 0 {

@@ -29,14 +29,21 @@ use super::{
     }, //
 };
 use crate::{
-    error::refuse,
+    error::{
+        explain_memory,
+        refuse, //
+    },
     linux::{
         completion::Completion,
         kthread::{
             Kthread,
             OnKthread, //
         },
-        log::Lines, //
+        log::{
+            self,
+            Lines,
+            Listener, //
+        }, //
     },
     progress::Progress,
     scan::digest::Key, //
@@ -54,7 +61,7 @@ pub(super) struct Session {
 /// What a session shares with its thread.
 #[pin_data]
 pub(super) struct Shared {
-    /// Why the last call failed.
+    /// Why the last call that failed did so.
     pub(super) lines: Arc<Lines>,
     /// How far the present call has got.
     pub(super) progress: Arc<Progress>,
@@ -142,6 +149,8 @@ pub(super) struct Ticket {
     #[pin]
     pub(super) cancel: Completion,
     result: SetOnce<Result>,
+    /// What takes the lines of the thread that makes the call.
+    lines: Option<Arc<Lines>>,
 }
 
 /// A call.
@@ -161,6 +170,7 @@ impl<J: Send + Unpin> Request<J> {
                     done <- Completion::new(),
                     cancel <- Completion::new(),
                     result: SetOnce::new(),
+                    lines: log::listening(),
                 }),
                 job <- new_mutex!(job, "kvm_inspect::Request::job"),
             }),
@@ -215,6 +225,22 @@ impl Session {
             }),
             GFP_KERNEL,
         )
+    }
+
+    /// Makes a call. If it fails, its lines are those that say why the last call failed.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call.
+    pub(super) fn explaining<R>(&self, call: impl FnOnce() -> Result<R>) -> Result<R> {
+        let lines = Arc::pin_init(Lines::new(), GFP_KERNEL)?;
+        let listener = Listener::begin(lines.clone());
+        let result = call().map_err(explain_memory);
+        drop(listener);
+        if result.is_err() {
+            self.shared.lines.set(&lines);
+        }
+        result
     }
 
     /// Returns what it shares with its thread.
@@ -315,6 +341,11 @@ impl Session {
 }
 
 impl Ticket {
+    /// Has the lines of the current thread go to the caller, until the result is dropped.
+    pub(super) fn listen(&self) -> Option<Listener> {
+        self.lines.clone().map(Listener::begin)
+    }
+
     fn result(&self) -> Result {
         self.result.copy().unwrap_or(Err(EINTR))
     }

@@ -56,7 +56,6 @@ use crate::{
             Work, //
         },
         lockdown,
-        log::Listener,
         task::{
             self,
             NoIo,
@@ -146,15 +145,16 @@ impl Worker {
     /// Does one call.
     fn one(&mut self, next: Next, watched: &mut Option<Watched>, thread: &mut OnKthread) {
         let shared = self.shared.clone();
-        shared.lines.clear();
         match next {
             Next::Nothing => (),
             Next::Call(call) => {
+                let _listener = call.ticket().listen();
                 let result = self.call(&*call, watched, thread);
                 shared.progress.begin(Doing::Nothing, 0);
                 shared.finish(call.ticket(), result.map_err(explain_memory));
             }
             Next::Hold(hold) => {
+                let _listener = hold.ticket().listen();
                 let mut is_held = false;
                 let result = self.hold(&hold, &mut is_held, watched, thread);
                 // Once it is held, its caller knows, and goes on.
@@ -163,6 +163,7 @@ impl Worker {
                 }
             }
             Next::Release(release) => {
+                let _listener = release.ticket().listen();
                 let is_expired = core::mem::take(&mut self.is_expired);
                 let result = if is_expired {
                     let pause_ns = nanoseconds(self.expired_after);
@@ -220,7 +221,7 @@ impl Worker {
         let process = process.filter(|process| !task::is_dying(process));
         process
             .filter(|_| !self.targets.is_empty())
-            .ok_or_else(|| refuse!(ESRCH, "the VM has gone; attach to another one"))
+            .ok_or_else(gone)
     }
 
     /// Holds the guest, and does calls meanwhile, until it is released or the lease ends.
@@ -261,7 +262,7 @@ impl Worker {
             match self.shared.wait(thread, wait) {
                 Next::Nothing => (),
                 Next::Call(call) => {
-                    self.shared.lines.clear();
+                    let _listener = call.ticket().listen();
                     let mut context = Context {
                         shared: &self.shared,
                         process: &process,
@@ -318,7 +319,6 @@ impl Worker {
 
 impl Work for Worker {
     fn run(mut self, mut thread: OnKthread) {
-        let _listener = Listener::begin(self.shared.lines.clone());
         self.serve(&mut thread);
         target::release(&mut self.targets, &mut thread);
     }
@@ -332,6 +332,10 @@ impl Hold {
             is_first: true,
         }
     }
+}
+
+fn gone() -> Error {
+    refuse!(ESRCH, "the VM has gone; attach to another one")
 }
 
 /// Watches the VM, unless it is watched.
@@ -393,12 +397,7 @@ impl Context<'_> {
     /// Returns the VMM's memory.
     fn mm(&self) -> Result<ARef<MmWithUser>> {
         self.target.check_unprotected()?;
-        self.target.vm.mm().mmget_not_zero().ok_or_else(|| {
-            refuse!(
-                ESRCH,
-                "the VMM is exiting; its guest has no memory any more"
-            )
-        })
+        self.target.vm.mm().mmget_not_zero().ok_or_else(gone)
     }
 
     /// Inspects the VM. `inspection` makes the inspection of the VMM, the VM, what the guest does,

@@ -3,7 +3,7 @@
 //! Where the lines go that say why something failed: to the kernel log, or to who has asked a
 //! thread for it.
 //!
-//! Lock order: [`LISTENERS`], then `Lines::text`; nothing is taken under them.
+//! Nothing is taken under [`LISTENERS`] and `Lines::text`.
 
 use kernel::{
     fmt,
@@ -59,9 +59,11 @@ impl Lines {
         })
     }
 
-    /// Forgets all lines.
-    pub(crate) fn clear(&self) {
-        self.text.lock().len = 0;
+    /// Takes over all lines of `other`, in place of its own.
+    pub(crate) fn set(&self, other: &Self) {
+        let mut bytes = [0; MAX_EXPLANATION];
+        let len = other.copy(&mut bytes);
+        *self.text.lock() = Text { bytes, len };
     }
 
     /// Copies the lines into `into`, which has room for all, and returns how many bytes they are.
@@ -72,7 +74,7 @@ impl Lines {
     }
 
     /// Adds a line.
-    pub(crate) fn add(&self, line: fmt::Arguments<'_>) {
+    fn add(&self, line: fmt::Arguments<'_>) {
         let mut text = self.text.lock();
         if text.len > 0 {
             let _ = fmt::Write::write_str(&mut *text, "\n");
@@ -95,7 +97,8 @@ impl fmt::Write for Text {
     }
 }
 
-/// While this lives, the lines of the current thread do not go to the log.
+/// While this lives, the lines of the current thread do not go to the log. There may be one within
+/// another.
 pub(crate) struct Listener {
     task: usize,
     _not_send: NotThreadSafe,
@@ -116,7 +119,7 @@ impl Listener {
 impl Drop for Listener {
     fn drop(&mut self) {
         let mut listeners = LISTENERS.lock();
-        let index = listeners.iter().position(|(task, _)| *task == self.task);
+        let index = listeners.iter().rposition(|(task, _)| *task == self.task);
         let gone = index.map(|index| listeners.remove(index));
         // The list is never dropped, so its memory must go with its last element.
         let memory = listeners
@@ -127,12 +130,16 @@ impl Drop for Listener {
     }
 }
 
-/// Gives a line to who listens to the current thread. Returns whether somebody does.
-pub(crate) fn tell(line: fmt::Arguments<'_>) -> bool {
+/// Returns what takes the lines of the current thread, if they do not go to the log.
+pub(crate) fn listening() -> Option<Arc<Lines>> {
     let task = Task::current_raw().addr();
     let listeners = LISTENERS.lock();
-    let listener = listeners.iter().find(|(listener, _)| *listener == task);
-    let lines = listener.map(|(_, lines)| lines.clone());
-    drop(listeners);
-    lines.inspect(|lines| lines.add(line)).is_some()
+    // The latest.
+    let listener = listeners.iter().rfind(|(listener, _)| *listener == task);
+    listener.map(|(_, lines)| lines.clone())
+}
+
+/// Gives a line to who listens to the current thread. Returns whether somebody does.
+pub(crate) fn tell(line: fmt::Arguments<'_>) -> bool {
+    listening().inspect(|lines| lines.add(line)).is_some()
 }
