@@ -76,8 +76,8 @@ bench-pause: stock
 	@$(vm) bench-pause
 
 # The last two measure nothing: they do without the module what cases do (docs/testing.md).
-.PHONY: bench-idle bench-module threads-alone threads-probed-alone
-bench-idle bench-module threads-alone threads-probed-alone: stock
+.PHONY: bench-device bench-idle bench-module threads-alone threads-probed-alone
+bench-device bench-idle bench-module threads-alone threads-probed-alone: stock
 	@$(vm) measure -- $@
 
 .PHONY: fuzz

@@ -25,6 +25,7 @@ mod bench;
 mod device;
 mod faults;
 mod find;
+mod fuzz;
 mod invisible;
 mod kinds;
 mod life;
@@ -149,6 +150,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
         kinds::CASES,
         device::CASES,
         sessions::CASES,
+        fuzz::CASES,
         memory::CASES,
         slots::CASES,
         patterns::CASES,

@@ -282,7 +282,7 @@ fn refuse_searches(device: &Device) {
         device.refuses(uapi::SEARCH, &mut search, errno, why);
     };
     refuses("nothing:x", &|_| (), Errno::INVAL, "pattern 0: ");
-    refuses("text:ab", &|_| (), Errno::INVAL, "pattern 0: ");
+    refuses("hex:0", &|_| (), Errno::INVAL, "pattern 0: ");
     let good = "text:abcdefgh";
     refuses(
         good,

@@ -42,7 +42,7 @@ fn measure(name: &str) -> io::Result<String> {
     };
     let vms = [vm];
     let mut testbed = Testbed::stock();
-    if name == "bench-module" {
+    if name == "bench-module" || name == "bench-device" {
         testbed.parameters = format!("{} {COPY_BY_WORDS}", testbed.parameters).leak();
     }
     let suite = Suite::open("measure", testbed, &vms)?;
