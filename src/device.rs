@@ -7,7 +7,10 @@
 
 mod arguments;
 mod attach;
+mod context;
+mod convert;
 mod copying;
+mod found;
 mod layout;
 mod lists;
 mod read;
@@ -101,13 +104,8 @@ impl MiscDevice for Device {
     }
 
     fn read_iter(kiocb: Kiocb<'_, Self::Ptr>, into: &mut IovIterDest<'_>) -> Result<usize> {
-        read::read(kiocb, into)
-    }
-}
-
-impl Device {
-    pub(super) fn session(&self) -> &Session {
-        &self.0
+        let session = &*kiocb.file().0;
+        read::read(session, kiocb, into)
     }
 }
 
@@ -215,7 +213,8 @@ fn freeze_timeout(milliseconds: u32) -> Result<u32> {
         _ if i64::from(milliseconds) <= MAX_MS => Ok(milliseconds),
         _ => Err(refuse!(
             EINVAL,
-            "freeze_timeout_ms={milliseconds} is out of range; give 1 to {MAX_MS}, or 0 for a second"
+            "freeze_timeout_ms={milliseconds} is out of range; give 1 to {MAX_MS}, or 0 for a \
+             second"
         )),
     }
 }

@@ -9,6 +9,7 @@
 //! C header: [`include/linux/kvm_host.h`](srctree/include/linux/kvm_host.h)
 
 mod ids;
+mod loaded;
 mod lock;
 mod memslot;
 mod reference;
@@ -19,6 +20,10 @@ mod vm;
 
 pub(crate) use self::{
     ids::VmId,
+    loaded::{
+        bind,
+        Kvm, //
+    },
     lock::LockedVcpus,
     memslot::{
         Backing,
@@ -39,9 +44,7 @@ pub(crate) use self::{
         Vcpu, //
     },
     vm::{
-        bind,
         Kinds,
-        Kvm,
         KvmFile,
         UnknownKind,
         Vm, //

@@ -89,8 +89,8 @@ pub(crate) struct RawParameters {
     pub(crate) max_vcpus: i64,
 }
 
-/// Checks all parameters, the strings included. [`None`]: there are none, and the device is all that
-/// is asked for.
+/// Checks all parameters, the strings included. [`None`]: there are none, and the device is all
+/// that is asked for.
 ///
 /// # Errors
 ///
@@ -103,8 +103,8 @@ pub(crate) fn check(raw: &RawParameters) -> Result<Option<Request>> {
     if raw.pid == 0 {
         return Err(refuse!(
             EINVAL,
-            "pid= is missing; give the process number of the VMM, or no parameter at all to use the \
-             device"
+            "pid= is missing; give the process number of the VMM, or no parameter at all to use \
+             the device"
         ));
     }
     let max_pid = i64::from(i32::MAX);

@@ -57,8 +57,8 @@ impl Progress {
         self.pauses.fetch_add(1, Relaxed);
     }
 
-    /// Returns the number of what is being done ([`Doing`]), how many pages are done, how many there
-    /// are, and how many pauses there were.
+    /// Returns the number of what is being done ([`Doing`]), how many pages are done, how many
+    /// there are, and how many pauses there were.
     pub(crate) fn figures(&self) -> (u32, u64, u64, u32) {
         (
             self.doing.load(Relaxed),

@@ -68,10 +68,10 @@ pub const SLOT_LOG_DIRTY: u32 = 1 << 0;
 /// The guest cannot write to it.
 pub const SLOT_READONLY: u32 = 1 << 1;
 
-/// Some of it may lie in guest_memfd.
+/// Some of it may lie in a `guest_memfd`.
 pub const SLOT_GUEST_MEMFD: u32 = 1 << 2;
 
-/// All of it lies in guest_memfd.
+/// All of it lies in a `guest_memfd`.
 pub const SLOT_GUEST_MEMFD_ONLY: u32 = 1 << 3;
 
 /// It has changed during the search.
@@ -205,7 +205,7 @@ pub struct Attach {
     pub vcpus: u32,
 }
 
-/// One memslot: guest-physical pages that lie in the VMM's memory, or in a guest_memfd.
+/// One memslot: guest-physical pages that lie in the VMM's memory, or in a `guest_memfd`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Slot {
@@ -475,7 +475,7 @@ pub struct Pages {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Copy {
-    /// Struct kvm_inspect_pages, as many as range_count.
+    /// The address of the ranges, [`Pages`], as many as `range_count`.
     pub ranges: u64,
     /// A page for each, in their order; 0: only look, or digest.
     pub buffer: u64,
@@ -487,7 +487,7 @@ pub struct Copy {
     pub range_count: u32,
     /// The address space: 0, or 1 for system management mode.
     pub address_space: u32,
-    /// `COPY_*`, `REPORT_LATE`.
+    /// `COPY_*`.
     pub flags: u32,
     /// How long to wait for all vCPUs to stop, in milliseconds; 0: a second.
     pub freeze_timeout_ms: u32,
@@ -533,9 +533,9 @@ pub struct Span {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 pub struct Search {
-    /// Struct kvm_inspect_pattern, as many as pattern_count.
+    /// The address of the patterns, [`Pattern`], as many as `pattern_count`.
     pub patterns: u64,
-    /// Struct kvm_inspect_span, as many as span_count; none: all memory.
+    /// The address of the spans, [`Span`], as many as `span_count`; none: all memory.
     pub spans: u64,
     /// How many patterns there are.
     pub pattern_count: u32,
@@ -744,7 +744,7 @@ const fn iowr<T>(number: u32) -> u32 {
     assert!(size < 1 << 14);
     #[expect(clippy::cast_possible_truncation, reason = "it is small")]
     let size = size as u32;
-    3 << 30 | size << SIZE_SHIFT | IOC << 8 | number
+    (3 << 30) | (size << SIZE_SHIFT) | (IOC << 8) | number
 }
 
 /// `KVM_INSPECT_ATTACH`, with [`Attach`].

@@ -22,7 +22,7 @@
 
 struct kvm_inspect_attach {
 	__s32 pidfd;		/* of the VMM */
-	__s32 vm_fd;		/* in the VMM; -1: its only VM. Out: -1 if it has none any more */
+	__s32 vm_fd;		/* in the VMM; -1: its only VM. Out: -1 if it has none now */
 	__s32 pid;		/* out: the VMM, in the PID namespace of the caller */
 	__u32 vcpus;		/* out: how many there are now */
 };
@@ -95,7 +95,7 @@ struct kvm_inspect_table {
 
 /* Where a vCPU was. */
 #define KVM_INSPECT_PARKED 0	/* stopped between two runs of the guest */
-#define KVM_INSPECT_AWAY 1	/* its thread was in user space, or it never ran; kept from running */
+#define KVM_INSPECT_AWAY 1	/* its thread was in user space, or it never ran */
 #define KVM_INSPECT_RUNNING 2	/* it did not stop in time */
 
 #define KVM_INSPECT_VCPU_NESTED (1U << 0)	/* these are a nested guest's registers */
@@ -156,7 +156,7 @@ struct kvm_inspect_present {
 	__u32 room;		/* for how many extents there is room */
 	__u32 count;		/* out: how many were written */
 	__u32 address_space;
-	__u64 seen;		/* out: how many pages they are; fewer than asked if there was no room */
+	__u64 seen;		/* out: how many pages they are; fewer if there was no room */
 };
 
 struct kvm_inspect_pages {
@@ -173,13 +173,13 @@ struct kvm_inspect_copy {
 	__u64 ranges;		/* struct kvm_inspect_pages, as many as range_count */
 	__u64 buffer;		/* a page for each, in their order; 0: only look, or digest */
 	__u64 kinds;		/* out, unless 0: a byte for each page, what it is */
-	__u64 digests;		/* out, unless 0: 64 bits for each; of one session, equal is equal */
+	__u64 digests;		/* out, unless 0: 64 bits for each page */
 	__u32 range_count;
 	__u32 address_space;
-	__u32 flags;		/* KVM_INSPECT_COPY_*, KVM_INSPECT_REPORT_LATE */
+	__u32 flags;		/* KVM_INSPECT_COPY_* */
 	__u32 freeze_timeout_ms;
 	__u32 max_pause_ms;
-	__u32 threads;		/* at most; 0: as many as there are CPUs. Out: how many took part */
+	__u32 threads;		/* at most; 0: as many as CPUs. Out: how many took part */
 	__u64 present;		/* out: how many pages could be read */
 	__u64 copied;		/* out: how many were copied */
 	__u64 late;		/* out: how many were not reached in time */
@@ -198,7 +198,8 @@ struct kvm_inspect_span {
 	__u64 last;		/* the last byte's */
 };
 
-#define KVM_INSPECT_BRING_IN (1U << 4)	/* bring in, before the pause, what is swapped or in a file */
+/* Bring in, before the pause, what is swapped out or in a file. */
+#define KVM_INSPECT_BRING_IN (1U << 4)
 
 #define KVM_INSPECT_ENGINE_BEST 0
 #define KVM_INSPECT_ENGINE_PORTABLE 1
@@ -222,7 +223,7 @@ struct kvm_inspect_span {
 
 struct kvm_inspect_search {
 	__u64 patterns;		/* struct kvm_inspect_pattern, as many as pattern_count */
-	__u64 spans;		/* struct kvm_inspect_span, as many as span_count; none: all memory */
+	__u64 spans;		/* struct kvm_inspect_span, span_count of them; none: all */
 	__u32 pattern_count;
 	__u32 span_count;
 	__u32 max_hits;		/* how many to keep, the lowest ones; all are counted */
@@ -230,7 +231,7 @@ struct kvm_inspect_search {
 	__u32 flags;		/* KVM_INSPECT_REPORT_LATE, KVM_INSPECT_BRING_IN */
 	__u32 freeze_timeout_ms;
 	__u32 max_pause_ms;	/* KVM_INSPECT_NO_LIMIT: one pause */
-	__u32 threads;		/* at most; 0: as many as there are CPUs. Out: how many took part */
+	__u32 threads;		/* at most; 0: as many as CPUs. Out: how many took part */
 	__u32 engine;		/* KVM_INSPECT_ENGINE_*. Out: the one that searched */
 	__u32 access;		/* KVM_INSPECT_ACCESS_* */
 	/* All of these are out. */
@@ -252,7 +253,7 @@ struct kvm_inspect_search {
 	__u32 late_threads;
 	__u32 vcpus;		/* for KVM_INSPECT_VCPUS */
 	__u32 slots;		/* for KVM_INSPECT_SLOTS */
-	__u32 left_address_space;	/* if the result is KVM_INSPECT_TIME_UP: where it stopped */
+	__u32 left_address_space;	/* with KVM_INSPECT_TIME_UP: where it stopped */
 	__u64 left_gpa;
 };
 
@@ -296,7 +297,7 @@ struct kvm_inspect_uncovereds {
 };
 
 struct kvm_inspect_hold {
-	__u32 lease_ms;		/* the guest goes on after this, whatever happens: 1 to 60000 */
+	__u32 lease_ms;		/* the guest goes on after this in any case: 1 to 60000 */
 	__u32 freeze_timeout_ms;
 	__u32 flags;		/* KVM_INSPECT_REPORT_LATE */
 	__u32 reserved;

@@ -2,7 +2,10 @@
 
 //! `KVM_INSPECT_ATTACH`: which VM a session is about.
 
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
 
 use super::{
     arguments::Argument,
@@ -61,7 +64,7 @@ pub(super) fn attach(session: &Session, argument: &Argument) -> Result {
     });
     // From here on the thread of the session gives them back, also if there is none.
     let worker = Worker::new(session.shared().clone(), process, targets);
-    let worker = Kthread::spawn(c"kvm_inspect_dev", worker)?;
+    let thread = Arc::new(Kthread::spawn(c"kvm_inspect_dev", worker)?, GFP_KERNEL)?;
     let Some((fd, vcpus)) = first else {
         return Err(target::explain_none(vm_fd, attach.pid));
     };
@@ -74,7 +77,7 @@ pub(super) fn attach(session: &Session, argument: &Argument) -> Result {
     }
     (attach.vm_fd, attach.vcpus) = (fd, vcpus);
     argument.write(&attach)?;
-    session.attach(worker).map_err(|_| busy())
+    session.attach(thread).map_err(|_| busy())
 }
 
 fn busy() -> Error {

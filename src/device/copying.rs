@@ -15,17 +15,16 @@ use super::{
         Argument, //
     },
     check_flags,
+    context::{
+        nanoseconds,
+        Context, //
+    }, //
     freeze_timeout,
-    late,
     max_pause,
     session::{
         Job,
         Session, //
     },
-    worker::{
-        nanoseconds,
-        Context, //
-    }, //
 };
 use crate::{
     copy::{
@@ -52,6 +51,7 @@ use crate::{
     },
     parameters,
     progress::Doing,
+    request::Late,
     uapi, //
 };
 
@@ -63,7 +63,7 @@ const MAX_RANGES: u32 = 1 << 16;
 
 /// `KVM_INSPECT_COPY`
 pub(super) fn copy(session: &Session, argument: &Argument) -> Result {
-    const FLAGS: u32 = uapi::COPY_PAUSED | uapi::COPY_CHANGED | uapi::REPORT_LATE;
+    const FLAGS: u32 = uapi::COPY_PAUSED | uapi::COPY_CHANGED;
 
     let mut copy = argument.read::<uapi::Copy>()?;
     check_flags(copy.flags, FLAGS, 0)?;
@@ -96,7 +96,7 @@ pub(super) fn copy(session: &Session, argument: &Argument) -> Result {
         is_paused: copy.flags & uapi::COPY_PAUSED != 0,
         terms: Terms {
             timeout: Delta::from_millis(max_pause.unwrap_or(u32::MAX).min(timeout).into()),
-            late: late(copy.flags),
+            late: Late::Refuse,
             is_first: true,
         },
         max_pause: max_pause.map(|most| Delta::from_millis(most.into())),
@@ -143,8 +143,8 @@ fn stretches(copy: &uapi::Copy) -> Result<(KVVec<Stretch>, usize)> {
         if range.gpa % PAGE != 0 || end.is_none() {
             return Err(refuse!(
                 EINVAL,
-                "the range from {:#x} on does not begin at a multiple of 4096, or leaves the 64-bit \
-                 space; give another one",
+                "the range from {:#x} on does not begin at a multiple of 4096, or leaves the \
+                 64-bit space; give another one",
                 range.gpa
             ));
         }
@@ -207,7 +207,7 @@ struct CopyJob {
 
 impl Job for CopyJob {
     fn run(&mut self, context: &mut Context<'_>) -> Result {
-        context.shared.progress.begin(Doing::Copy, self.pages);
+        context.progress.begin(Doing::Copy, self.pages);
         let mut held = copy::room()?;
         let copy = self.copy.clone();
         let result = if self.is_paused {

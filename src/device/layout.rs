@@ -25,50 +25,101 @@ macro_rules! same_layout {
     };
 }
 
-same_layout!(Attach, kvm_inspect_attach,
-    pidfd vm_fd pid vcpus);
-same_layout!(Slot, kvm_inspect_slot,
-    gpa pages hva flags address_space id kinds);
-same_layout!(Slots, kvm_inspect_slots,
-    slots slot_size room count flags);
-same_layout!(Segment, kvm_inspect_segment,
-    base limit selector type_ present dpl db s l g avl unusable reserved);
-same_layout!(Table, kvm_inspect_table,
-    base limit);
-same_layout!(Vcpu, kvm_inspect_vcpu,
-    id state flags lacks rip rflags rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 cr0 cr2 cr3 cr4 cr8 efer apic_base kernel_gs_base lstar star cstar sfmask sysenter_cs sysenter_esp sysenter_eip tsc_aux pat xcr0 dr0 dr1 dr2 dr3 dr6 dr7 cs ds es fs gs ss tr ldt gdt idt);
-same_layout!(Vcpus, kvm_inspect_vcpus,
-    vcpus vcpu_size room count flags freeze_timeout_ms reserved freeze_ns pause_ns);
-same_layout!(Extent, kvm_inspect_extent,
-    gpa pages kind reserved);
-same_layout!(Present, kvm_inspect_present,
-    gpa pages extents extent_size room count address_space seen);
-same_layout!(Pages, kvm_inspect_pages,
-    gpa pages);
-same_layout!(Copy, kvm_inspect_copy,
-    ranges buffer kinds digests range_count address_space flags freeze_timeout_ms max_pause_ms threads present copied late freeze_ns pause_ns);
-same_layout!(Pattern, kvm_inspect_pattern,
-    text length reserved);
-same_layout!(Span, kvm_inspect_span,
-    first last);
-same_layout!(Search, kvm_inspect_search,
-    patterns spans pattern_count span_count max_hits context flags freeze_timeout_ms max_pause_ms threads engine access result pauses hits kept uncovered uncovered_bytes scanned_bytes rescanned_bytes missing_pages chunk_bytes kinds freeze_ns pause_ns paused_ns scan_ns late_threads vcpus slots left_address_space left_gpa);
-same_layout!(Hit, kvm_inspect_hit,
-    gpa hva pattern address_space slot bytes before length);
-same_layout!(Hits, kvm_inspect_hits,
-    first hits bytes hit_size room bytes_room count);
-same_layout!(Uncovered, kvm_inspect_uncovered,
-    gpa pages address_space slot reserved);
-same_layout!(Uncovereds, kvm_inspect_uncovereds,
-    first uncovered uncovered_size room count reserved);
-same_layout!(Hold, kvm_inspect_hold,
-    lease_ms freeze_timeout_ms flags reserved freeze_ns);
-same_layout!(Release, kvm_inspect_release,
-    pause_ns is_expired reserved);
-same_layout!(Progress, kvm_inspect_progress,
-    done all does pauses);
-same_layout!(Explain, kvm_inspect_explain,
-    text room length);
+same_layout! {
+    Attach, kvm_inspect_attach,
+    pidfd vm_fd pid vcpus
+}
+same_layout! {
+    Slot, kvm_inspect_slot,
+    gpa pages hva flags address_space id kinds
+}
+same_layout! {
+    Slots, kvm_inspect_slots,
+    slots slot_size room count flags
+}
+same_layout! {
+    Segment, kvm_inspect_segment,
+    base limit selector type_ present dpl db s l g avl unusable reserved
+}
+same_layout! {
+    Table, kvm_inspect_table,
+    base limit
+}
+same_layout! {
+    Vcpu, kvm_inspect_vcpu,
+    id state flags lacks rip rflags rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14
+    r15 cr0 cr2 cr3 cr4 cr8 efer apic_base kernel_gs_base lstar star cstar sfmask sysenter_cs
+    sysenter_esp sysenter_eip tsc_aux pat xcr0 dr0 dr1 dr2 dr3 dr6 dr7 cs ds es fs gs ss tr
+    ldt gdt idt
+}
+same_layout! {
+    Vcpus, kvm_inspect_vcpus,
+    vcpus vcpu_size room count flags freeze_timeout_ms reserved freeze_ns pause_ns
+}
+same_layout! {
+    Extent, kvm_inspect_extent,
+    gpa pages kind reserved
+}
+same_layout! {
+    Present, kvm_inspect_present,
+    gpa pages extents extent_size room count address_space seen
+}
+same_layout! {
+    Pages, kvm_inspect_pages,
+    gpa pages
+}
+same_layout! {
+    Copy, kvm_inspect_copy,
+    ranges buffer kinds digests range_count address_space flags freeze_timeout_ms max_pause_ms
+    threads present copied late freeze_ns pause_ns
+}
+same_layout! {
+    Pattern, kvm_inspect_pattern,
+    text length reserved
+}
+same_layout! {
+    Span, kvm_inspect_span,
+    first last
+}
+same_layout! {
+    Search, kvm_inspect_search,
+    patterns spans pattern_count span_count max_hits context flags freeze_timeout_ms
+    max_pause_ms threads engine access result pauses hits kept uncovered uncovered_bytes
+    scanned_bytes rescanned_bytes missing_pages chunk_bytes kinds freeze_ns pause_ns paused_ns
+    scan_ns late_threads vcpus slots left_address_space left_gpa
+}
+same_layout! {
+    Hit, kvm_inspect_hit,
+    gpa hva pattern address_space slot bytes before length
+}
+same_layout! {
+    Hits, kvm_inspect_hits,
+    first hits bytes hit_size room bytes_room count
+}
+same_layout! {
+    Uncovered, kvm_inspect_uncovered,
+    gpa pages address_space slot reserved
+}
+same_layout! {
+    Uncovereds, kvm_inspect_uncovereds,
+    first uncovered uncovered_size room count reserved
+}
+same_layout! {
+    Hold, kvm_inspect_hold,
+    lease_ms freeze_timeout_ms flags reserved freeze_ns
+}
+same_layout! {
+    Release, kvm_inspect_release,
+    pause_ns is_expired reserved
+}
+same_layout! {
+    Progress, kvm_inspect_progress,
+    done all does pauses
+}
+same_layout! {
+    Explain, kvm_inspect_explain,
+    text room length
+}
 
 /// Checks that constants have the same values.
 macro_rules! same_values {

@@ -13,30 +13,26 @@ use super::{
         Argument, //
     },
     check_flags,
+    context::{
+        nanoseconds,
+        Context, //
+    }, //
+    convert::{
+        to_slot,
+        to_vcpu, //
+    },
     freeze_timeout,
     late,
     session::{
         Job,
         Session, //
     },
-    worker::{
-        nanoseconds,
-        Context, //
-    }, //
 };
 use crate::{
     copy,
     error::refuse,
-    freeze::{
-        FrozenVcpu,
-        Terms,
-        VcpuState, //
-    },
-    kvm::{
-        Memslot,
-        Memslots,
-        SLOT_FLAGS, //
-    },
+    freeze::Terms,
+    kvm::Memslots,
     linux::{
         address_space::Patience,
         task, //
@@ -87,21 +83,6 @@ impl Job for SlotsJob {
             self.0.push(to_slot(slot), GFP_KERNEL)?;
         }
         Ok(())
-    }
-}
-
-/// Returns a memslot as the device gives it, without counts of pages.
-pub(super) fn to_slot(slot: &Memslot) -> uapi::Slot {
-    let flags = SLOT_FLAGS.into_iter();
-    let flags = flags.filter(|(bit, _)| slot.flags & bit != 0);
-    uapi::Slot {
-        gpa: slot.gpa,
-        pages: slot.pages,
-        hva: slot.hva,
-        flags: flags.fold(0, |flags, (_, flag)| flags | flag),
-        address_space: u16::try_from(slot.address_space).unwrap_or(u16::MAX),
-        id: slot.id,
-        kinds: [0; uapi::KINDS],
     }
 }
 
@@ -172,24 +153,6 @@ impl Job for VcpusJob {
         (self.freeze, self.pause) = (paused.freeze, paused.pause);
         Ok(())
     }
-}
-
-/// Returns a vCPU as the device gives it.
-pub(super) fn to_vcpu(vcpu: &FrozenVcpu) -> uapi::Vcpu {
-    let mut to = vcpu.registers.as_ref().map_or(
-        uapi::Vcpu {
-            lacks: uapi::NO_REGISTERS,
-            ..zerocopy::FromZeros::new_zeroed()
-        },
-        |registers| registers.to_uapi(),
-    );
-    to.id = vcpu.number;
-    to.state = match vcpu.state {
-        VcpuState::Parked => uapi::VCPU_PARKED,
-        VcpuState::Outside => uapi::VCPU_AWAY,
-        VcpuState::Running => uapi::VCPU_RUNNING,
-    };
-    to
 }
 
 /// `KVM_INSPECT_PRESENT_PAGES`

@@ -5,13 +5,17 @@
 use kernel::{
     fs::Kiocb,
     iov::IovIterDest,
-    prelude::*, //
+    prelude::*,
+    types::ForeignOwnable, //
 };
 
 use super::{
-    session::Job,
-    worker::Context,
-    Device, //
+    context::Context,
+    //
+    session::{
+        Job,
+        Session, //
+    },
 };
 use crate::{
     copy,
@@ -43,12 +47,12 @@ const MAX_BYTES: usize = 1 << 20;
 ///
 /// # Errors
 ///
-/// As [`Session::call`](super::session::Session::call).
-pub(super) fn read(
-    mut kiocb: Kiocb<'_, KBox<Device>>,
+/// As [`Session::call`].
+pub(super) fn read<T: ForeignOwnable>(
+    session: &Session,
+    mut kiocb: Kiocb<'_, T>,
     into: &mut IovIterDest<'_>,
 ) -> Result<usize> {
-    let session = kiocb.file().session();
     let job = session.explaining(|| {
         session.call(ReadJob {
             gpa: u64::try_from(kiocb.ki_pos())?,

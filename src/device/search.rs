@@ -14,28 +14,21 @@ use super::{
         Argument, //
     },
     check_flags,
+    context::Context, //
+    found::Found,
     freeze_timeout,
     late,
-    lists,
     max_pause,
     session::{
         Job,
         Session, //
     },
-    worker::{
-        nanoseconds,
-        Context, //
-    }, //
 };
 use crate::{
     error::refuse,
     inspect::Inspection,
+    kvm::Memslots,
     linux::pages::Access,
-    memory::PageCounts,
-    outcome::{
-        Conclusion,
-        Outcome, //
-    },
     parameters,
     progress::Doing,
     range::{
@@ -52,7 +45,6 @@ use crate::{
         EngineKind,
         MAX_PATTERNS, //
     },
-    search::Hits,
     uapi, //
 };
 
@@ -64,14 +56,6 @@ const MAX_HITS: u32 = 1 << 20;
 
 /// The longest text of a pattern, in bytes.
 const MAX_TEXT: u32 = 64 << 10;
-
-/// What a search has found, for those who ask for parts of it.
-pub(super) struct Found {
-    pub(super) vcpus: KVVec<uapi::Vcpu>,
-    pub(super) slots: KVVec<uapi::Slot>,
-    hits: Hits,
-    uncovered: KVVec<uapi::Uncovered>,
-}
 
 /// `KVM_INSPECT_SEARCH`
 pub(super) fn search(session: &Session, argument: &Argument) -> Result {
@@ -103,8 +87,14 @@ pub(super) fn search(session: &Session, argument: &Argument) -> Result {
             query: Arc::new(query(&search, limits)?, GFP_KERNEL)?,
         },
         answer: search,
+        found: None,
     })?;
-    job.with(|job| argument.write(&job.answer))
+    job.with(|job| {
+        if let Some(found) = job.found.take() {
+            session.shared().keep(found);
+        }
+        argument.write(&job.answer)
+    })
 }
 
 /// Checks what is to be searched for.
@@ -190,14 +180,15 @@ struct SearchJob {
     request: Request,
     /// What was asked, and then what came of it.
     answer: uapi::Search,
+    found: Option<Arc<Found>>,
 }
 
 impl Job for SearchJob {
     fn run(&mut self, context: &mut Context<'_>) -> Result {
-        let slots = crate::kvm::Memslots::read(&context.target.vm)?;
+        let slots = Memslots::read(&context.target.vm)?;
         let pages = slots.as_slice().iter().map(|slot| slot.pages);
         let pages = pages.fold(0, u64::saturating_add);
-        context.shared.progress.begin(Doing::Search, pages);
+        context.progress.begin(Doing::Search, pages);
         drop(slots);
         let outcome = context.inspect(|process, target, guest, cancel, progress| Inspection {
             request: &self.request,
@@ -208,117 +199,8 @@ impl Job for SearchJob {
             progress,
         })?;
         let found = Found::new(outcome, &mut self.answer)?;
-        context.shared.keep(Arc::new(found, GFP_KERNEL)?);
+        self.found = Some(Arc::new(found, GFP_KERNEL)?);
         Ok(())
-    }
-}
-
-impl Found {
-    /// Takes what the device can be asked for out of an outcome, and answers the search itself.
-    fn new(outcome: Outcome, answer: &mut uapi::Search) -> Result<Self> {
-        let (mut vcpus, mut slots) = (KVVec::new(), KVVec::new());
-        for vcpu in &outcome.vcpus {
-            vcpus.push(lists::to_vcpu(vcpu), GFP_KERNEL)?;
-        }
-        let Outcome {
-            map,
-            findings,
-            query,
-            pauses,
-            ..
-        } = outcome;
-        let counts = findings.pages.iter().zip(&findings.lost);
-        for (slot, (pages, lost)) in map.slots().iter().zip(counts) {
-            let mut to = lists::to_slot(slot);
-            to.kinds = kinds(pages);
-            if *lost {
-                to.flags |= uapi::SLOT_LOST;
-            }
-            slots.push(to, GFP_KERNEL)?;
-        }
-        let mut uncovered = KVVec::new();
-        let mut uncovered_bytes = 0_u64;
-        let mut result = Ok(());
-        findings.for_each_uncovered(map.slots(), |run| {
-            let Some(slot) = map.slots().get(run.slot) else {
-                return;
-            };
-            let run = uapi::Uncovered {
-                gpa: slot.gpa_at(run.first),
-                pages: run.end.saturating_sub(run.first),
-                address_space: u16::try_from(slot.address_space).unwrap_or(u16::MAX),
-                slot: slot.id,
-                reserved: 0,
-            };
-            uncovered_bytes = uncovered_bytes.saturating_add(run.pages.saturating_mul(4096));
-            result = result.and(uncovered.push(run, GFP_KERNEL).map_err(Error::from));
-        });
-        result?;
-        let left = findings.stopped_at;
-        let left = left.and_then(|left| Some((map.slots().get(left.slot)?, left.gpa)));
-        *answer = uapi::Search {
-            threads: findings.stats.threads,
-            engine: match query.engine.kind() {
-                EngineKind::Portable => uapi::ENGINE_PORTABLE,
-                EngineKind::Avx2 => uapi::ENGINE_AVX2,
-                EngineKind::Avx512 => uapi::ENGINE_AVX512,
-            },
-            result: conclusion(outcome.conclusion),
-            pauses: pauses.count,
-            hits: findings.hit_count,
-            kept: u32::try_from(findings.hits.len())?,
-            uncovered: u32::try_from(uncovered.len())?,
-            uncovered_bytes,
-            scanned_bytes: findings.scanned_bytes,
-            rescanned_bytes: findings.rescanned_bytes,
-            missing_pages: findings.missing_pages,
-            chunk_bytes: findings.chunk_bytes().unwrap_or(0),
-            kinds: kinds(&findings.all_pages()),
-            freeze_ns: nanoseconds(outcome.freeze),
-            pause_ns: nanoseconds(pauses.longest),
-            paused_ns: nanoseconds(pauses.all),
-            scan_ns: nanoseconds(findings.stats.time),
-            late_threads: findings.stats.late,
-            vcpus: u32::try_from(vcpus.len())?,
-            slots: u32::try_from(slots.len())?,
-            left_address_space: left.map_or(0, |(slot, _)| {
-                u32::try_from(slot.address_space).unwrap_or(0) //
-            }),
-            left_gpa: left.map_or(0, |(_, gpa)| gpa),
-            ..*answer
-        };
-        Ok(Self {
-            vcpus,
-            slots,
-            hits: findings.hits,
-            uncovered,
-        })
-    }
-}
-
-/// Returns how many pages there are of each kind, by the numbers of the kinds.
-fn kinds(pages: &PageCounts) -> [u64; uapi::KINDS] {
-    let mut kinds = [0; uapi::KINDS];
-    // In the order of the kinds.
-    let counts = pages.kinds().map(|(_, count)| count);
-    for (kind, count) in kinds.iter_mut().skip(1).zip(counts) {
-        *kind = count;
-    }
-    kinds[0] = pages.present;
-    kinds
-}
-
-fn conclusion(conclusion: Conclusion) -> u32 {
-    match conclusion {
-        Conclusion::Ok => uapi::RESULT_OK,
-        Conclusion::NoPattern => uapi::RESULT_NO_PATTERN,
-        Conclusion::MemslotsChanged => uapi::RESULT_MEMSLOTS_CHANGED,
-        Conclusion::TimeUp => uapi::RESULT_TIME_UP,
-        Conclusion::NotOneInstant => uapi::RESULT_NOT_ONE_INSTANT,
-        Conclusion::Changed => uapi::RESULT_CHANGED,
-        Conclusion::Incomplete => uapi::RESULT_INCOMPLETE,
-        Conclusion::VmmKilled => uapi::RESULT_VMM_KILLED,
-        Conclusion::VmClosed => uapi::RESULT_VM_CLOSED,
     }
 }
 

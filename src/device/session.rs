@@ -2,11 +2,11 @@
 
 //! A session: what one open file of the device is about.
 //!
-//! Its calls are done by a thread of its own ([`super::worker`]), which can use the address space of
-//! the VMM, and can hold the guest between two calls. A call owns all that it needs. So its caller
-//! can be killed meanwhile, and the thread ends it in peace.
+//! Its calls are done by a thread of its own ([`super::worker`]), which can use the address space
+//! of the VMM, and can hold the guest between two calls. A call owns all that it needs. So its
+//! caller can be killed meanwhile, and the thread ends it in peace.
 //!
-//! Lock order: [`Session::worker`], then `Shared::state`; nothing is taken under the latter.
+//! Lock order: `Session::thread`, then `Shared::state`; nothing is taken under the latter.
 
 use kernel::{
     new_condvar,
@@ -22,11 +22,8 @@ use kernel::{
 };
 
 use super::{
-    search::Found,
-    worker::{
-        Context,
-        Worker, //
-    }, //
+    context::Context,
+    found::Found, //
 };
 use crate::{
     error::{
@@ -35,10 +32,7 @@ use crate::{
     },
     linux::{
         completion::Completion,
-        kthread::{
-            Kthread,
-            OnKthread, //
-        },
+        kthread::OnKthread,
         log::{
             self,
             Lines,
@@ -52,11 +46,14 @@ use crate::{
 /// One open file of the device.
 #[pin_data]
 pub(super) struct Session {
-    /// There once the session has a VM.
+    /// There once the session has a VM. The drop ends it.
     #[pin]
-    worker: Mutex<Option<Kthread<Worker>>>,
+    thread: Mutex<Option<Arc<dyn Thread>>>,
     shared: Arc<Shared>,
 }
+
+/// The thread that does the calls of a session, until this is dropped.
+pub(super) trait Thread: Send + Sync {}
 
 /// What a session shares with its thread.
 #[pin_data]
@@ -220,7 +217,7 @@ impl Session {
         )?;
         KBox::pin_init(
             pin_init!(Self {
-                worker <- new_mutex!(None, "kvm_inspect::Session::worker"),
+                thread <- new_mutex!(None, "kvm_inspect::Session::thread"),
                 shared,
             }),
             GFP_KERNEL,
@@ -250,15 +247,12 @@ impl Session {
 
     /// Gives the session its VM, by the thread that works on it. If it has one already, the new one
     /// is given back.
-    pub(super) fn attach(
-        &self,
-        worker: Kthread<Worker>,
-    ) -> core::result::Result<(), Kthread<Worker>> {
-        let mut own = self.worker.lock();
+    pub(super) fn attach(&self, thread: Arc<dyn Thread>) -> Result<(), Arc<dyn Thread>> {
+        let mut own = self.thread.lock();
         if own.is_some() {
-            return Err(worker);
+            return Err(thread);
         }
-        *own = Some(worker);
+        *own = Some(thread);
         Ok(())
     }
 
@@ -279,7 +273,7 @@ impl Session {
 
     /// Returns whether the session has a VM.
     pub(super) fn is_attached(&self) -> bool {
-        self.worker.lock().is_some()
+        self.thread.lock().is_some()
     }
 
     /// Has the thread do a job, and returns what has become of it.

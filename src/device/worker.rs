@@ -6,7 +6,6 @@
 //! guest between calls, if it is told to, until the lease ends.
 
 use kernel::{
-    mm::MmWithUser,
     prelude::*,
     sync::{
         aref::ARef,
@@ -20,14 +19,23 @@ use kernel::{
     }, //
 };
 
-use super::session::{
-    Call,
-    Hold,
-    Next,
-    Release,
-    Request,
-    Shared,
-    Ticket, //
+use super::{
+    context::{
+        gone,
+        nanoseconds,
+        watch,
+        Context,
+        Guest, //
+    },
+    session::{
+        Call,
+        Hold,
+        Next,
+        Release,
+        Request,
+        Shared,
+        Thread, //
+    }, //
 };
 use crate::{
     error::{
@@ -40,18 +48,10 @@ use crate::{
         Lease,
         Terms, //
     },
-    hook::{
-        Watch,
-        Watched, //
-    },
-    inspect::{
-        self,
-        Inspection, //
-    },
+    hook::Watched,
     linux::{
-        address_space::BorrowedAddressSpace,
-        completion::Completion,
         kthread::{
+            Kthread,
             OnKthread,
             Work, //
         },
@@ -62,11 +62,7 @@ use crate::{
             Process, //
         }, //
     },
-    outcome::Outcome,
-    progress::{
-        Doing,
-        Progress, //
-    },
+    progress::Doing,
     target::{
         self,
         Target, //
@@ -192,11 +188,11 @@ impl Worker {
         let process = self.check()?;
         let target = self.targets.first().ok_or(ESRCH)?;
         let mut context = Context {
-            shared: &self.shared,
             process: &process,
             target,
             thread,
-            ticket: call.ticket(),
+            cancel: &call.ticket().cancel,
+            progress: &self.shared.progress,
             guest: Guest::Runs(watched),
         };
         call.run(&mut context)
@@ -264,11 +260,11 @@ impl Worker {
                 Next::Call(call) => {
                     let _listener = call.ticket().listen();
                     let mut context = Context {
-                        shared: &self.shared,
                         process: &process,
                         target,
                         thread,
-                        ticket: call.ticket(),
+                        cancel: &call.ticket().cancel,
+                        progress: &self.shared.progress,
                         guest: Guest::Stands {
                             freeze: &freeze,
                             lease: &lease,
@@ -324,190 +320,14 @@ impl Work for Worker {
     }
 }
 
+impl Thread for Kthread<Worker> {}
+
 impl Hold {
     fn terms(&self) -> Terms {
         Terms {
             timeout: Delta::from_millis(self.freeze_timeout_ms.into()),
             late: self.late,
             is_first: true,
-        }
-    }
-}
-
-fn gone() -> Error {
-    refuse!(ESRCH, "the VM has gone; attach to another one")
-}
-
-/// Watches the VM, unless it is watched.
-fn watch<'a>(watched: &'a mut Option<Watched>, target: &Target) -> Result<&'a Watch> {
-    if watched.is_none() {
-        *watched = Some(Watched::begin(&target.vm)?);
-    }
-    let watched = watched.as_ref().ok_or(EINVAL)?;
-    Ok(watched)
-}
-
-/// Returns a time as the device gives it.
-pub(super) fn nanoseconds(time: Delta) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(0)
-}
-
-/// What a call works with.
-pub(super) struct Context<'a> {
-    /// What the session shares with its callers.
-    pub(super) shared: &'a Shared,
-    /// The VMM.
-    pub(super) process: &'a Task,
-    /// The VM.
-    pub(super) target: &'a Target,
-    /// The thread that does the call.
-    pub(super) thread: &'a mut OnKthread,
-    /// What the caller waits for.
-    pub(super) ticket: &'a Ticket,
-    /// What the guest does.
-    pub(super) guest: Guest<'a>,
-}
-
-/// What the guest does.
-pub(super) enum Guest<'a> {
-    /// It runs. The VM may still be watched.
-    Runs(&'a mut Option<Watched>),
-    /// It is held.
-    Stands {
-        /// Its freeze.
-        freeze: &'a Freeze<'a>,
-        /// Until when.
-        lease: &'a Lease,
-    },
-}
-
-/// What was done in a pause.
-pub(super) struct Paused<R> {
-    /// What came of it.
-    pub(super) result: R,
-    /// How long it took until all vCPUs had stopped.
-    pub(super) freeze: Delta,
-    /// How long the guest stood.
-    pub(super) pause: Delta,
-    /// Whether all vCPUs had stopped.
-    pub(super) is_complete: bool,
-}
-
-impl Context<'_> {
-    /// Returns the VMM's memory.
-    fn mm(&self) -> Result<ARef<MmWithUser>> {
-        self.target.check_unprotected()?;
-        self.target.vm.mm().mmget_not_zero().ok_or_else(gone)
-    }
-
-    /// Inspects the VM. `inspection` makes the inspection of the VMM, the VM, what the guest does,
-    /// what ends it early, and how far it has got.
-    ///
-    /// # Errors
-    ///
-    /// As [`Inspection::run`].
-    pub(super) fn inspect<'b>(
-        &'b mut self,
-        inspection: impl FnOnce(
-            &'b Task,
-            &'b Target,
-            inspect::Guest<'b>,
-            &'b Completion,
-            &'b Arc<Progress>,
-        ) -> Inspection<'b>,
-    ) -> Result<Outcome> {
-        let guest = match &mut self.guest {
-            Guest::Runs(watched) => inspect::Guest::Runs(watch(watched, self.target)?),
-            Guest::Stands { freeze, lease } => inspect::Guest::Stands { freeze, lease },
-        };
-        let cancel = &self.ticket.cancel;
-        let progress = &self.shared.progress;
-        let inspection = inspection(self.process, self.target, guest, cancel, progress);
-        let result = inspection.run(self.thread);
-        if let inspect::Guest::Runs(watch) = guest {
-            freeze::await_kicked(&self.target.vm, watch, &|| {
-                self.thread.should_stop() || task::is_dying(self.process)
-            });
-        }
-        result
-    }
-
-    /// Calls `work` with the memory of the VMM, and what tells whether to stop.
-    ///
-    /// # Errors
-    ///
-    /// Those of `work`. `ESRCH`, `EOPNOTSUPP`, after a line that says why.
-    pub(super) fn with_memory<R>(
-        &mut self,
-        work: impl FnOnce(&BorrowedAddressSpace<'_>, &dyn Fn() -> bool) -> Result<R>,
-    ) -> Result<R> {
-        let memory = BorrowedAddressSpace::take_on(self.thread, self.mm()?);
-        let lease = match &self.guest {
-            Guest::Runs(_) => None,
-            Guest::Stands { lease, .. } => Some(*lease),
-        };
-        work(&memory, &|| {
-            memory.thread().should_stop()
-                || task::is_dying(self.process)
-                || self.ticket.cancel.is_complete()
-                || lease.is_some_and(Lease::has_ended)
-        })
-    }
-
-    /// Calls `work` while the guest stands, with the memory of the VMM and what tells whether to
-    /// stop.
-    ///
-    /// # Errors
-    ///
-    /// As [`Freeze::begin`] and [`Self::with_memory`].
-    pub(super) fn pause<R>(
-        &mut self,
-        terms: &Terms,
-        work: impl FnOnce(&Freeze<'_>, &BorrowedAddressSpace<'_>, &dyn Fn() -> bool) -> R,
-    ) -> Result<Paused<R>> {
-        let mm = self.mm()?;
-        let Self {
-            process,
-            target,
-            ticket,
-            ..
-        } = *self;
-        let memory = BorrowedAddressSpace::take_on(self.thread, mm);
-        let stop = || {
-            memory.thread().should_stop() || task::is_dying(process) || ticket.cancel.is_complete()
-        };
-        match &mut self.guest {
-            Guest::Stands { freeze, lease } => {
-                let since = Instant::<Monotonic>::now();
-                let stop = || stop() || lease.has_ended();
-                let result = work(freeze, &memory, &stop);
-                Ok(Paused {
-                    result,
-                    freeze: Delta::ZERO,
-                    pause: since.elapsed(),
-                    is_complete: freeze.is_complete(),
-                })
-            }
-            Guest::Runs(watched) => {
-                let watch = watch(watched, target)?;
-                let _turn = watch
-                    .take_turn(&stop)
-                    .map_err(|error| freeze::explain_failure(error, process))?;
-                let no_io = NoIo::begin();
-                let frozen = Freeze::begin(&target.vm, watch, terms, &stop)
-                    .map_err(|error| freeze::explain_failure(error, process))?;
-                let result = work(&frozen, &memory, &stop);
-                let (freeze, is_complete) = (frozen.took(), frozen.is_complete());
-                let pause = frozen.thaw();
-                drop(no_io);
-                freeze::await_kicked(&target.vm, watch, &stop);
-                Ok(Paused {
-                    result,
-                    freeze,
-                    pause,
-                    is_complete,
-                })
-            }
         }
     }
 }

@@ -89,7 +89,7 @@ impl Drop for VmRef {
         {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                counts.remove(index);
+                let _ = counts.remove(index);
             }
         }
         // The list is never dropped, so its memory must go with its last element.

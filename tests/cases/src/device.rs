@@ -22,12 +22,15 @@ use rustix::{
 
 use crate::{
     inspect::{Inspection, Loaded},
-    process::{own_pid, PAGE},
+    process::own_pid,
     vmm::Vm,
 };
 
 /// The usual `freeze_timeout_ms` of a case: a vCPU may be late because the machine is busy.
 pub(crate) const FREEZE_TIMEOUT_MS: u32 = 60_000;
+
+/// The size of a page.
+pub(crate) const PAGE_SIZE: usize = 4096;
 
 /// The loaded module, which offers the device. The drop unloads it; it must have said nothing.
 pub(crate) struct Module(Option<Loaded>);
@@ -40,6 +43,7 @@ impl Module {
 
     /// Opens a session, which has no VM.
     pub(crate) fn open(&self) -> Device {
+        assert!(self.0.is_some(), "the module is loaded");
         Device::open().expect("the device can be opened")
     }
 
@@ -211,7 +215,8 @@ impl Device {
 
     /// Copies the pages of `ranges`, each of a first address and a number of pages.
     pub(crate) fn copy(&self, ranges: &[(u64, u64)], flags: u32) -> Copied {
-        let pages = ranges.iter().map(|(_, pages)| pages).sum::<u64>() as usize;
+        let pages = ranges.iter().map(|(_, pages)| pages).sum::<u64>();
+        let pages = usize::try_from(pages).expect("it is small");
         let mut copied = Copied {
             buffer: Buffer::new(pages),
             kinds: vec![0xff; pages],
@@ -270,10 +275,9 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// Creates a buffer of so many pages, without zeros in it.
     pub(crate) fn new(pages: usize) -> Self {
-        let page = PAGE as usize;
-        let bytes = vec![0xee; (pages + 1) * page];
-        let start = bytes.as_ptr().align_offset(page);
-        let len = pages * page;
+        let bytes = vec![0xee; (pages + 1) * PAGE_SIZE];
+        let start = bytes.as_ptr().align_offset(PAGE_SIZE);
+        let len = pages * PAGE_SIZE;
         Self { bytes, start, len }
     }
 

@@ -6,7 +6,7 @@ use kvm_inspect_pure::uapi;
 
 use super::{secret, Case};
 use crate::{
-    device::{new, size_of_u32, zeroed, Device, Module, FREEZE_TIMEOUT_MS},
+    device::{new, size_of_u32, zeroed, Device, Module, FREEZE_TIMEOUT_MS, PAGE_SIZE},
     inspect::hex,
     process::{own_pid, PAGE},
     vmm::{Backing, Mode, Vm, Work},
@@ -229,7 +229,7 @@ fn reads() {
     vm.write(MIB + 100, &secret);
     let device = module.session(&vm);
     assert_eq!(device.read(MIB + 100, 5000), secret);
-    let mut whole = vec![0; 4 * PAGE as usize];
+    let mut whole = vec![0; 4 * PAGE_SIZE];
     whole[100..5100].copy_from_slice(&secret);
     assert_eq!(device.read(MIB, whole.len()), whole);
     assert_eq!(device.read(MIB - 10, 10), [0; 10]);
@@ -242,7 +242,7 @@ fn copies() {
     let mut vm = Vm::running(Work::Count);
     vm.add_vcpu(Mode::Long, Work::Halt).start();
     vm.add_memory(MIB, MIB, Backing::Anonymous);
-    let content = secret(2, 100 * PAGE as usize);
+    let content = secret(2, 100 * PAGE_SIZE);
     vm.write(MIB + 3 * PAGE, &content);
     let device = module.session(&vm);
     // In an order of its own, beyond the memory, too.
@@ -252,7 +252,7 @@ fn copies() {
         let expected: Vec<u8> = [
             vm.read(MIB + 50 * PAGE, 60 * PAGE),
             vm.read(MIB, 50 * PAGE),
-            vec![0; 3 * PAGE as usize],
+            vec![0; 3 * PAGE_SIZE],
         ]
         .concat();
         assert!(copied.buffer.bytes() == expected, "flags {flags:#x}");
@@ -287,17 +287,17 @@ fn copies_what_changed() {
     let module = Module::load();
     let mut vm = Vm::running(Work::Count);
     vm.add_memory(MIB, MIB, Backing::Anonymous);
-    let content = secret(3, 200 * PAGE as usize);
+    let content = secret(3, 200 * PAGE_SIZE);
     vm.write(MIB, &content);
     // Equal pages.
-    vm.write(MIB + PAGE, &content[..PAGE as usize]);
+    vm.write(MIB + PAGE, &content[..PAGE_SIZE]);
     let device = module.session(&vm);
     let ranges = [(MIB, 256)];
     let mut copied = device.copy(&ranges, 0);
     assert_eq!(copied.digests[0], copied.digests[1]);
     assert_ne!(copied.digests[1], copied.digests[2]);
     let before = copied.digests.clone();
-    vm.write(MIB + 7 * PAGE + 4095, &[!content[8 * PAGE as usize - 1]]);
+    vm.write(MIB + 7 * PAGE + 4095, &[!content[8 * PAGE_SIZE - 1]]);
     vm.write(MIB + 255 * PAGE, &[1]);
     let flags = uapi::COPY_PAUSED | uapi::COPY_CHANGED;
     copied
@@ -311,7 +311,7 @@ fn copies_what_changed() {
 }
 
 /// Searches for patterns, and returns the call.
-fn search(device: &Device, patterns: &[String], wanted: uapi::Search) -> uapi::Search {
+fn search(device: &Device, patterns: &[String], wanted: &uapi::Search) -> uapi::Search {
     let texts: Vec<uapi::Pattern> = patterns
         .iter()
         .map(|text| uapi::Pattern {
@@ -325,7 +325,7 @@ fn search(device: &Device, patterns: &[String], wanted: uapi::Search) -> uapi::S
         pattern_count: u32::try_from(texts.len()).expect("a few patterns"),
         freeze_timeout_ms: FREEZE_TIMEOUT_MS,
         max_pause_ms: uapi::NO_LIMIT,
-        ..wanted
+        ..*wanted
     };
     device.must(uapi::SEARCH, &mut search);
     search
@@ -370,7 +370,7 @@ fn searches() {
     let found = search(
         &device,
         &patterns,
-        uapi::Search {
+        &uapi::Search {
             max_hits: 100,
             context: 8,
             ..new()
@@ -416,7 +416,7 @@ fn searches() {
     let found = search(
         &device,
         &patterns,
-        uapi::Search {
+        &uapi::Search {
             spans: (&raw const span) as u64,
             span_count: 1,
             max_hits: 100,
@@ -449,7 +449,7 @@ fn searches_for_all_hits() {
         let found = search(
             &device,
             &[hex(&secret)],
-            uapi::Search {
+            &uapi::Search {
                 spans: (&raw const span) as u64,
                 span_count: 1,
                 max_hits: 100,
@@ -457,7 +457,7 @@ fn searches_for_all_hits() {
             },
         );
         assert_eq!(found.result, uapi::RESULT_OK, "{found:?}");
-        assert_eq!(found.hits as usize, places.len() - gpas.len());
+        assert_eq!(found.hits, (places.len() - gpas.len()) as u64);
         gpas.extend(hits(&device, 0, 1000, 0).iter().map(|(hit, _)| hit.gpa));
         if u64::from(found.kept) == found.hits {
             break;

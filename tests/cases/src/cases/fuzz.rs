@@ -21,7 +21,7 @@ use zerocopy::IntoBytes;
 
 use super::{secret, times, Case};
 use crate::{
-    device::{new, size_of_u32, Device, Module},
+    device::{new, size_of_u32, Device, Module, PAGE_SIZE},
     process::{own_pid, PAGE},
     vmm::{Backing, Mode, Vm, Work},
 };
@@ -43,7 +43,7 @@ fn ioctls() {
     let mut vm = Vm::running(Work::Count);
     vm.add_vcpu(Mode::Long, Work::Halt).start();
     vm.add_memory(MIB, MIB, Backing::Anonymous);
-    vm.write(MIB, &secret(1, 100 * PAGE as usize));
+    vm.write(MIB, &secret(1, 100 * PAGE_SIZE));
     let devices: Arc<Mutex<Vec<Device>>> = Arc::default();
     for _ in 0..3 {
         devices.lock().expect("no panic").push(module.session(&vm));
@@ -117,10 +117,10 @@ impl Fuzzer {
 
     fn run(mut self, count: u32) -> BTreeMap<u32, u32> {
         for _ in 0..count {
-            let number = self.below(devices_len(&self.devices) as u64);
-            let device = self.devices.lock().expect("no panic")[number as usize].clone();
+            let number = self.index(devices_len(&self.devices));
+            let device = self.devices.lock().expect("no panic")[number].clone();
             match self.below(30) {
-                0 => self.replace(number as usize),
+                0 => self.replace(number),
                 1..=3 => self.read(&device.0),
                 _ => self.call(&device),
             }
@@ -143,7 +143,7 @@ impl Fuzzer {
     }
 
     fn read(&mut self, file: &File) {
-        let mut bytes = vec![0; self.below(3 * PAGE) as usize];
+        let mut bytes = vec![0; self.index(3 * 4096)];
         let position = self.number();
         // Any error will do.
         let _ = file.read_at(&mut bytes, position);
@@ -164,12 +164,12 @@ impl Fuzzer {
             uapi::HOLD,
             uapi::RELEASE,
         ];
-        let number = NUMBERS[self.below(12) as usize];
+        let number = NUMBERS[self.index(12)];
         let mut argument = self.argument(number);
         // Each member may be anything.
         let words = argument.len() / 4;
         for _ in 0..self.below(6).saturating_sub(2) {
-            let at = 4 * self.below(words as u64) as usize;
+            let at = 4 * self.index(words);
             let value = self.number();
             let len = if self.below(2) == 0 { 4 } else { 8 };
             let end = (at + len).min(argument.len());
@@ -190,8 +190,8 @@ impl Fuzzer {
         }
         let mut called = number;
         if self.below(16) == 0 {
-            let size = self.below(2 * argument.len() as u64) as u32;
-            called = number & !uapi::SIZE_MASK | size << uapi::SIZE_SHIFT;
+            let size = self.word(2 * u32::try_from(argument.len()).expect("it is small"));
+            called = (number & !uapi::SIZE_MASK) | (size << uapi::SIZE_SHIFT);
             argument.resize(2 * argument.len(), 0);
         }
         match device.raw_call(called, argument.as_mut_ptr()) {
@@ -226,7 +226,7 @@ impl Fuzzer {
 
     /// Returns an argument that makes sense, or nearly.
     fn argument(&mut self, number: u32) -> Vec<u8> {
-        let room = self.below(8) as u32;
+        let room = self.word(8);
         match number {
             uapi::ATTACH => uapi::Attach {
                 pidfd: self.pidfd,
@@ -248,7 +248,7 @@ impl Fuzzer {
                 slot_size: size_of_u32::<uapi::Slot>(),
                 room,
                 count: 0,
-                flags: self.below(2) as u32,
+                flags: self.word(2),
             }
             .as_bytes()
             .to_vec(),
@@ -256,7 +256,7 @@ impl Fuzzer {
                 vcpus: self.address(),
                 vcpu_size: size_of_u32::<uapi::Vcpu>(),
                 room,
-                flags: self.below(4) as u32,
+                flags: self.word(4),
                 ..new()
             }
             .as_bytes()
@@ -293,7 +293,7 @@ impl Fuzzer {
             .as_bytes()
             .to_vec(),
             uapi::HOLD => uapi::Hold {
-                lease_ms: 1 + self.below(50) as u32,
+                lease_ms: 1 + self.word(50),
                 ..new()
             }
             .as_bytes()
@@ -319,7 +319,7 @@ impl Fuzzer {
                 self.address()
             },
             range_count: 1,
-            flags: self.below(16) as u32 & !1,
+            flags: self.word(16) & !1,
             ..new()
         }
         .as_bytes()
@@ -332,7 +332,7 @@ impl Fuzzer {
         self.write(at, text);
         let pattern = uapi::Pattern {
             text: at,
-            length: text.len() as u32,
+            length: u32::try_from(text.len()).expect("it is short"),
             reserved: 0,
         };
         self.write(patterns, pattern.as_bytes());
@@ -344,10 +344,10 @@ impl Fuzzer {
         uapi::Search {
             patterns,
             spans,
-            pattern_count: self.below(2) as u32,
-            span_count: self.below(2) as u32,
-            max_hits: self.below(100) as u32,
-            context: self.below(64) as u32,
+            pattern_count: self.word(2),
+            span_count: self.word(2),
+            max_hits: self.word(100),
+            context: self.word(64),
             ..new()
         }
         .as_bytes()
@@ -362,7 +362,7 @@ impl Fuzzer {
     /// Writes to the arena.
     fn write(&self, address: u64, bytes: &[u8]) {
         let offset = address - self.arena;
-        assert!(offset as usize + bytes.len() <= ARENA);
+        assert!(offset + bytes.len() as u64 <= ARENA as u64);
         // SAFETY: It is in the arena, which only this thread and the module use.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
     }
@@ -375,12 +375,22 @@ impl Fuzzer {
             2 => u64::MAX,
             3 => PAGE,
             4 => self.below(64),
-            5 => u64::from(u32::MAX) << 32 | self.below(1 << 32),
+            5 => (u64::from(u32::MAX) << 32) | self.below(1 << 32),
             6 => self.address(),
             7 => self.below(1 << 20),
             8 => 1 << (48 + self.below(16)),
             _ => u64::from(u32::MAX) << self.below(33),
         }
+    }
+
+    /// As [`Self::below`].
+    fn index(&mut self, bound: usize) -> usize {
+        usize::try_from(self.below(bound as u64)).expect("it is below")
+    }
+
+    /// As [`Self::below`].
+    fn word(&mut self, bound: u32) -> u32 {
+        u32::try_from(self.below(bound.into())).expect("it is below")
     }
 
     /// Returns a number below `bound` (0 for 0).

@@ -5,7 +5,10 @@
 
 use std::{
     fs,
-    os::fd::AsRawFd,
+    os::{
+        fd::AsRawFd,
+        unix::{fs::PermissionsExt, thread::JoinHandleExt},
+    },
     ptr,
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -84,7 +87,15 @@ fn refuse() {
     );
     drop(other);
 
-    // Structures of any size, at any address.
+    refuse_structures(&device);
+    refuse_members(&device);
+    refuse_copies(&device);
+    refuse_searches(&device);
+    vm.finish();
+}
+
+/// Structures of any size, at any address.
+fn refuse_structures(device: &Device) {
     assert_eq!(
         device.raw_call(uapi::SLOTS, ptr::null_mut()),
         Err(Errno::FAULT)
@@ -93,7 +104,7 @@ fn refuse() {
         device.raw_call(uapi::SLOTS, 1 as *mut u8),
         Err(Errno::FAULT)
     );
-    let longer = |number, bytes: u32| number & !uapi::SIZE_MASK | bytes << uapi::SIZE_SHIFT;
+    let longer = |number, bytes: u32| (number & !uapi::SIZE_MASK) | (bytes << uapi::SIZE_SHIFT);
     let size = size_of_u32::<uapi::Release>();
     let mut long = [0_u8; 4096];
     assert_eq!(
@@ -112,10 +123,15 @@ fn refuse() {
         .raw_call(longer(uapi::PROGRESS, 4096), long.as_mut_ptr())
         .expect("what is not known is 0");
     assert_eq!(
-        device.raw_call(longer(uapi::SLOTS & !0xff | 77, 24), long.as_mut_ptr()),
+        device.raw_call(longer((uapi::SLOTS & !0xff) | 77, 24), long.as_mut_ptr()),
         Err(Errno::NOTTY)
     );
+}
 
+fn refuse_members(device: &Device) {
+    let refuses = |number, argument: &mut uapi::Slots, errno, why: &str| {
+        device.refuses(number, argument, errno, why);
+    };
     let mut slots = uapi::Slots {
         slot_size: size_of_u32::<uapi::Slot>(),
         flags: 1 << 9,
@@ -170,8 +186,6 @@ fn refuse() {
     );
     device.refuses::<uapi::Release>(uapi::RELEASE, &mut new(), Errno::INVAL, "is not held");
 
-    refuse_copies(&device);
-    refuse_searches(&device);
     let mut present = uapi::Present {
         gpa: 1,
         pages: 1,
@@ -190,7 +204,6 @@ fn refuse() {
         Errno::INVAL,
         "64-bit space",
     );
-    vm.finish();
 }
 
 fn refuse_copies(device: &Device) {
@@ -330,7 +343,6 @@ fn refuse_searches(device: &Device) {
 fn need_rights() {
     let _module = Module::load();
     let status = fs::metadata(uapi::DEVICE).expect("the device is there");
-    use std::os::unix::fs::PermissionsExt;
     assert_eq!(status.permissions().mode() & 0o777, 0o600);
     let mut other = Other::start("without_rights", &[]);
     assert_eq!(other.hear(), "EPERM");
@@ -537,6 +549,8 @@ fn vms_in_debugfs() -> usize {
     folders.count()
 }
 
+extern "C" fn nothing(_: libc::c_int) {}
+
 /// A signal ends a long search, and the guest goes on.
 fn interrupted() {
     let module = Module::load();
@@ -548,7 +562,6 @@ fn interrupted() {
     }
     let device = module.session(&vm);
     // Without a handler it would kill the process.
-    extern "C" fn nothing(_: libc::c_int) {}
     // SAFETY: The handler does nothing. Without SA_RESTART the call ends.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
@@ -591,7 +604,6 @@ fn interrupted() {
     });
     let begun = Instant::now();
     while !searcher.is_finished() && begun.elapsed() < Duration::from_secs(60) {
-        use std::os::unix::thread::JoinHandleExt;
         // SAFETY: The thread has not been joined.
         unsafe { libc::pthread_kill(searcher.as_pthread_t(), libc::SIGUSR1) };
         sleep(Duration::from_millis(20));
