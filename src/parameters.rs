@@ -113,7 +113,7 @@ pub(crate) fn check(raw: &RawParameters) -> Result<Option<Request>> {
         max_pause_ms: number("max_pause_ms", raw.max_pause_ms, 0, MAX_MS)?,
         freeze_timeout_ms: number("freeze_timeout_ms", raw.freeze_timeout_ms, 1, MAX_MS)?,
         interval_ms: number("interval_ms", raw.interval_ms, 0, MAX_MS)?,
-        threads: threads(u32::try_from(raw.threads).unwrap_or(u32::MAX))?,
+        threads: threads(raw.threads)?,
         max_slots: size("max_slots", raw.max_slots, MAX_LINES)?,
         max_vcpus: size("max_vcpus", raw.max_vcpus, MAX_LINES)?,
         are_checked: written == Written::Checked,
@@ -255,8 +255,8 @@ pub(crate) fn best_engine() -> Engine {
 /// # Errors
 ///
 /// `EINVAL`, after a line that says so: there would be too many.
-pub(crate) fn threads(asked: u32) -> Result<usize> {
-    Ok(match size("threads", asked.into(), MAX_THREADS)? {
+pub(crate) fn threads(asked: i64) -> Result<usize> {
+    Ok(match size("threads", asked, MAX_THREADS)? {
         0 => cpumask::num_online_cpus().clamp(1, MAX_THREADS),
         threads => threads,
     })

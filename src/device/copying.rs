@@ -86,7 +86,7 @@ pub(super) fn copy(session: &Session, argument: &Argument) -> Result {
         target: target(&copy, pages)?,
         known,
         key: (copy.digests != 0).then(|| (session.shared().key.clone(), engine)),
-        threads: parameters::threads(copy.threads)?,
+        threads: parameters::threads(copy.threads.into())?,
     };
     let timeout = freeze_timeout(copy.freeze_timeout_ms)?;
     let max_pause = max_pause(copy.max_pause_ms)?;

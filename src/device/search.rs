@@ -67,7 +67,7 @@ pub(super) fn search(session: &Session, argument: &Argument) -> Result {
         max_pause_ms: max_pause_ms.unwrap_or(0).into(),
         freeze_timeout_ms: freeze_timeout_ms.into(),
         interval_ms: 0,
-        threads: parameters::threads(search.threads)?,
+        threads: parameters::threads(search.threads.into())?,
         max_slots: usize::MAX,
         max_vcpus: usize::MAX,
         are_checked: true,
