@@ -12,7 +12,10 @@
 //! What a guest is, this crate finds out from its registers and memory alone: [`guest`] reads the
 //! memory, [`paging`] walks its page tables, [`linux`] finds its kernel.
 
+#![deny(unsafe_code)]
+
 pub mod core;
+pub mod device;
 pub mod guest;
 pub mod hex;
 mod inspection;
