@@ -16,8 +16,10 @@
 
 pub mod core;
 pub mod device;
+pub mod escape;
 pub mod guest;
 pub mod hex;
+pub mod host;
 mod inspection;
 mod kernel_log;
 pub mod linux;
