@@ -21,6 +21,7 @@ pub mod guest;
 pub mod hex;
 pub mod host;
 mod inspection;
+pub mod json;
 mod kernel_log;
 pub mod linux;
 pub mod manifest;

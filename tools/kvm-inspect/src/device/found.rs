@@ -244,7 +244,8 @@ fn check(session: &Session, number: u64) -> Result<(), Error> {
 }
 
 /// Returns counts by kinds of pages, without kinds of which there is none.
-pub(crate) fn kinds(counts: &[u64; uapi::KINDS]) -> Vec<(PageKind, u64)> {
+#[must_use]
+pub fn kinds(counts: &[u64; uapi::KINDS]) -> Vec<(PageKind, u64)> {
     let kinds = (0..).map(PageKind::new);
     let counts = kinds.zip(counts.iter().copied());
     counts.filter(|(_, count)| *count > 0).collect()
