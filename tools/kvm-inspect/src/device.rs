@@ -31,7 +31,7 @@ use self::call::{CopyRoom, Device};
 pub use self::{
     error::Error,
     every_hit::{only_in_smm, Batch, EveryHit},
-    found::{kinds, Found, Hit, Hits},
+    found::{conclusion, kinds, Found, Hit, Hits},
     hold::{Hold, Released},
     page_buffer::PageBuffer,
     page_kind::PageKind,

@@ -16,7 +16,7 @@ mod vcpu;
 
 use std::fmt;
 
-use kvm_inspect_pure::uapi;
+use kvm_inspect_pure::{range, uapi};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
@@ -483,6 +483,89 @@ impl Slot {
         Self {
             kinds: Some(device::kinds(&slot.kinds).into_iter().collect()),
             ..Self::new(slot)
+        }
+    }
+}
+
+impl Search<(), ()> {
+    /// Adds the hits, and how they end.
+    #[must_use]
+    pub fn with<H, E>(self, hit: H, end: E) -> Search<H, E> {
+        Search {
+            vm: self.vm,
+            pattern: self.pattern,
+            range: self.range,
+            done: self.done,
+            memory: self.memory,
+            vcpu: self.vcpu,
+            slot: self.slot,
+            left: self.left,
+            lost: self.lost,
+            uncovered: self.uncovered,
+            hit,
+            end,
+        }
+    }
+}
+
+impl Done {
+    /// Creates it from what the device tells, but for the words.
+    #[must_use]
+    pub fn new(figures: &uapi::Search) -> Self {
+        Self {
+            result: String::new(),
+            vcpus: figures.vcpus,
+            slots: figures.slots,
+            hits: figures.hits,
+            scanned_bytes: figures.scanned_bytes,
+            freeze_us: figures.freeze_ns / 1000,
+            pause_us: figures.pause_ns / 1000,
+            scan_us: figures.scan_ns / 1000,
+            threads: figures.threads,
+            engine: String::new(),
+            access: String::new(),
+            pauses: figures.pauses,
+            paused_us: figures.paused_ns / 1000,
+            rescanned_bytes: figures.rescanned_bytes,
+            uncovered_bytes: figures.uncovered_bytes,
+            missing_pages: figures.missing_pages,
+            chunk_bytes: figures.chunk_bytes,
+            late_threads: figures.late_threads,
+        }
+    }
+}
+
+impl Range {
+    /// Creates it from a range.
+    #[must_use]
+    pub const fn new(range: &range::Range) -> Self {
+        Self {
+            first: Hex(range.first),
+            last: Hex(range.last),
+        }
+    }
+}
+
+impl Stretch {
+    /// Creates it from memory that a search does not cover.
+    #[must_use]
+    pub const fn new(uncovered: &uapi::Uncovered) -> Self {
+        Self {
+            address_space: uncovered.address_space,
+            slot: uncovered.slot,
+            gpa: uncovered.gpa,
+            pages: uncovered.pages,
+        }
+    }
+
+    /// Creates it from a memslot.
+    #[must_use]
+    pub const fn of_slot(slot: &uapi::Slot) -> Self {
+        Self {
+            address_space: slot.address_space,
+            slot: slot.id,
+            gpa: slot.gpa,
+            pages: slot.pages,
         }
     }
 }

@@ -14,11 +14,13 @@
 
 #![deny(unsafe_code)]
 
+pub mod cli;
 pub mod core;
 pub mod device;
 pub mod escape;
 pub mod guest;
 pub mod hex;
+pub mod hexdump;
 pub mod host;
 mod inspection;
 pub mod json;

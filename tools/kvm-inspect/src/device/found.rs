@@ -251,8 +251,10 @@ pub fn kinds(counts: &[u64; uapi::KINDS]) -> Vec<(PageKind, u64)> {
     counts.filter(|(_, count)| *count > 0).collect()
 }
 
-/// Returns the word for a number of the device.
-const fn conclusion(number: u32) -> Option<Conclusion> {
+/// Returns what came of a search by its number (`RESULT_*` of [`uapi`]); [`None`] if this version
+/// does not know it.
+#[must_use]
+pub const fn conclusion(number: u32) -> Option<Conclusion> {
     Some(match number {
         uapi::RESULT_OK => Conclusion::Ok,
         uapi::RESULT_NO_PATTERN => Conclusion::NoPattern,
