@@ -12,7 +12,10 @@
 mod arguments;
 mod bar;
 mod completions;
+mod dmesg;
 mod failure;
+mod guest;
+mod info;
 mod list;
 mod man;
 mod read;
@@ -79,6 +82,8 @@ enum Command {
     Slots(slots::Args),
     Search(Box<search::Args>),
     Read(read::Args),
+    Info(info::Args),
+    Dmesg(dmesg::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -115,6 +120,8 @@ impl Cli {
             Command::Slots(args) => slots::run(&args, &mut context),
             Command::Search(args) => search::run(*args, &mut context),
             Command::Read(args) => read::run(&args, &mut context),
+            Command::Info(args) => info::run(&args, &mut context),
+            Command::Dmesg(args) => dmesg::run(&args, &mut context),
             Command::Completions(args) => completions::run(&args, Self::command(), &mut context),
             Command::Man(args) => man::run(&args, Self::command(), &mut context),
         };

@@ -39,6 +39,108 @@ pub struct List {
     pub hidden: usize,
 }
 
+/// `dmesg`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dmesg {
+    /// Which VM.
+    pub vm: Inspected,
+    /// The records of the log, the oldest first.
+    pub record: Vec<LogRecord>,
+    /// How many more are incomplete: being written, overwritten, or invalid.
+    pub skipped: u64,
+    /// How many older ones were not read, because there are too many.
+    pub omitted: u64,
+}
+
+/// A record of the log of the guest's kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRecord {
+    /// Its number since boot.
+    pub sequence: u64,
+    /// When it was made, in nanoseconds since boot.
+    pub timestamp_ns: u64,
+    /// How urgent it is, from 0 (emergency) to 7 (debug).
+    pub level: u8,
+    /// Who made it, as of syslog: 0 is the kernel.
+    pub facility: u8,
+    /// The number of the thread that made it; `null`: an interrupt.
+    pub thread: Option<u32>,
+    /// The number of the CPU whose interrupt made it; `null`: a thread.
+    pub cpu: Option<u32>,
+    /// Its text. Bytes that are no UTF-8 are replaced.
+    pub text: String,
+}
+
+/// `info`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// Which VM.
+    pub vm: Inspected,
+    /// The kernel that runs; `null` if none was found.
+    pub linux: Option<Linux>,
+    /// All notes VMCOREINFO in the guest's memory, copies and forgeries, too.
+    pub candidate: Vec<Candidate>,
+    /// Another note is as good as the one that was taken.
+    pub is_ambiguous: bool,
+    /// The vCPUs.
+    pub vcpu: Vec<InfoVcpu>,
+}
+
+/// The kernel that runs in a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Linux {
+    /// Its release, as `uname -r` tells it.
+    pub os_release: Option<String>,
+    /// Its build ID, by which its debug information is found.
+    pub build_id: Option<String>,
+    /// The guest-physical address of its note VMCOREINFO.
+    pub vmcoreinfo_gpa: u64,
+    /// How far the note is proved: `pointer`, `root` or `none`.
+    pub proof: String,
+    /// By how much KASLR has moved the kernel.
+    pub kaslr_offset: Option<Hex>,
+    /// What is added to addresses of the kernel's image to make them physical, modulo 2^64.
+    pub phys_base: Option<Hex>,
+    /// How many levels its page tables have: `4` or `5`.
+    pub paging: String,
+    /// The guest-virtual address at which it maps all memory.
+    pub direct_map: Option<Hex>,
+    /// What says so: the kernel's `variable`, or its `tables`.
+    pub direct_map_source: Option<String>,
+    /// How many symbols it has; `null` if they cannot be read.
+    pub symbols: Option<usize>,
+    /// How many of the vCPUs run it.
+    pub vcpus: usize,
+    /// The kernel's numbers of the vCPUs, in their order; `null` if they are not known.
+    pub cpus: Option<Vec<u32>>,
+}
+
+/// A note VMCOREINFO.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Its guest-physical address.
+    pub gpa: u64,
+    /// The release that it names.
+    pub os_release: Option<String>,
+    /// How far it is proved: `pointer`, `root`, `none` or `refuted`.
+    pub proof: String,
+    /// How many of the vCPUs run its kernel.
+    pub vcpus: usize,
+    /// Why it is not proved further.
+    pub why: Option<String>,
+}
+
+/// How a vCPU finds its memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InfoVcpu {
+    /// Its number, as the VMM gave it.
+    pub id: i32,
+    /// `off`, `legacy`, `pae`, `4` or `5`; `null` if it is not known.
+    pub paging: Option<String>,
+    /// The root of its page tables.
+    pub cr3: Option<Hex>,
+}
+
 /// A VM of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vm {

@@ -26,6 +26,7 @@ mod inspection;
 pub mod json;
 mod kernel_log;
 pub mod linux;
+pub mod live;
 pub mod manifest;
 pub mod module;
 pub mod output;

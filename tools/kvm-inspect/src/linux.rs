@@ -25,7 +25,7 @@ pub use self::{
     kallsyms::{Kallsyms, KallsymsError, Symbol},
     kernel::{Kernel, RootError},
     log::{Caller, Log, LogError, Record},
-    note::{candidates, Note, NoteError, PATTERN},
+    note::{candidates, candidates_in, Note, NoteError, PATTERN},
     proof::{prove, Candidate, PointerError, Proof, Proofs, MAX_CANDIDATES},
     vmcoreinfo::VmcoreInfo,
 };

@@ -85,18 +85,23 @@ pub fn candidates(memory: &dyn GuestMemory, most: usize) -> io::Result<Vec<u64>>
             let length = CHUNK.min(range.end - next);
             buffer.resize(usize::try_from(length).map_err(io::Error::other)?, 0);
             memory.read(next, &mut buffer)?;
-            for (gpa, page) in (next..).step_by(4096).zip(buffer.chunks(4096)) {
-                if text_size(page).is_some() {
-                    if found.len() == most {
-                        return Ok(found);
-                    }
-                    found.push(gpa);
+            for gpa in candidates_in(next, &buffer) {
+                if found.len() == most {
+                    return Ok(found);
                 }
+                found.push(gpa);
             }
             next += length;
         }
     }
     Ok(found)
+}
+
+/// Returns the guest-physical addresses of those pages that begin like VMCOREINFO. The first page
+/// of `pages` is at `gpa`.
+pub fn candidates_in(gpa: u64, pages: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    let pages = (gpa..).step_by(4096).zip(pages.chunks(4096));
+    pages.filter_map(|(gpa, page)| text_size(page).map(|_| gpa))
 }
 
 /// Why there is no note at an address.
