@@ -65,10 +65,10 @@ struct Cli {
 #[derive(Debug, clap::Args)]
 struct Global {
     /// Print one JSON object instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Output")]
     json: bool,
     /// Print data only: no headings, notes or progress
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Output")]
     quiet: bool,
     /// Another folder than /proc, for tests
     #[arg(long, global = true, hide = true, default_value = "/proc")]

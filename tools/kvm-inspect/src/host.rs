@@ -48,11 +48,11 @@ pub struct Vm {
     pub program: OsString,
     /// Its name, as the VMM's arguments have it.
     pub name: Option<OsString>,
-    /// How many vCPUs it has; [`None`] if the VMM has several VMs, whose vCPUs cannot be told apart.
+    /// How many vCPUs it has; [`None`] if its VMM has several VMs: no vCPU tells whose it is.
     pub vcpus: Option<usize>,
     /// How much memory the VMM has in use now, in bytes: that of all its VMs, and its own.
     pub rss_bytes: Option<u64>,
-    /// When the VMM began, in ticks since boot. With the process number, it is a process's identity.
+    /// When the VMM began, in ticks since boot. With its number, that is a process's identity.
     pub began: Option<u64>,
 }
 

@@ -158,8 +158,8 @@ mod tests {
     fn what_clap_says_becomes_one_line() {
         let usage = |line: &str| Failure::Usage(line.to_owned());
         assert_eq!(
-            failure(&["serch"]),
-            usage("unrecognized subcommand 'serch'; a similar subcommand exists: 'search'")
+            failure(&["searchh"]),
+            usage("unrecognized subcommand 'searchh'; a similar subcommand exists: 'search'")
         );
         assert_eq!(
             failure(&["read"]),

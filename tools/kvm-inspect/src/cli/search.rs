@@ -23,7 +23,7 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
-  kvm-inspect search text:BEGIN\\sRSA
+  kvm-inspect search 'text:BEGIN RSA'
   kvm-inspect search 812 'itext:password=' --context 32
   kvm-inspect search 812 'hex:48 8b ?? 4?' --range 0x1000000-0x1ffffff
   kvm-inspect search --name web --file iocs.txt --one-pause --json > hits.json

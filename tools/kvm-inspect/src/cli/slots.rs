@@ -115,7 +115,7 @@ fn line(slot: &json::Slot) -> String {
     let last = slot.gpa.saturating_add(size.saturating_sub(1));
     let mut words = slot.flags.clone();
     words.extend(slot.kinds.map(kinds).filter(|kinds| !kinds.is_empty()));
-    format!(
+    let line = format!(
         "{:<2} {:>5}  {:016x}-{last:016x}  {:>16x} {:>10}  {}",
         slot.address_space,
         slot.id,
@@ -123,7 +123,8 @@ fn line(slot: &json::Slot) -> String {
         slot.hva.0,
         Size(size),
         words.join(" ")
-    )
+    );
+    line.trim_end().to_owned()
 }
 
 /// Returns the counts that are not 0.

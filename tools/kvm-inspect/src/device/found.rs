@@ -12,7 +12,7 @@ use super::{Error, PageKind, Session, Vcpus};
 use crate::report::Conclusion;
 
 /// How many hits are taken at once.
-const HITS_AT_ONCE: usize = 4096;
+const HITS_AT_ONCE: usize = 1 << 15;
 
 /// For how many bytes of hits there is room: for those of several hits at least.
 const BYTES_AT_ONCE: usize = 1 << 20;

@@ -9,10 +9,10 @@ use std::{
 };
 
 use serde::{
-    ser::{Error as _, SerializeSeq, Serializer},
+    ser::{Error as _, SerializeSeq, Serializer}, // codespell:ignore ser
     Serialize,
 };
-use serde_json::ser::Formatter;
+use serde_json::ser::Formatter; // codespell:ignore ser
 
 /// Writes an object and the end of the line.
 ///

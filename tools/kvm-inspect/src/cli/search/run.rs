@@ -28,6 +28,10 @@ use crate::{
     report::Conclusion,
 };
 
+/// How many hits the first search keeps. The module has room for all of them, and their bytes, in
+/// the kernel's memory; few searches find more.
+const FIRST_HITS: u32 = 1 << 14;
+
 type Head = json::Search<(), ()>;
 
 /// Makes another search.
@@ -37,9 +41,12 @@ pub(in super::super) fn run(args: Args, context: &mut Context) -> Result<Status,
     let Wanted { vm, query, most } = args.parse()?;
     let opened = Opened::new(&vm, context)?;
     let searcher = Searcher::new(&opened.session, &query, context.terminal.shows_progress());
-    let found = searcher.search(&query.ranges)?;
-    let kept = u64::from(found.figures().kept);
-    let needs_more = !found.has_all_hits() && most.is_none_or(|most| most > kept);
+    let mut found = searcher.search(&query.ranges)?;
+    let mut needs_more = needs_more_than(&found, most);
+    if needs_more && searcher.grow(found.figures().hits) {
+        found = searcher.search(&query.ranges)?;
+        needs_more = needs_more_than(&found, most);
+    }
     if needs_more && query.max_pause_ms == uapi::NO_LIMIT {
         return held(&opened, &searcher, most, context);
     }
@@ -55,6 +62,12 @@ pub(in super::super) fn run(args: Args, context: &mut Context) -> Result<Status,
     print(head, hits, &searcher, &is_cut, context)
 }
 
+/// Returns whether hits are asked for that a search has not kept.
+fn needs_more_than(found: &Found<'_>, most: Option<u64>) -> bool {
+    let kept = u64::from(found.figures().kept);
+    !found.has_all_hits() && most.is_none_or(|most| most > kept)
+}
+
 /// Searches once more while the guest is held: one search cannot keep all hits, but several can be
 /// of one instant.
 ///
@@ -66,8 +79,7 @@ fn held(
     context: &mut Context,
 ) -> Result<Status, Failure> {
     let query = searcher.query;
-    searcher.searches.set(0);
-    searcher.worst.set(None);
+    searcher.begin_anew();
     let hold = opened
         .session
         .hold(MAX_LEASE_MS, query.freeze_timeout_ms, query.late)?;
@@ -104,6 +116,8 @@ struct Searcher<'a> {
     session: &'a Session,
     query: &'a Query,
     shows_progress: bool,
+    /// How many hits a search keeps.
+    max_hits: Cell<u32>,
     /// How many searches there were.
     searches: Cell<u32>,
     /// A result that is not `ok`, if there was one.
@@ -116,14 +130,37 @@ impl<'a> Searcher<'a> {
             session,
             query,
             shows_progress,
+            max_hits: Cell::new(query.max_hits.min(FIRST_HITS)),
             searches: Cell::new(0),
             worst: Cell::new(None),
         }
     }
 
+    /// Forgets the searches so far: their hits are found again.
+    fn begin_anew(&self) {
+        self.searches.set(0);
+        self.worst.set(None);
+    }
+
+    /// Has the next search keep this many hits and some more, for there may be more by then, but
+    /// not more than are asked for. Returns whether that is more than before.
+    fn grow(&self, hits: u64) -> bool {
+        let some = hits.saturating_add(hits / 8);
+        let room = u32::try_from(some)
+            .unwrap_or(u32::MAX)
+            .min(self.query.max_hits);
+        let grows = room > self.max_hits.get();
+        if grows {
+            self.max_hits.set(room);
+            self.begin_anew();
+        }
+        grows
+    }
+
     fn search(&self, ranges: &[Range]) -> Result<Found<'a>, Error> {
         let query = Query {
             ranges: ranges.to_vec(),
+            max_hits: self.max_hits.get(),
             ..self.query.clone()
         };
         let found = watch(self.shows_progress, self.session, || {
