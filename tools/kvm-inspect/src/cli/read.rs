@@ -77,17 +77,18 @@ enum Address {
 impl Args {
     /// Returns which VM, and where to read.
     fn parse(&self) -> Result<(Selection, Address), Failure> {
-        let usage = |line: String| Failure::Usage(format!("{line}; see kvm-inspect read --help"));
         let (vm, address) = match self.address.as_slice() {
             [address] => (None, address),
             [vm, address] if self.name.is_none() => {
                 let vm = vm.parse::<Selection>();
-                (Some(vm.map_err(|error| usage(error.to_string()))?), address)
+                (
+                    Some(vm.map_err(|error| Failure::Usage(error.to_string()))?),
+                    address,
+                )
             }
             _ => {
-                return Err(usage(
-                    "there is a VM and its name; give one of them".to_owned(),
-                ))
+                let line = "there is a VM and its name; give one of them";
+                return Err(Failure::Usage(line.to_owned()));
             }
         };
         let selection = match (vm, &self.name) {
@@ -100,7 +101,10 @@ impl Args {
         } else {
             range(&format!("{address}+{DEFAULT_SIZE}"))
         };
-        Ok((selection, Address::Physical(physical.map_err(usage)?)))
+        Ok((
+            selection,
+            Address::Physical(physical.map_err(Failure::Usage)?),
+        ))
     }
 }
 
