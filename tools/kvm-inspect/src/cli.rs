@@ -13,6 +13,7 @@ mod arguments;
 mod bar;
 mod completions;
 mod dmesg;
+mod dump;
 mod failure;
 mod guest;
 mod info;
@@ -84,6 +85,7 @@ enum Command {
     Read(read::Args),
     Info(info::Args),
     Dmesg(dmesg::Args),
+    Dump(Box<dump::Args>),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -122,6 +124,7 @@ impl Cli {
             Command::Read(args) => read::run(&args, &mut context),
             Command::Info(args) => info::run(&args, &mut context),
             Command::Dmesg(args) => dmesg::run(&args, &mut context),
+            Command::Dump(args) => dump::run(&args, &mut context),
             Command::Completions(args) => completions::run(&args, Self::command(), &mut context),
             Command::Man(args) => man::run(&args, Self::command(), &mut context),
         };

@@ -17,6 +17,7 @@
 pub mod cli;
 pub mod core;
 pub mod device;
+pub mod dump;
 pub mod escape;
 pub mod guest;
 pub mod hex;

@@ -5,6 +5,7 @@
 //! `NT_PRSTATUS` is what gdb and drgn read; the note of QEMU has what crash needs besides: the
 //! control registers and the descriptor tables. Both are laid out here byte for byte.
 
+use kvm_inspect_pure::uapi;
 use serde::{Deserialize, Serialize};
 use zerocopy::{
     little_endian::{U32, U64},
@@ -108,6 +109,76 @@ pub struct Registers {
     pub cr8: u64,
     pub efer: u64,
     pub kernel_gs_base: u64,
+}
+
+impl From<&uapi::Segment> for Segment {
+    fn from(from: &uapi::Segment) -> Self {
+        Self {
+            base: from.base,
+            limit: from.limit,
+            selector: from.selector,
+            kind: from.type_,
+            present: from.present != 0,
+            dpl: from.dpl,
+            db: from.db != 0,
+            s: from.s != 0,
+            l: from.l != 0,
+            g: from.g != 0,
+            avl: from.avl != 0,
+            unusable: from.unusable != 0,
+        }
+    }
+}
+
+impl From<&uapi::Table> for Table {
+    fn from(from: &uapi::Table) -> Self {
+        Self {
+            base: from.base,
+            limit: u16::try_from(from.limit).unwrap_or(u16::MAX),
+        }
+    }
+}
+
+impl From<&uapi::Vcpu> for Registers {
+    fn from(from: &uapi::Vcpu) -> Self {
+        Self {
+            rax: from.rax,
+            rbx: from.rbx,
+            rcx: from.rcx,
+            rdx: from.rdx,
+            rsi: from.rsi,
+            rdi: from.rdi,
+            rsp: from.rsp,
+            rbp: from.rbp,
+            r8: from.r8,
+            r9: from.r9,
+            r10: from.r10,
+            r11: from.r11,
+            r12: from.r12,
+            r13: from.r13,
+            r14: from.r14,
+            r15: from.r15,
+            rip: from.rip,
+            rflags: from.rflags,
+            cs: (&from.cs).into(),
+            ds: (&from.ds).into(),
+            es: (&from.es).into(),
+            fs: (&from.fs).into(),
+            gs: (&from.gs).into(),
+            ss: (&from.ss).into(),
+            tr: (&from.tr).into(),
+            ldt: (&from.ldt).into(),
+            gdt: (&from.gdt).into(),
+            idt: (&from.idt).into(),
+            cr0: from.cr0,
+            cr2: from.cr2,
+            cr3: from.cr3,
+            cr4: from.cr4,
+            cr8: from.cr8,
+            efer: from.efer,
+            kernel_gs_base: from.kernel_gs_base,
+        }
+    }
 }
 
 /// The size in bytes of [`Registers::prstatus`].

@@ -2,14 +2,23 @@
 
 //! The device tells the same as the report, and the truth.
 
+use std::{fs::File, os::unix::fs::FileExt, path::Path, time::Duration};
+
 use kvm_inspect_pure::uapi;
+use kvm_inspect_tool::{
+    device::{open_process, Session},
+    dump::{self, Options},
+    guest::{CoreFile, GuestMemory},
+    manifest::{self, Format, Manifest, Mode as Consistency},
+    output::{manifest_path, Existing, Output},
+};
 
 use super::{secret, Case};
 use crate::{
     device::{new, size_of_u32, zeroed, Device, Module, FREEZE_TIMEOUT_MS, PAGE_SIZE},
     inspect::hex,
     process::{own_pid, PAGE},
-    vmm::{Backing, Mode, Vm, Work},
+    vmm::{Backing, Mode, Vm, Work, LOW_MEMORY},
 };
 
 pub(super) const CASES: &[Case] = cases![
@@ -23,6 +32,7 @@ pub(super) const CASES: &[Case] = cases![
     searches,
     searches_for_all_hits,
     holds,
+    dumps,
 ];
 
 const MIB: u64 = 1 << 20;
@@ -509,4 +519,84 @@ fn holds() {
         vm.wait_until_it_goes_on();
     }
     vm.finish();
+}
+
+/// A dump is the guest's memory, in each form and of an instant or not, with what changes while it
+/// is made.
+fn dumps() {
+    let module = Module::load();
+    let mut vm = Vm::running(Work::Count);
+    vm.add_vcpu(Mode::Long, Work::Halt).start();
+    vm.add_memory(MIB, 8 * MIB, Backing::Anonymous);
+    vm.write(MIB + PAGE, &secret(7, 5 * PAGE_SIZE * 256));
+    drop(module.session(&vm));
+    for (format, mode) in [
+        (Format::Elf, Consistency::Instant),
+        (Format::Elf, Consistency::Live),
+        (Format::Raw, Consistency::Instant),
+    ] {
+        let (manifest, path) = dump_to_file(&vm, format, mode);
+        assert!(
+            manifest.memory.complete || mode == Consistency::Live,
+            "{manifest:#?}"
+        );
+        assert_eq!(manifest.consistency.mode, mode);
+        assert!(manifest.consistency.paused_us > 0);
+        assert_eq!(manifest.vcpus.len(), 2);
+        let beside = std::fs::read_to_string(manifest_path(Path::new(path)));
+        let beside = Manifest::parse(&beside.expect("it is there")).expect("a manifest");
+        assert_eq!(beside, manifest);
+        let file = File::open(path).expect("it is there");
+        let mut bytes = vec![0; PAGE_SIZE * 8 * 256];
+        if format == Format::Raw {
+            file.read_exact_at(&mut bytes, MIB)
+                .expect("it is that long");
+        } else {
+            let core = CoreFile::open(file).expect("a core file");
+            core.read(MIB, &mut bytes).expect("it is in the file");
+        }
+        assert!(bytes == vm.read(MIB, 8 * MIB), "{format:?} {mode:?}");
+    }
+    // What would take too long is refused, and leaves no file.
+    let options = Options {
+        memory: 0,
+        ..options(Format::Elf, Consistency::Instant)
+    };
+    let refused = dump_with(&vm, "/tmp/refused", &options);
+    assert!(refused.is_err_and(|error| error.contains("raise --memory")));
+    assert!(!Path::new("/tmp/refused").exists());
+    vm.finish();
+}
+
+fn options(format: Format, mode: Consistency) -> Options {
+    Options {
+        format,
+        mode,
+        max_pause_ms: 60_000,
+        memory: 1 << 30,
+        freeze_timeout_ms: FREEZE_TIMEOUT_MS,
+    }
+}
+
+fn dump_to_file(vm: &Vm, format: Format, mode: Consistency) -> (Manifest, &'static str) {
+    let path = "/tmp/dump";
+    let manifest = dump_with(vm, path, &options(format, mode));
+    (manifest.expect("a dump can be made"), path)
+}
+
+fn dump_with(vm: &Vm, path: &str, options: &Options) -> Result<Manifest, String> {
+    let output = Output::create(Path::new(path), Existing::Replace).expect("a file");
+    let session = Session::open().expect("the device can be opened");
+    let pidfd = open_process(own_pid()).expect("this process");
+    session.attach(pidfd, Some(vm.fd())).expect("there is a VM");
+    let of = manifest::Vm {
+        pid: own_pid(),
+        fd: Some(vm.fd()),
+        name: None,
+        vmm: None,
+    };
+    // The first pages of memory change all the time.
+    std::thread::sleep(Duration::from_millis(10));
+    dump::dump(&session, of, output, "dump", options, &mut |_, _, _| ())
+        .map_err(|error| error.to_string())
 }

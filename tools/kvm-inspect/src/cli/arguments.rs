@@ -110,6 +110,13 @@ impl Access {
     }
 }
 
+/// Reads a size: a number of bytes, perhaps with K, M, G or T.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let range = Range::parse(format!("0+{text}").as_bytes());
+    let range = range.map_err(|_| format!("{text} is no size; write such as 512M or 2G"))?;
+    Ok(range.last.saturating_add(1))
+}
+
 /// Reads a range of guest-physical addresses, as the module does.
 pub(super) fn range(text: &str) -> Result<Range, String> {
     Range::parse(text.as_bytes()).map_err(|error| error.to_string())

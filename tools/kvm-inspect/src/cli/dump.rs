@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `kvm-inspect dump`: the guest's memory and registers, in a file.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use clap::ValueEnum;
+
+use super::{
+    arguments::size,
+    bar::Bar,
+    failure::{Failure, Status},
+    units::{milliseconds, Size, Time},
+    vm::Opened,
+    Context,
+};
+use crate::{
+    core::PageKind,
+    dump::{self, DumpError, Options, Stage},
+    escape::Escaped,
+    host::Selection,
+    json,
+    manifest::{self, Manifest, Mode},
+    output::{manifest_path, Existing, Output},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  kvm-inspect dump guest.core
+  kvm-inspect dump 812 guest.core --max-pause 50ms
+  kvm-inspect dump --name web guest.lime --format lime --consistency live
+  kvm-inspect dump 812 guest.core && drgn -c guest.core -s vmlinux";
+
+const USAGE: &str = "kvm-inspect dump [OPTIONS] [VM] <FILE>";
+
+/// Writes memory and registers of the guest to a file
+///
+/// The file is an ELF core for drgn, crash, makedumpfile, Volatility, LeechCore and yara; what gdb
+/// needs beyond that, others refuse. Beside it, FILE.json says what is in it, what is missing, and
+/// how long the guest stood. Memory is copied while the guest runs; then it stands for a moment in
+/// which what has changed is copied once more. The exit status is 3 if something is missing.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES, override_usage = USAGE)]
+#[allow(clippy::doc_markdown, reason = "it is help, and no Markdown")]
+pub(super) struct Args {
+    /// The VM, if there is more than one, and then the file
+    #[arg(value_name = "FILE", required = true, num_args = 1..=2)]
+    file: Vec<PathBuf>,
+    /// The VM with this name, as `list` has it
+    #[arg(short, long, value_name = "NAME")]
+    name: Option<std::ffi::OsString>,
+    /// The form of the file
+    #[arg(long, value_enum, default_value = "elf")]
+    format: Format,
+    /// Whether all is to be of one instant
+    #[arg(long, value_enum, default_value = "instant")]
+    consistency: Consistency,
+    /// The longest pause of the guest, such as 50ms or 2s, up to 60s
+    #[arg(long, value_name = "TIME", value_parser = milliseconds, default_value = "1s")]
+    max_pause: u32,
+    /// How much may be copied in the pause, which takes as much memory
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
+    memory: u64,
+    /// How long to wait for all vCPUs to stop, such as 500ms or 2s [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = milliseconds)]
+    freeze_timeout: Option<u32>,
+    /// Replace a file that is there already
+    #[arg(long)]
+    force: bool,
+}
+
+/// The form of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// An ELF core for all but gdb
+    Elf,
+    /// An ELF core with what the guest's kernel has mapped
+    Gdb,
+    /// LiME
+    #[allow(clippy::doc_markdown, reason = "it is help, and no Markdown")]
+    Lime,
+    /// Each byte at the offset that is its guest-physical address
+    Raw,
+}
+
+/// How far a file is of one instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Consistency {
+    /// Of one instant, in one pause
+    Instant,
+    /// Of no instant: the guest runs
+    Live,
+}
+
+impl Args {
+    /// Returns which VM, and the file.
+    fn parse(&self) -> Result<(Selection, &Path), Failure> {
+        let usage = |line: String| Failure::Usage(format!("{line}; see kvm-inspect dump --help"));
+        let selection = |vm: &Path| {
+            let text = vm.to_str().unwrap_or_default();
+            let vm = text.parse::<Selection>();
+            vm.map_err(|error| usage(error.to_string()))
+        };
+        match (self.file.as_slice(), &self.name) {
+            ([file], Some(name)) => Ok((Selection::Name(name.clone()), file)),
+            ([file], None) => Ok((Selection::Only, file)),
+            ([vm, file], None) => Ok((selection(vm)?, file)),
+            _ => Err(usage(
+                "there is a VM and its name; give one of them".to_owned(),
+            )),
+        }
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            format: match self.format {
+                Format::Elf => manifest::Format::Elf,
+                Format::Gdb => manifest::Format::ElfGdb,
+                Format::Lime => manifest::Format::Lime,
+                Format::Raw => manifest::Format::Raw,
+            },
+            mode: match self.consistency {
+                Consistency::Instant => Mode::Instant,
+                Consistency::Live => Mode::Live,
+            },
+            max_pause_ms: self.max_pause.clamp(1, 60_000),
+            memory: self.memory,
+            freeze_timeout_ms: self.freeze_timeout.unwrap_or(0),
+        }
+    }
+}
+
+pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure> {
+    let (selection, path) = args.parse()?;
+    if path == Path::new("-") {
+        return Err(Failure::Usage(
+            "a dump to standard output is not possible yet; give a file".to_owned(),
+        ));
+    }
+    let existing = if args.force {
+        Existing::Replace
+    } else {
+        Existing::Refuse
+    };
+    // Before a guest is looked at.
+    let output = Output::create(path, existing)?;
+    let opened = Opened::new(&selection, context)?;
+    let inspected = opened.json();
+    let vm = manifest::Vm {
+        pid: opened.attached.pid,
+        fd: opened.attached.fd,
+        name: inspected.name.clone(),
+        vmm: Some(opened.vm.program.to_string_lossy().into_owned()),
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut bar = Bar::new(context.terminal.shows_progress());
+    let manifest = dump::dump(
+        &opened.session,
+        vm,
+        output,
+        &name,
+        &args.options(),
+        &mut |stage, done, all| {
+            let what = match stage {
+                Stage::Copy => "copied",
+                Stage::Again => "copied again",
+                Stage::Digest => "digested",
+            };
+            bar.set(what, done, all);
+        },
+    )?;
+    drop(bar);
+    if context.json {
+        json::write(context.terminal.out(), &manifest)?;
+    } else {
+        print(&manifest, path, context)?;
+    }
+    Ok(if manifest.memory.complete {
+        Status::Done
+    } else {
+        Status::Incomplete
+    })
+}
+
+fn print(manifest: &Manifest, path: &Path, context: &mut Context) -> Result<(), Failure> {
+    let pause = Time(manifest.consistency.paused_us.saturating_mul(1000));
+    let pages = |kind: &PageKind| manifest.memory.pages.get(kind).copied().unwrap_or(0);
+    let bytes = |pages: u64| Size(pages.saturating_mul(crate::core::PAGE_SIZE));
+    let copied = pages(&PageKind::Present).saturating_add(pages(&PageKind::Late));
+    let out = context.terminal.out();
+    let instant = match manifest.consistency.mode {
+        Mode::Instant => "of one instant",
+        _ => "of no single instant",
+    };
+    writeln!(
+        out,
+        "{}: {} of memory, {instant}; the guest stood for {pause}.",
+        Escaped::new(path.as_os_str().as_encoded_bytes()),
+        bytes(copied)
+    )?;
+    let beside = manifest_path(path);
+    let beside = beside.as_os_str().as_encoded_bytes();
+    writeln!(out, "{} says what is in it.", Escaped::new(beside))?;
+    for (kind, count) in &manifest.memory.pages {
+        if !kind.is_faithful() && *kind != PageKind::Late {
+            let name = serde_json::to_string(kind).unwrap_or_default();
+            let name = name.trim_matches('"');
+            writeln!(out, "missing: {} ({name})", bytes(*count))?;
+        }
+    }
+    for warning in &manifest.warnings {
+        writeln!(out, "{warning}")?;
+    }
+    Ok(())
+}
+
+impl From<DumpError> for Failure {
+    fn from(error: DumpError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}

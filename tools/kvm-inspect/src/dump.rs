@@ -1,0 +1,517 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A guest's memory and registers, in a file.
+//!
+//! All pages are copied into the file while the guest runs, each with a digest. That is all for a
+//! live dump. For one of an instant, what has changed meanwhile is copied again, until it is little.
+//! Then the guest is held: all pages are digested once more, what differs is copied into memory,
+//! and the guest goes on. So what was not copied in the pause is what was there in the pause, and
+//! no disk is waited for while the guest stands.
+
+mod image;
+
+use std::{
+    error::Error,
+    fmt::{self, Display},
+    time::{Duration, Instant, SystemTime},
+};
+
+use kvm_inspect_pure::uapi;
+use rustix::io::Errno;
+
+use self::image::Image;
+use crate::{
+    core::{
+        elf::{self, ElfError},
+        lime, raw, CpuNote, Layout, Notes, RangeError, Ranges, WriteError, Writer, Written,
+    },
+    device::{self, CopyTerms, Late, Session},
+    guest::GuestMemory,
+    linux::{self, CpuNumbers, DirectMap, Proof},
+    live::{self, LiveMemory},
+    manifest::{
+        self, Address, Clock, Consistency, FileEntry, Format, Host, Manifest, Memory, Mode, Tool,
+        VcpuState, Vmcoreinfo,
+    },
+    output::Output,
+    paging::RunLimit,
+    registers::Registers,
+};
+
+/// How often what has changed is copied again, before the pause.
+const MAX_ROUNDS: u32 = 4;
+
+/// A guest has changed little if it has changed one page of so many.
+const FEW: usize = 256;
+
+/// How much of the file's beginning is left for notes that grow.
+const ROOM: u64 = 64 << 10;
+
+/// How much is left for the notes of each vCPU.
+const ROOM_FOR_VCPU: u64 = 1024;
+
+/// What file is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Its form.
+    pub format: Format,
+    /// Whether it is to be of one instant.
+    pub mode: Mode,
+    /// How long the guest may stand, in milliseconds: 1 to 60000.
+    pub max_pause_ms: u32,
+    /// How many bytes may be copied in the pause, which takes as much memory.
+    pub memory: u64,
+    /// How long to wait for all vCPUs to stop, in milliseconds; 0: a second.
+    pub freeze_timeout_ms: u32,
+}
+
+/// What is being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Pages are copied while the guest runs.
+    Copy,
+    /// What has changed meanwhile is copied again.
+    Again,
+    /// The file is digested.
+    Digest,
+}
+
+/// Writes a guest to a file, and gives the file its name. `name` is its name without the folder, if
+/// it has one; `progress` is told what is being done, and how many bytes of how many are.
+///
+/// # Errors
+///
+/// See [`DumpError`]. There is no file then.
+pub fn dump(
+    session: &Session,
+    vm: manifest::Vm,
+    output: Output,
+    name: &str,
+    options: &Options,
+    progress: &mut dyn FnMut(Stage, u64, u64),
+) -> Result<Manifest, DumpError> {
+    let clock = Clock::start();
+    let memory = LiveMemory::new(session)?;
+    let ranges = memory.ranges().iter();
+    let ranges = ranges.map(|range| crate::core::Range::new(range.start, range.end - range.start));
+    let ranges = Ranges::new(ranges)?;
+    let terms = CopyTerms {
+        freeze_timeout_ms: options.freeze_timeout_ms,
+        max_pause_ms: uapi::NO_LIMIT,
+        ..CopyTerms::default()
+    };
+
+    // Its notes come when they are known.
+    let vcpus = session.vcpus(Late::Refuse, options.freeze_timeout_ms)?;
+    let mut moment = Moment {
+        pause: Duration::from_nanos(vcpus.pause_ns),
+        vcpus: vcpus.vcpus,
+        time: SystemTime::now(),
+        mappings: Vec::new(),
+    };
+    let early = Facts::default();
+    let layout = early.layout(&ranges, &moment, String::new(), options)?;
+    let mut writer = Writer::begin(output, layout)?;
+    let mut image = Image::new(session, &ranges)?;
+    let all = bytes(image.pages());
+    let begun = Instant::now();
+    image.copy_all(&mut writer, |done| progress(Stage::Copy, bytes(done), all))?;
+    let copied_in = begun.elapsed();
+
+    let proofs = linux::prove(
+        &memory,
+        &image.candidates,
+        &live::control_registers(&moment.vcpus),
+    );
+    let facts = Facts::of(&proofs, &moment.vcpus);
+    if options.mode == Mode::Instant {
+        let rate = Rate::of(image.pages(), copied_in);
+        converge(&mut image, &mut writer, terms, &rate, options, progress)?;
+        let kernel = proofs.taken().and_then(|taken| taken.kernel.as_ref().ok());
+        let kernel = kernel.filter(|_| options.format == Format::ElfGdb);
+        moment = pause(&mut image, &mut writer, terms, kernel, session, options)?;
+    }
+
+    let mut manifest = Manifest {
+        manifest_version: manifest::VERSION,
+        tool: Tool::default(),
+        host: Host::this(),
+        vm,
+        file: FileEntry {
+            name: name.to_owned(),
+            format: options.format,
+            size: writer.layout().size(),
+            sha256: None,
+        },
+        times: clock.stop(Some(moment.time).filter(|_| options.mode == Mode::Instant)),
+        consistency: Consistency {
+            mode: options.mode,
+            pauses: 1,
+            paused_us: u64::try_from(moment.pause.as_micros()).unwrap_or(u64::MAX),
+            longest_pause_us: u64::try_from(moment.pause.as_micros()).unwrap_or(u64::MAX),
+        },
+        memory: Memory::new(writer.layout(), writer.pages()),
+        vcpus: facts.vcpus(&moment.vcpus),
+        direct_map_base: facts.direct_map.map(Address),
+        vmcoreinfo: facts.vmcoreinfo.as_ref().map(|(gpa, text)| Vmcoreinfo {
+            gpa: *gpa,
+            size: text.len() as u64,
+            proofs: facts.proofs.clone(),
+        }),
+        warnings: facts.warnings(options),
+    };
+    let layout = facts.layout(&ranges, &moment, manifest.note(), options)?;
+    writer.replace_headers(layout)?;
+    let Written { output, .. } = writer.finish()?;
+    let size = manifest.file.size;
+    let digest = output.sha256(&mut |done| progress(Stage::Digest, done, size))?;
+    manifest.file.set_digest(&digest);
+    let text = manifest.to_json().map_err(|_| DumpError::Memory)?;
+    output.commit(Some(text.as_bytes()))?;
+    Ok(manifest)
+}
+
+/// How fast pages are copied and compared.
+struct Rate {
+    /// How long a copy of a page takes.
+    copy: Duration,
+}
+
+impl Rate {
+    fn of(pages: usize, took: Duration) -> Self {
+        let pages = u32::try_from(pages.max(1)).unwrap_or(u32::MAX);
+        Self { copy: took / pages }
+    }
+
+    /// Returns how long the pause will be at most, if `changed` pages must be copied in it, and to
+    /// compare all takes so long.
+    fn pause(&self, changed: usize, compare: Duration) -> Duration {
+        let changed = u32::try_from(changed).unwrap_or(u32::MAX);
+        compare.saturating_add(self.copy.saturating_mul(changed))
+    }
+}
+
+/// Copies again what has changed, until that is little, or does not get less.
+fn converge(
+    image: &mut Image<'_>,
+    writer: &mut Writer,
+    terms: CopyTerms,
+    rate: &Rate,
+    options: &Options,
+    progress: &mut dyn FnMut(Stage, u64, u64),
+) -> Result<(), DumpError> {
+    let mut before = usize::MAX;
+    for round in 1.. {
+        let begun = Instant::now();
+        let changed = image.compare(false, terms)?;
+        let compare = begun.elapsed();
+        let is_little = changed.pages <= image.pages() / FEW;
+        if is_little || changed.pages >= before || round == MAX_ROUNDS {
+            let expected = rate.pause(changed.pages, compare);
+            if expected > Duration::from_millis(options.max_pause_ms.into()) {
+                return Err(DumpError::TooLong { expected });
+            }
+            check_memory(changed.pages, options)?;
+            return Ok(());
+        }
+        before = changed.pages;
+        progress(Stage::Again, 0, bytes(changed.pages));
+        image.copy_changed(&changed, writer)?;
+    }
+    Ok(())
+}
+
+fn check_memory(pages: usize, options: &Options) -> Result<(), DumpError> {
+    let needed = bytes(pages);
+    if needed > options.memory {
+        return Err(DumpError::TooMuch { needed });
+    }
+    Ok(())
+}
+
+/// What is known of the instant of the file.
+struct Moment {
+    vcpus: Vec<uapi::Vcpu>,
+    pause: Duration,
+    time: SystemTime,
+    /// What the kernel had mapped, for gdb.
+    mappings: Vec<elf::Mapping>,
+}
+
+/// Holds the guest, and takes what has changed, its registers, and what its kernel has mapped.
+fn pause(
+    image: &mut Image<'_>,
+    writer: &mut Writer,
+    terms: CopyTerms,
+    kernel: Option<&linux::Kernel<'_>>,
+    session: &Session,
+    options: &Options,
+) -> Result<Moment, DumpError> {
+    let hold = session.hold(
+        options.max_pause_ms,
+        options.freeze_timeout_ms,
+        Late::Refuse,
+    )?;
+    let time = SystemTime::now();
+    let taken = (|| {
+        let vcpus = session.vcpus(Late::Refuse, options.freeze_timeout_ms)?;
+        let changed = image.compare(true, terms)?;
+        check_memory(changed.pages, options)?;
+        let taken = image.take_changed(&changed, terms)?;
+        let mut mappings = Vec::new();
+        if let Some(kernel) = kernel {
+            kernel.memory().forget_tables();
+            for run in kernel.mappings(RunLimit::default()).map_while(Result::ok) {
+                mappings.push(elf::Mapping {
+                    gva: run.gva,
+                    gpa: run.gpa,
+                    size: run.length,
+                });
+            }
+        }
+        Ok::<_, DumpError>((vcpus.vcpus, changed, taken, mappings))
+    })();
+    let released = hold.release();
+    let (vcpus, changed, taken, mappings) = taken?;
+    let released = released?;
+    if released.is_expired {
+        return Err(DumpError::Expired);
+    }
+    image.put_changed(&changed, &taken, writer)?;
+    Ok(Moment {
+        vcpus,
+        pause: Duration::from_nanos(released.pause_ns),
+        time,
+        mappings,
+    })
+}
+
+/// What is known of the guest's kernel.
+#[derive(Default)]
+struct Facts {
+    /// Where VMCOREINFO is, and its text.
+    vmcoreinfo: Option<(u64, String)>,
+    proofs: Vec<manifest::Proof>,
+    is_ambiguous: bool,
+    direct_map: Option<u64>,
+    /// The kernel's numbers of the vCPUs.
+    cpus: Option<Vec<u32>>,
+}
+
+impl Facts {
+    fn of(proofs: &linux::Proofs<'_>, vcpus: &[uapi::Vcpu]) -> Self {
+        let Some(taken) = proofs.taken() else {
+            return Self::default();
+        };
+        let kernel = taken.kernel.as_ref().ok();
+        let symbols = taken.pointer.as_ref().ok();
+        let numbers = kernel.zip(symbols);
+        let numbers = numbers.and_then(|(kernel, symbols)| CpuNumbers::read(kernel, symbols));
+        let ids: Vec<u32> = vcpus.iter().map(|vcpu| vcpu.id.unsigned_abs()).collect();
+        let mut all = Vec::new();
+        if taken.proof() >= Proof::Root {
+            all.extend([manifest::Proof::RootMapsItself, manifest::Proof::Release]);
+        }
+        if taken.proof() == Proof::Pointer {
+            all.push(manifest::Proof::Kallsyms);
+        }
+        Self {
+            vmcoreinfo: Some((taken.note.gpa, taken.note.info.text().to_owned())),
+            proofs: all,
+            is_ambiguous: proofs.is_ambiguous,
+            direct_map: kernel.and_then(|kernel| Some(DirectMap::find(kernel, symbols)?.base)),
+            cpus: numbers.and_then(|numbers| numbers.numbers(&ids)),
+        }
+    }
+
+    /// Returns the layout of the file.
+    fn layout(
+        &self,
+        ranges: &Ranges,
+        moment: &Moment,
+        own: String,
+        options: &Options,
+    ) -> Result<Layout, DumpError> {
+        let numbers = self.numbers(moment.vcpus.len());
+        let cpus = numbers.zip(&moment.vcpus).map(|(cpu, vcpu)| CpuNote {
+            cpu,
+            registers: has_registers(vcpu).then(|| Registers::from(vcpu)),
+        });
+        let text = self.vmcoreinfo.as_ref();
+        let notes = Notes {
+            cpus: cpus.collect(),
+            vmcoreinfo: text.map(|(_, text)| text.clone().into_bytes()),
+            own,
+        };
+        let vcpus = u64::try_from(moment.vcpus.len()).unwrap_or(0);
+        let elf_options = elf::Options {
+            direct_map_base: self.direct_map,
+            room: ROOM.saturating_add(vcpus.saturating_mul(ROOM_FOR_VCPU)),
+            kernel_mappings: moment.mappings.clone(),
+        };
+        Ok(match options.format {
+            Format::Lime => lime::layout(ranges),
+            Format::Raw => raw::layout(ranges),
+            Format::Elf | Format::ElfGdb => elf::layout(ranges, &notes, &elf_options)?,
+        })
+    }
+
+    /// Returns the kernel's numbers of the vCPUs, or those of their order.
+    fn numbers(&self, count: usize) -> impl Iterator<Item = u32> + '_ {
+        let known = self.cpus.as_ref().filter(|cpus| cpus.len() == count);
+        (0..).zip(0..count).map(move |(assumed, index)| {
+            known
+                .and_then(|cpus| cpus.get(index))
+                .copied()
+                .unwrap_or(assumed)
+        })
+    }
+
+    fn vcpus(&self, vcpus: &[uapi::Vcpu]) -> Vec<manifest::Vcpu> {
+        let known = self
+            .cpus
+            .as_ref()
+            .is_some_and(|cpus| cpus.len() == vcpus.len());
+        let numbers = self.numbers(vcpus.len());
+        let vcpus = numbers.zip(vcpus).map(|(cpu, vcpu)| manifest::Vcpu {
+            id: u64::from(vcpu.id.unsigned_abs()),
+            cpu,
+            cpu_assumed: !known,
+            state: match vcpu.state {
+                uapi::VCPU_PARKED => VcpuState::Parked,
+                uapi::VCPU_RUNNING => VcpuState::Running,
+                _ => VcpuState::Outside,
+            },
+            registers: has_registers(vcpu),
+        });
+        vcpus.collect()
+    }
+
+    fn warnings(&self, options: &Options) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let is_elf = matches!(options.format, Format::Elf | Format::ElfGdb);
+        if self.vmcoreinfo.is_none() && is_elf {
+            warnings.push(
+                "No VMCOREINFO was found in the guest: drgn and makedumpfile need it, or symbols."
+                    .to_owned(),
+            );
+        }
+        if self.vmcoreinfo.is_some() && self.proofs.is_empty() {
+            warnings.push("Nothing proves the guest's VMCOREINFO.".to_owned());
+        }
+        if self.is_ambiguous {
+            warnings.push("Another VMCOREINFO is as good as the one that was taken.".to_owned());
+        }
+        if self.cpus.is_none() && is_elf {
+            warnings.push(
+                "The guest's numbers of its CPUs are not known: those of the vCPUs were taken."
+                    .to_owned(),
+            );
+        }
+        if options.mode == Mode::Live {
+            warnings
+                .push("The guest ran meanwhile: its pages are of different moments.".to_owned());
+        }
+        warnings
+    }
+}
+
+fn has_registers(vcpu: &uapi::Vcpu) -> bool {
+    vcpu.lacks == 0
+}
+
+fn bytes(pages: usize) -> u64 {
+    u64::try_from(pages)
+        .unwrap_or(u64::MAX)
+        .saturating_mul(crate::core::PAGE_SIZE)
+}
+
+/// Why there is no dump.
+#[derive(Debug)]
+pub enum DumpError {
+    /// The pause would be longer than it may be.
+    TooLong {
+        /// How long it would be.
+        expected: Duration,
+    },
+    /// More would have to be copied in the pause than there is memory for.
+    TooMuch {
+        /// How many bytes.
+        needed: u64,
+    },
+    /// The pause was longer than it may be, and was ended.
+    Expired,
+    /// There is not enough memory for what is to be known of each page.
+    Memory,
+    /// The memslots make no sense.
+    Ranges(RangeError),
+    /// The file cannot have this form.
+    Elf(ElfError),
+    /// The file cannot be written.
+    Write(WriteError),
+    /// The module has refused something.
+    Device(device::Error),
+}
+
+impl Display for DumpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong { expected } => write!(
+                f,
+                "the guest would stand for about {} ms; raise --max-pause, or take \
+                 --consistency live",
+                expected.as_millis().max(1)
+            ),
+            Self::TooMuch { needed } => write!(
+                f,
+                "the guest changes so much that {} MiB would have to be copied in the pause; \
+                 raise --memory, or take --consistency live",
+                needed.div_ceil(1 << 20)
+            ),
+            Self::Expired => f.write_str(
+                "the pause was longer than expected, and ended; raise --max-pause, or take \
+                 --consistency live",
+            ),
+            Self::Memory => f.write_str("there is not enough memory; free some, and try again"),
+            Self::Ranges(error) => write!(f, "the memslots make no sense: {error}"),
+            Self::Elf(error) => error.fmt(f),
+            Self::Write(error) => error.fmt(f),
+            Self::Device(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for DumpError {}
+
+impl From<device::Error> for DumpError {
+    fn from(error: device::Error) -> Self {
+        if error.errno() == Errno::TIME {
+            return Self::Expired;
+        }
+        Self::Device(error)
+    }
+}
+
+impl From<RangeError> for DumpError {
+    fn from(error: RangeError) -> Self {
+        Self::Ranges(error)
+    }
+}
+
+impl From<ElfError> for DumpError {
+    fn from(error: ElfError) -> Self {
+        Self::Elf(error)
+    }
+}
+
+impl From<WriteError> for DumpError {
+    fn from(error: WriteError) -> Self {
+        Self::Write(error)
+    }
+}
+
+impl From<crate::output::OutputError> for DumpError {
+    fn from(error: crate::output::OutputError) -> Self {
+        Self::Write(error.into())
+    }
+}
