@@ -58,6 +58,8 @@ fn start() -> io::Result<Infallible> {
     }
     let mark = format!("consumers guest: mark {}", random_digits::<8>()?);
     fs::write("/dev/kmsg", format!("<5>{mark}\n"))?;
+    // Volatility's linux.kmsg leaves out the last record.
+    fs::write("/dev/kmsg", "<5>consumers guest: one more record\n")?;
     let cpus = thread::available_parallelism()?.get();
     let (keeper, secret) = spawn(KEEPER, None)?;
     let (blocked, _) = spawn(BLOCKED, None)?;
@@ -169,7 +171,11 @@ fn tasks() -> io::Result<Vec<Value>> {
     let mut tasks = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
             continue;
         };
         // It may have ended by now.

@@ -9,13 +9,7 @@
 //! DUMP is a file of QEMU's `dump-guest-memory`, of a Linux guest. So the files can be tested
 //! without the module and without KVM.
 
-use std::{
-    error::Error,
-    ffi::OsStr,
-    fs::File,
-    path::Path,
-    process::ExitCode,
-};
+use std::{error::Error, ffi::OsStr, fs::File, path::Path, process::ExitCode};
 
 use kvm_inspect_tool::{
     core::{
@@ -55,7 +49,11 @@ fn main() -> ExitCode {
 
 fn convert(dump: &OsStr, core: &OsStr, for_gdb: Option<&OsStr>) -> Result<()> {
     let dump = CoreFile::open(File::open(dump)?)?;
-    let vcpus: Vec<_> = dump.notes().iter().filter(|note| note.name == b"QEMU").collect();
+    let vcpus: Vec<_> = dump
+        .notes()
+        .iter()
+        .filter(|note| note.name == b"QEMU")
+        .collect();
     let vcpus: Vec<_> = vcpus.iter().map(|note| registers(&note.content)).collect();
     let control: Vec<_> = vcpus.iter().map(control_registers).collect();
     let gpas = candidates(&dump, MAX_CANDIDATES)?;
@@ -115,7 +113,7 @@ fn write(memory: &CoreFile, path: &OsStr, notes: &Notes, options: &Options) -> R
     let mut writer = Writer::begin(output, layout)?;
     let mut buffer = Vec::new();
     for range in memory.ranges() {
-        for gpa in (range.start..range.end).step_by(1 << 20) {
+        for gpa in (range.start..range.end).step_by(usize::try_from(CHUNK)?) {
             buffer.resize(usize::try_from(CHUNK.min(range.end - gpa))?, 0);
             memory.read(gpa, &mut buffer)?;
             writer.write(gpa, &buffer, Copied::InTime)?;
@@ -131,7 +129,9 @@ struct State<'a>(&'a [u8]);
 impl State<'_> {
     fn number(&self, at: usize, size: usize) -> u64 {
         let bytes = self.0.iter().skip(at).take(size);
-        bytes.rev().fold(0, |number, byte| (number << 8) | u64::from(*byte))
+        bytes
+            .rev()
+            .fold(0, |number, byte| (number << 8) | u64::from(*byte))
     }
 
     fn general(&self, index: usize) -> u64 {
@@ -142,18 +142,21 @@ impl State<'_> {
         self.number(8 + 8 * 18 + 24 * 10 + 8 * index, 8)
     }
 
-    #[allow(clippy::cast_possible_truncation, reason = "they are fields of so many bits")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "they are fields of so many bits"
+    )]
     fn segment(&self, index: usize) -> Segment {
         let at = 8 + 8 * 18 + 24 * index;
         let flags = self.number(at + 8, 4);
-        let bit = |shift: u32| flags >> shift & 1 == 1;
+        let bit = |shift: u32| (flags >> shift) & 1 == 1;
         Segment {
             selector: self.number(at, 4) as u16,
             limit: self.number(at + 4, 4) as u32,
             base: self.number(at + 16, 8),
-            kind: (flags >> 8 & 0xf) as u8,
+            kind: ((flags >> 8) & 0xf) as u8,
             s: bit(12),
-            dpl: (flags >> 13 & 3) as u8,
+            dpl: ((flags >> 13) & 3) as u8,
             present: bit(15),
             avl: bit(20),
             l: bit(21),
