@@ -11,6 +11,20 @@ class Failed(Exception):
     """The program does not find what it must."""
 
 
+# What the stack of a CPU has that nothing runs on. Compilers and programs leave out one or another.
+IDLE = ("do_idle", "cpu_startup_entry")
+
+
+def is_in(stack, *functions):
+    """Returns whether a stack, as text, is that of one of these functions, or of an interrupt.
+
+    An interrupt may come at any moment, and not all programs find the way from its stack to the one
+    below. Its entry (`asm_sysvec_...`) alone says nothing: it is on old stacks, too.
+    """
+    is_interrupt = re.search(r"(?<!asm_)sysvec_|handle_softirqs", stack)
+    return bool(is_interrupt) or any(function in stack for function in functions)
+
+
 class Case:
     """The files that the programs open, and what the guest has said of itself."""
 

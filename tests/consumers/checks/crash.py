@@ -3,7 +3,7 @@
 
 import re
 
-from .case import demand, run
+from .case import IDLE, demand, is_in, run
 
 # crash 8.0.6 is older than the kernel, and does not know some structures of it.
 OPTIONS = ["--no_scroll", "-s", "--no_kmem_cache", "--no_modules"]
@@ -30,11 +30,12 @@ def check(case):
         demand(pid == task["pid"], f"CPU {task['cpu']} runs {name}, not {task['comm']}")
         if task["function"]:
             # Without the right registers, crash shows an old stack, and no such line.
-            demand("[exception RIP: " in stack and task["function"] in stack,
+            demand("[exception RIP: " in stack and is_in(stack, task["function"]),
                    f"{name} is not in {task['function']}: {summary(stack)}")
     for cpu in case.idle_cpus():
-        demand("[exception RIP: " in found[cpu][2] and "do_idle" in found[cpu][2],
-               f"CPU {cpu} is not idle: {summary(found[cpu][2])}")
+        stack = found[cpu][2]
+        demand("[exception RIP: " in stack and is_in(stack, *IDLE),
+               f"CPU {cpu} is not idle: {summary(stack)}")
     return f"{len(lines)} tasks, {len(found)} stacks"
 
 

@@ -5,7 +5,7 @@ import drgn
 from drgn.helpers.linux import (
     access_remote_vm, cpu_curr, find_task, for_each_task, for_each_vma, get_dmesg)
 
-from .case import Failed, demand
+from .case import IDLE, Failed, demand, is_in
 
 # Reads of user memory that is not there.
 FAULT = (drgn.FaultError, OSError)
@@ -45,7 +45,7 @@ def look(program, case):
         look_at_running(program, task)
     for cpu in case.idle_cpus():
         names = stack(program, cpu_curr(program, cpu))
-        demand(has(names, "do_idle"), f"CPU {cpu} is not idle: {' '.join(names)}")
+        demand(is_in(" ".join(names), *IDLE), f"CPU {cpu} is not idle: {' '.join(names)}")
     look_for_secret(program, case)
     # Not memory at the guest-physical address of that number.
     try:
@@ -71,12 +71,11 @@ def look_at_running(program, task):
     trace = program.stack_trace(pid)
     names = stack(program, pid)
     if task["function"]:
-        demand(has(names, task["function"]),
+        demand(is_in(" ".join(names), task["function"]),
                f"{comm} does not run {task['function']}: {' '.join(names)}")
     else:
-        # An interrupt may have come just then.
         is_user = trace[0].pc < 1 << 56
-        demand(is_user or has(names, "sysvec_"), f"{comm} is not in user space: {names[0]}")
+        demand(is_user or is_in(" ".join(names)), f"{comm} is not in user space: {names[0]}")
 
 
 def look_for_secret(program, case):

@@ -3,7 +3,7 @@
 
 import re
 
-from .case import demand, run
+from .case import IDLE, demand, is_in, run
 from .core import Core
 
 
@@ -20,10 +20,10 @@ def check(case):
     for task in case.expected["running"]:
         stack = stacks[task["cpu"]]
         if task["function"]:
-            demand(f"{task['function']} (" in stack and "entry_SYSCALL_64" in stack,
+            demand(is_in(stack, f"{task['function']} ("),
                    f"{task['comm']} is not in {task['function']}: {summary(stack)}")
     for cpu in case.idle_cpus():
-        demand("do_idle (" in stacks[cpu], f"CPU {cpu} is not idle: {summary(stacks[cpu])}")
+        demand(is_in(stacks[cpu], *IDLE), f"CPU {cpu} is not idle: {summary(stacks[cpu])}")
     return f"{len(stacks)} threads"
 
 
