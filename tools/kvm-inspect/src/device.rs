@@ -130,8 +130,6 @@ pub struct CopyTerms {
     pub is_paused: bool,
     /// Whether to copy only pages whose digests differ from those given.
     pub only_changed: bool,
-    /// What to do if a vCPU does not stop in time.
-    pub late: Late,
     /// How long to wait for all vCPUs to stop, in milliseconds; 0: a second.
     pub freeze_timeout_ms: u32,
     /// The longest pause in milliseconds; 0: a second; [`uapi::NO_LIMIT`]: as long as it takes.
@@ -143,7 +141,7 @@ pub struct CopyTerms {
 /// Where pages are copied to. What is [`None`] is not asked for.
 #[derive(Debug, Default)]
 pub struct CopyInto<'a> {
-    /// A page for each, in their order. Pages that are not there are left as they are.
+    /// A page for each, in their order. Pages that are not there are zeros.
     pub pages: Option<&'a mut PageBuffer>,
     /// A byte for each page, what it is ([`PageKind::new`]).
     pub kinds: Option<&'a mut [u8]>,
@@ -281,7 +279,7 @@ impl Session {
         into: CopyInto<'_>,
         terms: CopyTerms,
     ) -> Result<Copied, Error> {
-        let mut flags = terms.late.flag();
+        let mut flags = 0;
         if terms.is_paused {
             flags |= uapi::COPY_PAUSED;
         }

@@ -3,10 +3,10 @@
 //! A guest's memory and registers, in a file.
 //!
 //! All pages are copied into the file while the guest runs, each with a digest. That is all for a
-//! live dump. For one of an instant, what has changed meanwhile is copied again, until it is little.
-//! Then the guest is held: all pages are digested once more, what differs is copied into memory,
-//! and the guest goes on. So what was not copied in the pause is what was there in the pause, and
-//! no disk is waited for while the guest stands.
+//! live dump. For one of an instant, what has changed meanwhile is copied again, until it is
+//! little. Then the guest is held: all pages are digested once more, what differs is copied into
+//! memory, and the guest goes on. So what was not copied in the pause is what was there in the
+//! pause, and no disk is waited for while the guest stands.
 
 mod image;
 

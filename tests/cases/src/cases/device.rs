@@ -18,7 +18,7 @@ use crate::{
     device::{new, size_of_u32, zeroed, Device, Module, FREEZE_TIMEOUT_MS, PAGE_SIZE},
     inspect::hex,
     process::{own_pid, PAGE},
-    vmm::{Backing, Mode, Vm, Work, LOW_MEMORY},
+    vmm::{Backing, Mode, Vm, Work},
 };
 
 pub(super) const CASES: &[Case] = cases![
