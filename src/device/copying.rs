@@ -55,8 +55,9 @@ use crate::{
     uapi, //
 };
 
-/// The most pages of one call: a terabyte.
-const MAX_PAGES: u64 = 1 << 28;
+/// The most pages of one call: 64 GiB. The kernel allocates some bytes for each, and warns of
+/// 2 GiB and more at once (`kvmalloc`).
+const MAX_PAGES: u64 = 1 << 24;
 
 /// The most ranges of one call.
 const MAX_RANGES: u32 = 1 << 16;

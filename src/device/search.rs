@@ -43,6 +43,7 @@ use crate::{
     },
     scan::{
         EngineKind,
+        Pattern,
         MAX_PATTERNS, //
     },
     uapi, //
@@ -53,6 +54,9 @@ const MAX_SPANS: u32 = 1 << 16;
 
 /// The most hits that are kept.
 const MAX_HITS: u32 = 1 << 20;
+
+/// How many bytes are kept of all hits, with those beside them, at most.
+const MAX_BYTES: usize = 256 << 20;
 
 /// The longest text of a pattern, in bytes.
 const MAX_TEXT: u32 = 64 << 10;
@@ -128,6 +132,19 @@ fn query(search: &uapi::Search, limits: Limits) -> Result<Query> {
         let (pattern, is) = parameters::pattern(index, &text)?;
         patterns.push(pattern, GFP_KERNEL)?;
         asked.push(is, GFP_KERNEL)?;
+    }
+    let longest = patterns.iter().map(Pattern::len).max().unwrap_or(0);
+    let shown = match usize::try_from(search.context)? {
+        0 => 0,
+        context => longest.saturating_add(context.saturating_mul(2)),
+    };
+    if shown.saturating_mul(usize::try_from(search.max_hits)?) > MAX_BYTES {
+        return Err(refuse!(
+            E2BIG,
+            "max_hits={} with context={} would take too much memory; give less of one",
+            search.max_hits,
+            search.context
+        ));
     }
     let engine = match search.engine {
         uapi::ENGINE_BEST => parameters::best_engine(),

@@ -328,6 +328,9 @@ fn refuse_searches(device: &Device) {
         Errno::INVAL,
         "pattern_count=4097",
     );
+    let much = |search: &mut uapi::Search| (search.max_hits, search.context) = (most, 64);
+    let long = format!("hex:{}", "41".repeat(200));
+    refuses(&long, &much, Errno::TOOBIG, "would take too much memory");
     let span = uapi::Span { first: 2, last: 1 };
     let address = (&raw const span) as u64;
     let change = |search: &mut uapi::Search| (search.spans, search.span_count) = (address, 1);
