@@ -421,11 +421,15 @@ pub struct Read<E = Vec<Extent>> {
 /// Neighbouring bytes of pages of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
-    /// The guest-physical address of the first byte.
-    pub gpa: u64,
+    /// The guest-virtual address of the first byte, if it was asked for by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gva: Option<Hex>,
+    /// The guest-physical address of the first byte; `null` if the guest has nothing there.
+    pub gpa: Option<u64>,
     /// How many bytes there are.
     pub size: u64,
-    /// What the pages are: `present`, or as in `slots`, or `outside` of all memslots.
+    /// What the pages are: `present`, or as in `slots`, or `outside` of all memslots; `not_mapped`:
+    /// the guest has nothing there.
     pub kind: String,
     /// The bytes in hex digits, if they are present.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,6 +3,7 @@
 //! How a command ends.
 
 use std::{
+    fmt::{self, Display},
     io::{self, ErrorKind, Write},
     process::ExitCode,
 };
@@ -81,6 +82,15 @@ impl Failure {
             let _ = writeln!(io::stderr(), "kvm-inspect: error: {}", Escaped::new(&line));
         }
         ExitCode::from(code)
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(line) | Self::Failed(line) => f.write_str(line),
+            Self::BrokenPipe => f.write_str("who read the output has ended"),
+        }
     }
 }
 

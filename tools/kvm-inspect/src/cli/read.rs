@@ -2,6 +2,7 @@
 
 //! `kvm-inspect read`: memory of the guest.
 
+mod mapped;
 mod pieces;
 
 use std::{
@@ -12,9 +13,12 @@ use std::{
 
 use kvm_inspect_pure::range::Range;
 
-use self::pieces::{Piece, Pieces};
+use self::{
+    mapped::MappedPieces,
+    pieces::{Piece, Pieces},
+};
 use super::{
-    arguments::range,
+    arguments::{range, FreezeArgs},
     bar::Bar,
     failure::{Failure, Status},
     units::{Count, Size},
@@ -22,18 +26,20 @@ use super::{
     Context,
 };
 use crate::{
-    device::{Error, Session},
+    device::{PageKind, Session},
     hex,
     hexdump::HexDump,
     host::Selection,
-    json,
+    json, live,
     output::{Existing, Output},
+    paging::AddressSpace,
 };
 
 const EXAMPLES: &str = "\
 Examples:
   kvm-inspect read 0x1000
   kvm-inspect read 812 0x100000+64K
+  kvm-inspect read 812 --gva 0xffffffff81000000 --vcpu 1
   kvm-inspect read --name web 0xfd000-0xfffff -o bios.bin
   kvm-inspect read 812 1M+16M -o - | strings";
 
@@ -56,6 +62,14 @@ pub(super) struct Args {
     /// The VM with this name, as `list` has it
     #[arg(short, long, value_name = "NAME")]
     name: Option<std::ffi::OsString>,
+    /// Take the address for a guest-virtual one, by the page tables of a vCPU
+    #[arg(long)]
+    gva: bool,
+    /// The number of that vCPU, as `regs` has it [default: the first]
+    #[arg(long, value_name = "NUMBER", requires = "gva")]
+    vcpu: Option<i32>,
+    #[command(flatten)]
+    freeze: FreezeArgs,
     /// Write raw bytes to this file, or with - to standard output
     #[arg(short, long, value_name = "FILE", conflicts_with = "json")]
     output: Option<PathBuf>,
@@ -65,13 +79,12 @@ pub(super) struct Args {
 }
 
 /// Where to read.
-///
-/// A guest-virtual address of a vCPU has its place here: it becomes pieces of guest-physical memory
-/// before anything is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Address {
     /// A range of guest-physical addresses.
     Physical(Range),
+    /// A range of guest-virtual addresses.
+    Virtual(Range),
 }
 
 impl Args {
@@ -101,15 +114,18 @@ impl Args {
         } else {
             range(&format!("{address}+{DEFAULT_SIZE}"))
         };
-        Ok((
-            selection,
-            Address::Physical(physical.map_err(Failure::Usage)?),
-        ))
+        let range = physical.map_err(Failure::Usage)?;
+        let address = if self.gva {
+            Address::Virtual(range)
+        } else {
+            Address::Physical(range)
+        };
+        Ok((selection, address))
     }
 }
 
 pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure> {
-    let (selection, Address::Physical(range)) = args.parse()?;
+    let (selection, address) = args.parse()?;
     // Before a guest is looked at.
     let output = args
         .output
@@ -117,10 +133,23 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
         .map(|path| open(path, args.force))
         .transpose()?;
     let opened = Opened::new(&selection, context)?;
-    let range = within_memory(&opened.session, range)?;
+    let session = &opened.session;
+    let (range, pieces): (_, Box<dyn Iterator<Item = Result<Piece, Failure>>>) = match address {
+        Address::Physical(range) => {
+            let range = within_memory(session, range)?;
+            let pieces = Pieces::new(session, range)?;
+            (range, Box::new(pieces.map(|piece| Ok(piece?))))
+        }
+        Address::Virtual(range) => {
+            let space = address_space(session, args)?;
+            (range, Box::new(MappedPieces::new(session, space, range)?))
+        }
+    };
+    let is_virtual = matches!(address, Address::Virtual(_));
     let missing = Cell::new(0_u64);
-    let pieces = Pieces::new(&opened.session, range)?.inspect(|piece| {
-        if let Some(piece) = piece.as_ref().ok().filter(|piece| piece.kind.is_missing()) {
+    let is_missing = |piece: &Piece| piece.kind.is_none_or(PageKind::is_missing);
+    let pieces = pieces.inspect(|piece| {
+        if let Some(piece) = piece.as_ref().ok().filter(|piece| is_missing(piece)) {
             missing.set(missing.get().saturating_add(piece.size));
         }
     });
@@ -129,7 +158,9 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
     } else if context.json {
         let object = json::Read {
             vm: opened.json(),
-            extent: json::Stream::new(pieces.map(|piece| piece.map(|piece| extent(&piece)))),
+            extent: json::Stream::new(
+                pieces.map(|piece| piece.map(|piece| extent(&piece, is_virtual))),
+            ),
         };
         json::write(context.terminal.out(), &object)?;
     } else {
@@ -152,6 +183,23 @@ fn open(path: &Path, force: bool) -> Result<Output, Failure> {
         Existing::Refuse
     };
     Ok(Output::open(path, existing)?)
+}
+
+/// Returns the address space of a vCPU.
+fn address_space(session: &Session, args: &Args) -> Result<AddressSpace, Failure> {
+    let vcpus = session.vcpus(args.freeze.late(), args.freeze.timeout_ms())?;
+    let mut vcpus = vcpus.vcpus.iter();
+    let vcpu = vcpus.find(|vcpu| args.vcpu.is_none_or(|wanted| wanted == vcpu.id));
+    let vcpu = vcpu
+        .ok_or_else(|| Failure::Failed("there is no such vCPU; see kvm-inspect regs".to_owned()))?;
+    let known = live::control_registers(std::slice::from_ref(vcpu));
+    let registers = known.first().ok_or_else(|| {
+        Failure::Failed(format!(
+            "the page tables of vCPU {} are not known; give another one (--vcpu)",
+            vcpu.id
+        ))
+    })?;
+    Ok(AddressSpace::of(registers))
 }
 
 /// Returns the part of a range up to the end of the last memslot.
@@ -179,13 +227,13 @@ fn within_memory(session: &Session, range: Range) -> Result<Range, Failure> {
 fn write_raw(
     mut output: Output,
     range: Range,
-    pieces: impl Iterator<Item = Result<Piece, Error>>,
+    pieces: impl Iterator<Item = Result<Piece, Failure>>,
     context: &Context,
 ) -> Result<(), Failure> {
     let mut bar = Bar::new(context.terminal.shows_progress());
     for piece in pieces {
         let piece = piece?;
-        let offset = piece.gpa.saturating_sub(range.first);
+        let offset = piece.address.saturating_sub(range.first);
         if let Some(bytes) = &piece.bytes {
             output.write_at(offset, bytes)?;
         }
@@ -195,30 +243,32 @@ fn write_raw(
     Ok(output.commit(None)?)
 }
 
-fn extent(piece: &Piece) -> json::Extent {
+fn extent(piece: &Piece, is_virtual: bool) -> json::Extent {
     json::Extent {
+        gva: is_virtual.then_some(json::Hex(piece.address)),
         gpa: piece.gpa,
         size: piece.size,
-        kind: piece.kind.name().to_owned(),
+        kind: piece.kind.map_or("not_mapped", PageKind::name).to_owned(),
         bytes: piece.bytes.as_deref().map(hex::digits),
     }
 }
 
 fn print(
-    pieces: impl Iterator<Item = Result<Piece, Error>>,
+    pieces: impl Iterator<Item = Result<Piece, Failure>>,
     context: &mut Context,
 ) -> Result<(), Failure> {
     let mut dump = HexDump::new(context.terminal.out());
     for piece in pieces {
         let piece = piece?;
         if let Some(bytes) = &piece.bytes {
-            dump.bytes(piece.gpa, bytes)?;
+            dump.bytes(piece.address, bytes)?;
         } else {
-            let last = piece.gpa.saturating_add(piece.size.saturating_sub(1));
+            let last = piece.address.saturating_add(piece.size.saturating_sub(1));
             let count = Count(piece.size, "byte");
+            let kind = piece.kind.map_or("not mapped", PageKind::name);
             dump.text(&format!(
-                "{:012x}-{last:012x}  {}, {count}",
-                piece.gpa, piece.kind
+                "{:012x}-{last:012x}  {kind}, {count}",
+                piece.address
             ))?;
         }
     }
@@ -242,7 +292,8 @@ mod tests {
 
     fn parse(arguments: &[&str]) -> Result<(Selection, u64, u64), Failure> {
         let line = Line::try_parse_from([&["read"], arguments].concat()).expect("arguments");
-        let (selection, Address::Physical(range)) = line.args.parse()?;
+        let (selection, address) = line.args.parse()?;
+        let (Address::Physical(range) | Address::Virtual(range)) = address;
         Ok((selection, range.first, range.last))
     }
 
@@ -285,9 +336,10 @@ mod tests {
         let path = folder.path().join("raw");
         let piece = |gpa, size, bytes: Option<&[u8]>| {
             Ok(Piece {
-                gpa,
+                address: gpa,
+                gpa: Some(gpa),
                 size,
-                kind: crate::device::PageKind::Swapped,
+                kind: Some(PageKind::Swapped),
                 bytes: bytes.map(<[u8]>::to_vec),
             })
         };

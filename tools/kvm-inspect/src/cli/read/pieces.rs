@@ -20,12 +20,14 @@ const PAGE: u64 = 4096;
 /// Neighbouring bytes of pages of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Piece {
-    /// The guest-physical address of the first.
-    pub(super) gpa: u64,
+    /// The address of the first, as it was asked for.
+    pub(super) address: u64,
+    /// The guest-physical address of the first, if it has one.
+    pub(super) gpa: Option<u64>,
     /// How many there are.
     pub(super) size: u64,
-    /// What the pages are.
-    pub(super) kind: PageKind,
+    /// What the pages are; [`None`]: the guest has nothing there.
+    pub(super) kind: Option<PageKind>,
     /// The bytes, if they are present.
     pub(super) bytes: Option<Vec<u8>>,
 }
@@ -120,9 +122,10 @@ fn absent(range: Range, gpa: u64, pages: u64, kind: PageKind) -> Option<Piece> {
     let last = gpa.saturating_add(pages.saturating_mul(PAGE).saturating_sub(1));
     let part = range.intersect(gpa, last)?;
     Some(Piece {
-        gpa: part.first,
+        address: part.first,
+        gpa: Some(part.first),
         size: part.size(),
-        kind,
+        kind: Some(kind),
         bytes: None,
     })
 }
@@ -139,7 +142,8 @@ fn pieces(range: Range, gpa: u64, kinds: &[u8], bytes: &[u8]) -> Vec<Piece> {
         let kind = PageKind::new(run.first().copied().unwrap_or(0).into());
         if let Some(mut piece) = absent(range, gpa, pages, kind) {
             if kind == PageKind::Present {
-                let skipped = usize::try_from(piece.gpa.saturating_sub(gpa)).unwrap_or(usize::MAX);
+                let skipped =
+                    usize::try_from(piece.address.saturating_sub(gpa)).unwrap_or(usize::MAX);
                 let count = usize::try_from(piece.size).unwrap_or(usize::MAX);
                 let of_piece = of_run.iter().skip(skipped).take(count);
                 piece.bytes = Some(of_piece.copied().collect());
@@ -166,14 +170,15 @@ mod tests {
         let swapped = 3;
         let pieces = pieces(range, 0x1000, &[0, 0, swapped], &bytes);
         assert_eq!(pieces.len(), 2);
-        assert_eq!((pieces[0].gpa, pieces[0].size), (0x1ffe, 4098));
+        assert_eq!((pieces[0].address, pieces[0].size), (0x1ffe, 4098));
         let of_first = pieces[0].bytes.as_deref().expect("present");
         assert_eq!(of_first.len(), 4098);
         assert_eq!(of_first[..3], [1, 1, 2]);
         let second = Piece {
-            gpa: 0x3000,
+            address: 0x3000,
+            gpa: Some(0x3000),
             size: 2,
-            kind: PageKind::Swapped,
+            kind: Some(PageKind::Swapped),
             bytes: None,
         };
         assert_eq!(pieces[1], second);
