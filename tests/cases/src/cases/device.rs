@@ -6,11 +6,13 @@ use std::{fs::File, os::unix::fs::FileExt, path::Path, time::Duration};
 
 use kvm_inspect_pure::uapi;
 use kvm_inspect_tool::{
-    device::{open_process, Session},
+    device::{open_process, Late, Session},
     dump::{self, Options},
     guest::{CoreFile, GuestMemory},
+    live::{control_registers, LiveMemory},
     manifest::{self, Format, Manifest, Mode as Consistency},
     output::{manifest_path, Existing, Output},
+    paging::{AddressSpace, VirtualMemory},
 };
 
 use super::{secret, Case};
@@ -33,6 +35,7 @@ pub(super) const CASES: &[Case] = cases![
     searches_for_all_hits,
     holds,
     dumps,
+    walks,
 ];
 
 const MIB: u64 = 1 << 20;
@@ -584,11 +587,17 @@ fn dump_to_file(vm: &Vm, format: Format, mode: Consistency) -> (Manifest, &'stat
     (manifest.expect("a dump can be made"), path)
 }
 
-fn dump_with(vm: &Vm, path: &str, options: &Options) -> Result<Manifest, String> {
-    let output = Output::create(Path::new(path), Existing::Replace).expect("a file");
+/// Opens a session as the tool does.
+fn session_of_tool(vm: &Vm) -> Session {
     let session = Session::open().expect("the device can be opened");
     let pidfd = open_process(own_pid()).expect("this process");
     session.attach(pidfd, Some(vm.fd())).expect("there is a VM");
+    session
+}
+
+fn dump_with(vm: &Vm, path: &str, options: &Options) -> Result<Manifest, String> {
+    let output = Output::create(Path::new(path), Existing::Replace).expect("a file");
+    let session = session_of_tool(vm);
     let of = manifest::Vm {
         pid: own_pid(),
         fd: Some(vm.fd()),
@@ -599,4 +608,35 @@ fn dump_with(vm: &Vm, path: &str, options: &Options) -> Result<Manifest, String>
     std::thread::sleep(Duration::from_millis(10));
     dump::dump(&session, of, output, "dump", options, &mut |_, _, _| ())
         .map_err(|error| error.to_string())
+}
+
+/// Guest-virtual addresses lead where the guest's page tables lead, in each form of them. Those of
+/// the guests here map the first 2 MiB to themselves.
+fn walks() {
+    let _module = Module::load();
+    for mode in [
+        Mode::Long,
+        Mode::ProtectedPaging,
+        Mode::ProtectedPae,
+        Mode::Compatibility,
+    ] {
+        let mut vm = Vm::bootable();
+        vm.add_vcpu(mode, Work::RegistersHalt);
+        vm.start();
+        vm.vcpu(0).wait_until_at_work();
+        vm.add_memory(MIB, MIB, Backing::Anonymous);
+        let secret = secret(8, 100);
+        vm.write(MIB + PAGE - 50, &secret);
+        let session = session_of_tool(&vm);
+        let vcpus = session.vcpus(Late::Refuse, FREEZE_TIMEOUT_MS);
+        let registers = control_registers(&vcpus.expect("it stops").vcpus);
+        let memory = LiveMemory::new(&session).expect("it has memory");
+        let mapped = VirtualMemory::new(&memory, AddressSpace::of(&registers[0]));
+        let mut bytes = [0; 100];
+        let read = mapped.read(MIB + PAGE - 50, &mut bytes);
+        read.unwrap_or_else(|fault| panic!("{mode:?}: {fault}"));
+        assert_eq!(bytes[..], secret, "{mode:?}");
+        assert!(mapped.translate(4 * MIB).is_err(), "{mode:?}");
+        vm.finish();
+    }
 }
