@@ -6,10 +6,11 @@
 //! the guest goes on, and the pages of its chunk count as late. But nobody gives the memory back
 //! before that helper has let go of it.
 //!
-//! Lock order: [`Copy::targets`] and [`Copy::rooms`], under which nothing else is taken.
+//! Lock order: `Copy::target` and `Copy::rooms`, spin locks: who copies must not wait for a helper
+//! that has lost its CPU. Nothing else is taken under them.
 
 use kernel::{
-    new_mutex,
+    new_spinlock,
     page::PAGE_SIZE,
     prelude::*,
     sync::{
@@ -22,12 +23,14 @@ use kernel::{
             Release, //
         },
         Arc,
-        Mutex,
-        SetOnce, //
+        SetOnce,
+        SpinLock, //
     },
     time::{
         delay::fsleep,
-        Delta, //
+        Delta,
+        Instant,
+        Monotonic, //
     }, //
 };
 
@@ -72,6 +75,9 @@ const CHUNK_PAGES: usize = 64;
 
 /// How long to wait before the next look at whether others have finished.
 const POLL: Delta = Delta::from_micros(50);
+
+/// How long a helper may do nothing, in a pause without limit, before it counts as late.
+const LATE_AFTER: Delta = Delta::from_secs(10);
 
 /// Some neighbouring pages that are to be copied.
 #[derive(Clone, Copy)]
@@ -149,10 +155,10 @@ pub(crate) struct Copy {
     /// The inspecting thread takes it when nobody is busy any more: only that one gives pages back,
     /// which may take long.
     #[pin]
-    target: Mutex<Option<Arc<UserPages>>>,
+    target: SpinLock<Option<Arc<UserPages>>>,
     /// What helpers need to hold pages.
     #[pin]
-    rooms: Mutex<KVec<HeldPages>>,
+    rooms: SpinLock<KVec<HeldPages>>,
 }
 
 impl Copy {
@@ -175,7 +181,7 @@ impl Copy {
         let late = i8::try_from(uapi::PAGE_LATE)?;
         let this = pin_init!(Self {
             kinds: atomics(order.pages, late)?,
-            digests: atomics(digests, 0)?,
+            digests: atomics(digests, digest::UNKNOWN)?,
             chunks: atomics(order.pages.div_ceil(CHUNK_PAGES), fate::FREE)?,
             map: SetOnce::new(),
             order,
@@ -186,8 +192,8 @@ impl Copy {
             threads: Atomic::new(0),
             patience: Patience::new(),
             progress,
-            target <- new_mutex!(target, "kvm_inspect::Copy::target"),
-            rooms <- new_mutex!(rooms, "kvm_inspect::Copy::rooms"),
+            target <- new_spinlock!(target, "kvm_inspect::Copy::target"),
+            rooms <- new_spinlock!(rooms, "kvm_inspect::Copy::rooms"),
         }? Error);
         Arc::pin_init(this, GFP_KERNEL)
     }
@@ -213,7 +219,8 @@ impl Copy {
         let target = self.target.lock().clone();
         self.work(memory, held, target.as_deref(), stop);
         drop(target);
-        while self.busy.load(Acquire) > 0 && !stop() {
+        let idle_since = Instant::<Monotonic>::now();
+        while self.busy.load(Acquire) > 0 && !stop() && idle_since.elapsed() < LATE_AFTER {
             fsleep(POLL);
         }
         // Who comes after this sees it; who came before is counted.
@@ -259,8 +266,14 @@ impl Copy {
                 task::cond_resched();
             }
         }
-        for digest in &self.digests {
-            copied.digests.push(digest.load(Relaxed), GFP_KERNEL)?;
+        for (digest, kind) in self.digests.iter().zip(&copied.kinds) {
+            // Nothing is known of what the buffer has there.
+            let digest = if *kind == LATE {
+                digest::UNKNOWN
+            } else {
+                digest.load(Relaxed)
+            };
+            copied.digests.push(digest, GFP_KERNEL)?;
         }
         Ok(copied)
     }
@@ -427,18 +440,30 @@ impl Job<'_> {
             let at = index.saturating_add(offset);
             let kind = match self.target {
                 Some(target) if !self.is_known(known, offset, at) => {
-                    copied += 1;
-                    self.copy_page(at, view, offset.saturating_mul(PAGE_SIZE), target)
+                    let kind = self.copy_page(at, view, offset.saturating_mul(PAGE_SIZE), target);
+                    copied += u64::from(kind == uapi::PAGE_PRESENT);
+                    kind
                 }
                 _ => uapi::PAGE_PRESENT,
             };
             self.set_kind(at, kind);
         }
         self.copy.copied.fetch_add(copied, Relaxed);
-        if let Some(target) = self.target.filter(|_| known.is_none()) {
-            // What the caller has got, not what is there now.
+        self.digest_copies(index, count, known.is_some());
+    }
+
+    /// Digests copies of pages: what the caller has got, not what is there now. Those of pages that
+    /// could not be read are 0.
+    fn digest_copies(&self, index: usize, count: usize, are_digested: bool) {
+        if let Some(target) = self.target.filter(|_| !are_digested) {
             if let Some(view) = target.view(index, count) {
                 self.digest(index, &view);
+            }
+        }
+        let kinds = self.copy.kinds.iter().zip(&self.copy.digests);
+        for (kind, digest) in kinds.skip(index).take(count) {
+            if kind.load(Relaxed) != 0 {
+                digest.store(0, Relaxed);
             }
         }
     }

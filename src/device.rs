@@ -85,7 +85,14 @@ impl MiscDevice for Device {
     fn ioctl(device: &Self, _file: &File, number: u32, argument: usize) -> Result<isize> {
         let session = &*device.0;
         let argument = Argument::new(argument, number);
-        session.explaining(|| match number & !uapi::SIZE_MASK {
+        let call = number & !uapi::SIZE_MASK;
+        session.explaining(|| match call {
+            // What ends something is always possible.
+            _ if !matches!(call, EXPLAIN | PROGRESS | RELEASE)
+                && lockdown::may_read_memory().is_err() =>
+            {
+                Err(locked_down())
+            }
             EXPLAIN => explain(session, &argument),
             PROGRESS => progress(session, &argument),
             ATTACH => attach::attach(session, &argument),
@@ -105,8 +112,17 @@ impl MiscDevice for Device {
 
     fn read_iter(kiocb: Kiocb<'_, Self::Ptr>, into: &mut IovIterDest<'_>) -> Result<usize> {
         let session = &*kiocb.file().0;
+        session.explaining(|| lockdown::may_read_memory().map_err(|_| locked_down()))?;
         read::read(session, kiocb, into)
     }
+}
+
+fn locked_down() -> Error {
+    refuse!(
+        EPERM,
+        "the kernel is locked down and keeps memory confidential; boot it without \
+         lockdown=confidentiality"
+    )
 }
 
 const fn without_size(number: u32) -> u32 {

@@ -222,8 +222,14 @@ impl Watched {
         };
         watch.add_watcher();
         let watch = ActiveWatch(watch);
-        let entry = table::Entry::claim(vm)?;
+        let entry = table::Entry::claim(vm);
         drop(watches);
+        let entry = entry.map_err(|error| {
+            refuse!(
+                error,
+                "{MAX_VMS} inspections are under way, or have just ended; try again in a moment"
+            )
+        })?;
         Ok(Self {
             _entry: entry,
             watch,

@@ -102,6 +102,16 @@ pub(crate) enum Guest<'a> {
     },
 }
 
+impl Guest<'_> {
+    /// Returns whether it goes on, since it was held for long enough.
+    fn has_expired(self) -> bool {
+        match self {
+            Self::Runs(_) => false,
+            Self::Stands { lease, .. } => lease.has_ended(),
+        }
+    }
+}
+
 /// The freeze in which memory is searched.
 enum Stopped<'a> {
     /// It is that of the inspection.
@@ -161,9 +171,17 @@ impl Inspection<'_> {
             memory.thread().should_stop()
                 || task::is_dying(self.process)
                 || self.cancel.is_complete()
+                || self.guest.has_expired()
         };
         let explain = |error| freeze::explain_failure(error, self.process);
         if self.request.bring_in {
+            if let Guest::Stands { .. } = self.guest {
+                // The guest may serve the disk that would be waited for.
+                return Err(refuse!(
+                    EINVAL,
+                    "nothing can be brought in while the guest is held; do that before"
+                ));
+            }
             self.bring_in(&memory, &stop)?;
         }
         let _turn = match self.guest {

@@ -173,7 +173,7 @@ struct kvm_inspect_copy {
 	__u64 ranges;		/* struct kvm_inspect_pages, as many as range_count */
 	__u64 buffer;		/* a page for each, in their order; 0: only look, or digest */
 	__u64 kinds;		/* out, unless 0: a byte for each page, what it is */
-	__u64 digests;		/* out, unless 0: 64 bits for each page */
+	__u64 digests;		/* out: 64 bits each; 0: not present, 1: not known */
 	__u32 range_count;
 	__u32 address_space;
 	__u32 flags;		/* KVM_INSPECT_COPY_* */

@@ -33,9 +33,8 @@ use crate::{
 /// for. `EOPNOTSUPP`: the guest is protected.
 pub(super) fn attach(session: &Session, argument: &Argument) -> Result {
     let mut attach = argument.read::<uapi::Attach>()?;
-    if session.is_attached() {
-        return Err(busy());
-    }
+    // Before there is a thread: two would serve the same calls.
+    let attaching = session.begin_attach().map_err(|_| busy())?;
     kvm::bind()?;
     let process = u32::try_from(attach.pidfd).map_err(|_| EBADF);
     let process = process.and_then(Process::of_pidfd).map_err(|error| {
@@ -77,7 +76,8 @@ pub(super) fn attach(session: &Session, argument: &Argument) -> Result {
     }
     (attach.vm_fd, attach.vcpus) = (fd, vcpus);
     argument.write(&attach)?;
-    session.attach(thread).map_err(|_| busy())
+    attaching.finish(thread);
+    Ok(())
 }
 
 fn busy() -> Error {

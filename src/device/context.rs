@@ -44,6 +44,7 @@ use crate::{
     },
     outcome::Outcome,
     progress::Progress,
+    request::Late,
     target::Target, //
 };
 
@@ -187,6 +188,13 @@ impl Context<'_> {
         let stop =
             || memory.thread().should_stop() || task::is_dying(process) || cancel.is_complete();
         match &mut self.guest {
+            Guest::Stands { freeze, .. } if !freeze.is_complete() && terms.late == Late::Refuse => {
+                Err(refuse!(
+                    ETIMEDOUT,
+                    "not all vCPUs had stopped when the guest was held; release it, and hold it \
+                     again"
+                ))
+            }
             Guest::Stands { freeze, lease } => {
                 let since = Instant::<Monotonic>::now();
                 let stop = || stop() || lease.has_ended();

@@ -6,7 +6,10 @@ use kernel::{
     page::PAGE_SIZE,
     prelude::*,
     sync::Arc,
-    time::Delta, //
+    time::{
+        Delta,
+        Instant, //
+    }, //
 };
 
 use super::{
@@ -17,7 +20,8 @@ use super::{
     check_flags,
     context::{
         nanoseconds,
-        Context, //
+        Context,
+        Guest, //
     }, //
     freeze_timeout,
     max_pause,
@@ -55,9 +59,9 @@ use crate::{
     uapi, //
 };
 
-/// The most pages of one call: 64 GiB. The kernel allocates some bytes for each, and warns of
+/// The most pages of one call: 16 GiB. The kernel allocates some bytes for each, and warns of
 /// 2 GiB and more at once (`kvmalloc`).
-const MAX_PAGES: u64 = 1 << 24;
+const MAX_PAGES: u64 = 1 << 22;
 
 /// The most ranges of one call.
 const MAX_RANGES: u32 = 1 << 16;
@@ -105,6 +109,13 @@ pub(super) fn copy(session: &Session, argument: &Argument) -> Result {
         copied: Copied::default(),
         freeze: Delta::ZERO,
         pause: Delta::ZERO,
+    });
+    // It must not start over with digests that are no longer those of the buffer.
+    let is_new = copy.flags & uapi::COPY_CHANGED == 0;
+    let job = job.map_err(|error| match error {
+        _ if is_new => error,
+        error if error == ERESTARTNOHAND => EINTR,
+        error => error,
     })?;
     job.with(|job| {
         if copy.kinds != 0 {
@@ -250,12 +261,18 @@ impl CopyJob {
         let target = context.target;
         let mut slots = Memslots::read(&target.vm)?;
         let (copy, most) = (self.copy.clone(), self.max_pause);
+        let is_held = matches!(context.guest, Guest::Stands { .. });
         let paused = context.pause(&self.terms, |freeze, memory, stop| {
             slots.read_again(&target.vm, task::gfp_paused())?;
             let map = Map::new(target.vm.try_clone()?, slots);
             copy.set_map(Arc::new(map, task::gfp_paused())?);
             freeze.share(copy.clone());
-            let is_over = || most.is_some_and(|most| freeze.since().elapsed() >= most);
+            let since = if is_held {
+                Instant::now()
+            } else {
+                freeze.since()
+            };
+            let is_over = || most.is_some_and(|most| since.elapsed() >= most);
             run(&memory.memory(copy.patience()), &|| stop() || is_over());
             if stop() {
                 return Err(EINTR);

@@ -6,7 +6,7 @@
 //! of the VMM, and can hold the guest between two calls. A call owns all that it needs. So its
 //! caller can be killed meanwhile, and the thread ends it in peace.
 //!
-//! Lock order: `Session::thread`, then `Shared::state`; nothing is taken under the latter.
+//! Lock order: `Session::vm`, then `Shared::state`; nothing is taken under the latter.
 
 use kernel::{
     new_condvar,
@@ -46,10 +46,38 @@ use crate::{
 /// One open file of the device.
 #[pin_data]
 pub(super) struct Session {
-    /// There once the session has a VM. The drop ends it.
     #[pin]
-    thread: Mutex<Option<Arc<dyn Thread>>>,
+    vm: Mutex<OfVm>,
     shared: Arc<Shared>,
+}
+
+/// What a session has of a VM.
+enum OfVm {
+    /// Nothing.
+    None,
+    /// A call is about to give it one.
+    Coming,
+    /// The thread that works on it. The drop ends it.
+    Thread { _thread: Arc<dyn Thread> },
+}
+
+/// The right to give a session its VM; the drop gives it up.
+pub(super) struct Attaching<'a>(&'a Session);
+
+impl Attaching<'_> {
+    /// Gives the session its VM, by the thread that works on it.
+    pub(super) fn finish(self, thread: Arc<dyn Thread>) {
+        *self.0.vm.lock() = OfVm::Thread { _thread: thread };
+    }
+}
+
+impl Drop for Attaching<'_> {
+    fn drop(&mut self) {
+        let mut vm = self.0.vm.lock();
+        if matches!(*vm, OfVm::Coming) {
+            *vm = OfVm::None;
+        }
+    }
 }
 
 /// The thread that does the calls of a session, until this is dropped.
@@ -217,7 +245,7 @@ impl Session {
         )?;
         KBox::pin_init(
             pin_init!(Self {
-                thread <- new_mutex!(None, "kvm_inspect::Session::thread"),
+                vm <- new_mutex!(OfVm::None, "kvm_inspect::Session::vm"),
                 shared,
             }),
             GFP_KERNEL,
@@ -245,15 +273,18 @@ impl Session {
         &self.shared
     }
 
-    /// Gives the session its VM, by the thread that works on it. If it has one already, the new one
-    /// is given back.
-    pub(super) fn attach(&self, thread: Arc<dyn Thread>) -> Result<(), Arc<dyn Thread>> {
-        let mut own = self.thread.lock();
-        if own.is_some() {
-            return Err(thread);
+    /// Begins to give the session its VM.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY`: it has one, or another call is about to give it one.
+    pub(super) fn begin_attach(&self) -> Result<Attaching<'_>> {
+        let mut vm = self.vm.lock();
+        if !matches!(*vm, OfVm::None) {
+            return Err(EBUSY);
         }
-        *own = Some(thread);
-        Ok(())
+        *vm = OfVm::Coming;
+        Ok(Attaching(self))
     }
 
     /// Returns what the last search has found.
@@ -273,7 +304,7 @@ impl Session {
 
     /// Returns whether the session has a VM.
     pub(super) fn is_attached(&self) -> bool {
-        self.thread.lock().is_some()
+        matches!(*self.vm.lock(), OfVm::Thread { .. })
     }
 
     /// Has the thread do a job, and returns what has become of it.

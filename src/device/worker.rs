@@ -145,12 +145,14 @@ impl Worker {
             Next::Nothing => (),
             Next::Call(call) => {
                 let _listener = call.ticket().listen();
+                self.look_after_vm(thread);
                 let result = self.call(&*call, watched, thread);
                 shared.progress.begin(Doing::Nothing, 0);
                 shared.finish(call.ticket(), result.map_err(explain_memory));
             }
             Next::Hold(hold) => {
                 let _listener = hold.ticket().listen();
+                self.look_after_vm(thread);
                 let mut is_held = false;
                 let result = self.hold(&hold, &mut is_held, watched, thread);
                 // Once it is held, its caller knows, and goes on.
@@ -242,6 +244,10 @@ impl Worker {
         let no_io = NoIo::begin();
         let freeze = Freeze::begin(&target.vm, watch, &terms, &stop)
             .map_err(|error| freeze::explain_failure(error, &process))?;
+        if cancel.is_complete() {
+            // Nobody would know that it stands.
+            return Err(EINTR);
+        }
         let mut lease = Lease::new(lease_ms);
         request.with(|hold| hold.freeze_ns = nanoseconds(freeze.took()));
         *is_held = true;
@@ -315,7 +321,10 @@ impl Worker {
 
 impl Work for Worker {
     fn run(mut self, mut thread: OnKthread) {
-        self.serve(&mut thread);
+        // Else it only gives them back, which takes a kernel thread.
+        if self.targets.len() == 1 {
+            self.serve(&mut thread);
+        }
         target::release(&mut self.targets, &mut thread);
     }
 }

@@ -84,8 +84,11 @@ pub fn digest<M: Memory + ?Sized, H: Host>(
     digest
 }
 
+/// What is the digest of no page: nothing is known.
+pub const UNKNOWN: u64 = 1;
+
 /// Calls `put` with the number and the digest of each whole page in `memory`. Pages that are equal
-/// have equal digests, wherever they are; none is 0.
+/// have equal digests, wherever they are; none is 0 or [`UNKNOWN`].
 ///
 /// `put` must not sleep.
 pub fn digest_each<M: Memory + ?Sized, H: Host>(
@@ -96,7 +99,7 @@ pub fn digest_each<M: Memory + ?Sized, H: Host>(
     mut put: impl FnMut(usize, u64),
 ) {
     for_each_page(engine, key, memory, host, |page, sums| {
-        put(page, key.mix(sums, 0).max(1));
+        put(page, key.mix(sums, 0).max(UNKNOWN + 1));
     });
 }
 

@@ -15,7 +15,7 @@ use crate::{
 const PAGES_AT_ONCE: usize = 1024;
 
 /// How many pages are compared at once: the module takes no more.
-const COMPARED_AT_ONCE: usize = 1 << 24;
+const COMPARED_AT_ONCE: usize = 1 << 22;
 
 /// All pages of a guest, by their numbers: they are counted through all ranges.
 pub(super) struct Image<'a> {
