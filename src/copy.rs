@@ -3,8 +3,8 @@
 //! Copying pages of a guest to memory that the caller has pinned, by several threads at once.
 //!
 //! Pages are taken in chunks. A helper that gets no CPU until the pause must end is not waited for:
-//! the guest goes on, and the pages of its chunk count as late. But nobody gives the memory back
-//! before that helper has let go of it.
+//! the guest goes on, and the pages of its chunk count as late. But who asks for the copy waits
+//! until that helper has let go of the memory.
 //!
 //! Lock order: `Copy::target` and `Copy::rooms`, spin locks: who copies must not wait for a helper
 //! that has lost its CPU. Nothing else is taken under them.
@@ -75,6 +75,9 @@ const CHUNK_PAGES: usize = 64;
 
 /// How long to wait before the next look at whether others have finished.
 const POLL: Delta = Delta::from_micros(50);
+
+/// The same when the guest goes on already.
+const SETTLE_POLL: Delta = Delta::from_millis(1);
 
 /// How long a helper may do nothing, in a pause without limit, before it counts as late.
 const LATE_AFTER: Delta = Delta::from_secs(10);
@@ -152,8 +155,8 @@ pub(crate) struct Copy {
     threads: Atomic<u32>,
     patience: Patience,
     progress: Arc<Progress>,
-    /// The inspecting thread takes it when nobody is busy any more: only that one gives pages back,
-    /// which may take long.
+    /// Who asked for the copy takes it when nobody is busy any more: no vCPU's thread gives pages
+    /// back, which may take long.
     #[pin]
     target: SpinLock<Option<Arc<UserPages>>>,
     /// What helpers need to hold pages.
@@ -233,17 +236,30 @@ impl Copy {
         }
     }
 
-    /// Waits until nobody touches the memory any more, and returns what was copied.
+    /// Waits, after [`Self::run`], until nobody touches the memory any more, and gives it back.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR`: the current thread is being killed. Then the last who touches it gives it back.
+    pub(crate) fn settle(&self) -> Result {
+        let mut result = Ok(());
+        while self.busy.load(Acquire) > 0 && result.is_ok() {
+            fsleep(SETTLE_POLL);
+            if task::fatal_signal_pending() {
+                result = Err(EINTR);
+            }
+        }
+        let target = self.target.lock().take();
+        drop(target);
+        result
+    }
+
+    /// Returns what was copied, after [`Self::settle`].
     ///
     /// # Errors
     ///
     /// `ENOMEM`.
-    pub(crate) fn finish(&self) -> Result<Copied> {
-        while self.busy.load(Acquire) > 0 {
-            fsleep(Delta::from_millis(1));
-        }
-        let target = self.target.lock().take();
-        drop(target);
+    pub(crate) fn copied(&self) -> Result<Copied> {
         let mut copied = Copied {
             copied: self.copied.load(Relaxed),
             threads: self.threads.load(Relaxed),

@@ -49,6 +49,7 @@ use crate::{
     parameters::MAX_MS,
     request::Late,
     search::random_key,
+    target,
     uapi, //
 };
 
@@ -58,10 +59,24 @@ const MAX_LEASE_MS: u32 = 60_000;
 /// What a time is if it is not given, in milliseconds.
 const DEFAULT_MS: u32 = 1000;
 
-/// Registers the device.
-pub(crate) fn register() -> impl PinInit<MiscDeviceRegistration<Device>, Error> {
-    MiscDeviceRegistration::register(MiscDeviceOptions {
+/// Registers the device. The drop takes it away.
+///
+/// # Errors
+///
+/// Those of `misc_register`, after a line that says so; `ENOMEM`.
+pub(crate) fn register() -> Result<Pin<KBox<MiscDeviceRegistration<Device>>>> {
+    let device = MiscDeviceRegistration::register(MiscDeviceOptions {
         name: c"kvm_inspect",
+    });
+    KBox::pin_init(device, GFP_KERNEL).map_err(|error| {
+        if error == ENOMEM {
+            error
+        } else {
+            refuse!(
+                error,
+                "/dev/kvm_inspect cannot be made; unload what has a device of that name"
+            )
+        }
     })
 }
 
@@ -76,7 +91,7 @@ impl MiscDevice for Device {
         if !lockdown::has_rawio() {
             return Err(EPERM);
         }
-        lockdown::may_read_memory()?;
+        target::check_lockdown()?;
         let key = Arc::new(random_key()?, GFP_KERNEL)?;
         let lines = Arc::pin_init(Lines::new(), GFP_KERNEL)?;
         Ok(KBox::new(Self(Session::new(key, lines)?), GFP_KERNEL)?)
@@ -86,43 +101,33 @@ impl MiscDevice for Device {
         let session = &*device.0;
         let argument = Argument::new(argument, number);
         let call = number & !uapi::SIZE_MASK;
-        session.explaining(|| match call {
-            // What ends something is always possible.
-            _ if !matches!(call, EXPLAIN | PROGRESS | RELEASE)
-                && lockdown::may_read_memory().is_err() =>
-            {
-                Err(locked_down())
+        session.explaining(|| {
+            // What shows nothing of the guest is always possible, above all to let it go on.
+            if !matches!(call, EXPLAIN | PROGRESS | RELEASE) {
+                target::check_lockdown()?;
             }
-            EXPLAIN => explain(session, &argument),
-            PROGRESS => progress(session, &argument),
-            ATTACH => attach::attach(session, &argument),
-            SLOTS => lists::slots(session, &argument),
-            VCPUS => lists::vcpus(session, &argument),
-            PRESENT_PAGES => lists::present(session, &argument),
-            COPY => copying::copy(session, &argument),
-            SEARCH => search::search(session, &argument),
-            HITS => search::hits(session, &argument),
-            UNCOVERED => search::uncovered(session, &argument),
-            HOLD => hold(session, &argument),
-            RELEASE => release(session, &argument),
-            _ => Err(ENOTTY),
+            match call {
+                EXPLAIN => explain(session, &argument),
+                PROGRESS => progress(session, &argument),
+                ATTACH => attach::attach(session, &argument),
+                SLOTS => lists::slots(session, &argument),
+                VCPUS => lists::vcpus(session, &argument),
+                PRESENT_PAGES => lists::present(session, &argument),
+                COPY => copying::copy(session, &argument),
+                SEARCH => search::search(session, &argument),
+                HITS => search::hits(session, &argument),
+                UNCOVERED => search::uncovered(session, &argument),
+                HOLD => hold(session, &argument),
+                RELEASE => release(session, &argument),
+                _ => Err(ENOTTY),
+            }
         })?;
         Ok(0)
     }
 
     fn read_iter(kiocb: Kiocb<'_, Self::Ptr>, into: &mut IovIterDest<'_>) -> Result<usize> {
-        let session = &*kiocb.file().0;
-        session.explaining(|| lockdown::may_read_memory().map_err(|_| locked_down()))?;
-        read::read(session, kiocb, into)
+        read::read(&kiocb.file().0, kiocb, into)
     }
-}
-
-fn locked_down() -> Error {
-    refuse!(
-        EPERM,
-        "the kernel is locked down and keeps memory confidential; boot it without \
-         lockdown=confidentiality"
-    )
 }
 
 const fn without_size(number: u32) -> u32 {
@@ -212,6 +217,18 @@ fn check_flags(flags: u32, known: u32, reserved: u32) -> Result {
         return Err(refuse!(EINVAL, "a reserved member is not 0; set it to 0"));
     }
     Ok(())
+}
+
+/// Returns the address space that is asked for.
+fn address_space(asked: u32) -> Result<c_int> {
+    match asked {
+        0 => Ok(0),
+        1 => Ok(1),
+        _ => Err(refuse!(
+            EINVAL,
+            "address_space={asked} is out of range; give 0, or 1 for system management mode"
+        )),
+    }
 }
 
 fn late(flags: u32) -> Late {

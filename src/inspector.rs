@@ -36,7 +36,6 @@ use crate::{
             OnKthread,
             Work, //
         },
-        lockdown,
         task::{
             self,
             Process, //
@@ -226,13 +225,7 @@ impl Inspections {
 
     /// Finds what to inspect now, and the VMM's process.
     fn find(&self) -> Result<(ARef<Task>, KVec<Target>)> {
-        lockdown::may_read_memory().map_err(|error| {
-            refuse!(
-                error,
-                "the kernel is locked down and keeps memory confidential; boot it without \
-                 lockdown=confidentiality"
-            )
-        })?;
+        target::check_lockdown()?;
         let pid = self.request.pid;
         let process = self.process.task().ok();
         let process = process.filter(|process| !task::is_dying(process));

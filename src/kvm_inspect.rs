@@ -117,29 +117,39 @@ module! {
 ///
 /// Fields are dropped in this order: first nothing new begins, then nobody is left, then KVM may
 /// go, which both needed.
-#[pin_data]
 struct KvmInspect {
-    #[pin]
-    _device: MiscDeviceRegistration<Device>,
+    _device: Option<Pin<KBox<MiscDeviceRegistration<Device>>>>,
     _inspector: Option<Inspector>,
     _drain: Drain,
     _kvm: Kvm,
 }
 
-impl kernel::InPlaceModule for KvmInspect {
-    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
-        // If one fails, those before it are dropped, the last one first. The device comes last: as
-        // soon as it is there, it can be opened.
-        try_pin_init!(Self {
-            // SAFETY: The module is being loaded, which happens once.
-            _: { unsafe { log::init() } },
-            // SAFETY: The module is being loaded, which happens once; this is dropped last.
-            _kvm: unsafe { Kvm::new() },
-            // SAFETY: The module is being loaded, which happens once.
-            _drain: unsafe { Drain::new() },
-            _inspector: inspector()?,
-            _device <- device::register(),
+impl kernel::Module for KvmInspect {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        // SAFETY: The module is being loaded, which happens once.
+        unsafe { log::init() };
+        // SAFETY: The module is being loaded, which happens once; this is dropped last.
+        let kvm = unsafe { Kvm::new() };
+        // SAFETY: The module is being loaded, which happens once.
+        let drain = unsafe { Drain::new() };
+        // If one of these fails, the order of drops is the same.
+        let inspector = unless_kept(inspector())?;
+        // It comes last: as soon as it is there, it can be opened.
+        let device = unless_kept(device::register().map(Some))?;
+        Ok(Self {
+            _device: device,
+            _inspector: inspector,
+            _drain: drain,
+            _kvm: kvm,
         })
+    }
+}
+
+/// Goes on without a part that has failed, if the code must stay. Lines have said why.
+fn unless_kept<T>(part: Result<Option<T>>) -> Result<Option<T>> {
+    match part.map_err(error::explain_memory) {
+        Err(_) if module::is_kept() => Ok(None),
+        part => part,
     }
 }
 
@@ -158,13 +168,5 @@ fn inspector() -> Result<Option<Inspector>> {
         max_slots: module_parameters::max_slots.value(),
         max_vcpus: module_parameters::max_vcpus.value(),
     };
-    let Some(request) = parameters::check(&raw).map_err(error::explain_memory)? else {
-        return Ok(None);
-    };
-    match Inspector::start(request).map_err(error::explain_memory) {
-        Ok(inspector) => Ok(Some(inspector)),
-        // The code must stay, and lines have said why.
-        Err(_) if module::is_kept() => Ok(None),
-        Err(error) => Err(error),
-    }
+    parameters::check(&raw)?.map(Inspector::start).transpose()
 }

@@ -24,6 +24,7 @@ use crate::{
     linux::{
         address_space::BorrowedAddressSpace,
         kthread::OnKthread,
+        lockdown,
         task::{
             self,
             FileVisitor, //
@@ -55,6 +56,21 @@ impl Target {
              host"
         ))
     }
+}
+
+/// Checks that the kernel is not locked down so that guests must not be read.
+///
+/// # Errors
+///
+/// `EPERM`, after a line that says so.
+pub(crate) fn check_lockdown() -> Result {
+    lockdown::may_read_memory().map_err(|error| {
+        refuse!(
+            error,
+            "the kernel is locked down and keeps memory confidential; boot it without \
+             lockdown=confidentiality"
+        )
+    })
 }
 
 /// A VM that was found.

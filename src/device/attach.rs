@@ -52,7 +52,15 @@ pub(super) fn attach(session: &Session, argument: &Argument) -> Result {
         }
     })?;
     attach.pid = process.number();
-    let vm_fd = u32::try_from(attach.vm_fd).ok();
+    let vm_fd = match attach.vm_fd {
+        -1 => None,
+        fd => Some(u32::try_from(fd).map_err(|_| {
+            refuse!(
+                EINVAL,
+                "vm_fd={fd} is no descriptor; give one, or -1 for the only VM"
+            )
+        })?),
+    };
     let task = process.task()?;
     let targets = target::find(vm_fd, &task)?;
     let count = targets.len();

@@ -44,7 +44,10 @@ use crate::{
     },
     outcome::Outcome,
     progress::Progress,
-    request::Late,
+    request::{
+        Late,
+        Request, //
+    },
     target::Target, //
 };
 
@@ -113,28 +116,24 @@ impl Context<'_> {
         self.target.vm.mm().mmget_not_zero().ok_or_else(gone)
     }
 
-    /// Inspects the VM. `inspection` makes the inspection of the VMM, the VM, what the guest does,
-    /// what ends it early, and how far it has got.
+    /// Inspects the VM.
     ///
     /// # Errors
     ///
     /// As [`Inspection::run`].
-    pub(super) fn inspect<'b>(
-        &'b mut self,
-        inspection: impl FnOnce(
-            &'b Task,
-            &'b Target,
-            inspect::Guest<'b>,
-            &'b Completion,
-            &'b Arc<Progress>,
-        ) -> Inspection<'b>,
-    ) -> Result<Outcome> {
+    pub(super) fn inspect(&mut self, request: &Request) -> Result<Outcome> {
         let guest = match &mut self.guest {
             Guest::Runs(watched) => inspect::Guest::Runs(watch(watched, self.target)?),
             Guest::Stands { freeze, lease } => inspect::Guest::Stands { freeze, lease },
         };
-        let (cancel, progress) = (self.cancel, self.progress);
-        let inspection = inspection(self.process, self.target, guest, cancel, progress);
+        let inspection = Inspection {
+            request,
+            process: self.process,
+            target: self.target,
+            guest,
+            cancel: self.cancel,
+            progress: self.progress,
+        };
         let result = inspection.run(self.thread);
         if let inspect::Guest::Runs(watch) = guest {
             freeze::await_kicked(&self.target.vm, watch, &|| {

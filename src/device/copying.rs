@@ -13,6 +13,7 @@ use kernel::{
 };
 
 use super::{
+    address_space,
     arguments::{
         self,
         Argument, //
@@ -33,7 +34,6 @@ use super::{
 use crate::{
     copy::{
         self,
-        Copied,
         Copy,
         Order,
         Stretch, //
@@ -85,7 +85,7 @@ pub(super) fn copy(session: &Session, argument: &Argument) -> Result {
     };
     let engine = parameters::best_engine();
     let order = Order {
-        address_space: c_int::try_from(copy.address_space)?,
+        address_space: address_space(copy.address_space)?,
         stretches,
         pages,
         target: target(&copy, pages)?,
@@ -95,9 +95,9 @@ pub(super) fn copy(session: &Session, argument: &Argument) -> Result {
     };
     let timeout = freeze_timeout(copy.freeze_timeout_ms)?;
     let max_pause = max_pause(copy.max_pause_ms)?;
-    let progress = session.shared().progress.clone();
+    let work = Copy::new(order, session.shared().progress.clone())?;
     let job = session.call(CopyJob {
-        copy: Copy::new(order, progress)?,
+        copy: work.clone(),
         is_paused: copy.flags & uapi::COPY_PAUSED != 0,
         terms: Terms {
             timeout: Delta::from_millis(max_pause.unwrap_or(u32::MAX).min(timeout).into()),
@@ -106,10 +106,12 @@ pub(super) fn copy(session: &Session, argument: &Argument) -> Result {
         },
         max_pause: max_pause.map(|most| Delta::from_millis(most.into())),
         pages: u64::try_from(pages)?,
-        copied: Copied::default(),
         freeze: Delta::ZERO,
         pause: Delta::ZERO,
     });
+    // Also if it has failed: a helper may still write to the buffer. Here, since the thread of the
+    // session may be holding the guest.
+    work.settle()?;
     // It must not start over with digests that are no longer those of the buffer.
     let is_new = copy.flags & uapi::COPY_CHANGED == 0;
     let job = job.map_err(|error| match error {
@@ -117,18 +119,19 @@ pub(super) fn copy(session: &Session, argument: &Argument) -> Result {
         error if error == ERESTARTNOHAND => EINTR,
         error => error,
     })?;
+    let copied = work.copied()?;
     job.with(|job| {
         if copy.kinds != 0 {
-            arguments::write_bytes(copy.kinds, &job.copied.kinds)?;
+            arguments::write_bytes(copy.kinds, &copied.kinds)?;
         }
         if copy.digests != 0 {
-            let digests = job.copied.digests.iter().copied();
+            let digests = copied.digests.iter().copied();
             arguments::write_elements(copy.digests, DIGEST_SIZE, digests)?;
         }
-        copy.present = job.copied.present;
-        copy.copied = job.copied.copied;
-        copy.late = job.copied.late;
-        copy.threads = job.copied.threads;
+        copy.present = copied.present;
+        copy.copied = copied.copied;
+        copy.late = copied.late;
+        copy.threads = copied.threads;
         copy.freeze_ns = nanoseconds(job.freeze);
         copy.pause_ns = nanoseconds(job.pause);
         argument.write(&copy)
@@ -212,7 +215,6 @@ struct CopyJob {
     terms: Terms,
     max_pause: Option<Delta>,
     pages: u64,
-    copied: Copied,
     freeze: Delta,
     pause: Delta,
 }
@@ -222,7 +224,7 @@ impl Job for CopyJob {
         context.progress.begin(Doing::Copy, self.pages);
         let mut held = copy::room()?;
         let copy = self.copy.clone();
-        let result = if self.is_paused {
+        if self.is_paused {
             self.copy_paused(context, &mut |memory, stop| {
                 copy.run(memory, &mut held, stop)
             })
@@ -230,13 +232,8 @@ impl Job for CopyJob {
             self.copy_running(context, &mut |memory, stop| {
                 copy.run(memory, &mut held, stop)
             })
-        };
-        // Also if it has failed: somebody may still be at work.
-        let copied = self.copy.finish();
-        result?;
-        context.target.check_unprotected()?;
-        self.copied = copied?;
-        Ok(())
+        }?;
+        context.target.check_unprotected()
     }
 }
 

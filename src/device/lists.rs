@@ -8,6 +8,7 @@ use kernel::{
 };
 
 use super::{
+    address_space,
     arguments::{
         self,
         Argument, //
@@ -169,7 +170,7 @@ pub(super) fn present(session: &Session, argument: &Argument) -> Result {
         ));
     };
     let job = session.call(PresentJob {
-        address_space: c_int::try_from(present.address_space)?,
+        address_space: address_space(present.address_space)?,
         range: Range {
             first: present.gpa,
             last,

@@ -11,7 +11,6 @@ use kernel::{
 
 use super::{
     context::Context,
-    //
     session::{
         Job,
         Session, //
@@ -36,7 +35,8 @@ use crate::{
         Plan,
         PAGE, //
     },
-    range::Range, //
+    range::Range,
+    target, //
 };
 
 /// The most bytes that are read at once.
@@ -54,6 +54,7 @@ pub(super) fn read<T: ForeignOwnable>(
     into: &mut IovIterDest<'_>,
 ) -> Result<usize> {
     let job = session.explaining(|| {
+        target::check_lockdown()?;
         session.call(ReadJob {
             gpa: u64::try_from(kiocb.ki_pos())?,
             bytes: KVVec::from_elem(0, into.len().min(MAX_BYTES), GFP_KERNEL)?,

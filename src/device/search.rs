@@ -26,7 +26,6 @@ use super::{
 };
 use crate::{
     error::refuse,
-    inspect::Inspection,
     kvm::Memslots,
     linux::pages::Access,
     parameters,
@@ -207,14 +206,7 @@ impl Job for SearchJob {
         let pages = pages.fold(0, u64::saturating_add);
         context.progress.begin(Doing::Search, pages);
         drop(slots);
-        let outcome = context.inspect(|process, target, guest, cancel, progress| Inspection {
-            request: &self.request,
-            process,
-            target,
-            guest,
-            cancel,
-            progress,
-        })?;
+        let outcome = context.inspect(&self.request)?;
         let found = Found::new(outcome, &mut self.answer)?;
         self.found = Some(Arc::new(found, GFP_KERNEL)?);
         Ok(())

@@ -40,6 +40,7 @@ use crate::{
         }, //
     },
     progress::Progress,
+    request::Late,
     scan::digest::Key, //
 };
 
@@ -127,7 +128,7 @@ pub(super) struct Hold {
     /// How long to wait for all vCPUs to stop.
     pub(super) freeze_timeout_ms: u32,
     /// What to do then.
-    pub(super) late: crate::request::Late,
+    pub(super) late: Late,
     /// How long it took until they had stopped, in nanoseconds.
     pub(super) freeze_ns: u64,
 }

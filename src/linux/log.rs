@@ -100,7 +100,8 @@ impl fmt::Write for Text {
 /// While this lives, the lines of the current thread do not go to the log. There may be one within
 /// another.
 pub(crate) struct Listener {
-    task: usize,
+    /// The thread; [`None`]: there was no memory, so it is not in [`LISTENERS`].
+    task: Option<usize>,
     _not_send: NotThreadSafe,
 }
 
@@ -108,9 +109,9 @@ impl Listener {
     /// Has `lines` take them. If there is no memory, they go to the log after all.
     pub(crate) fn begin(lines: Arc<Lines>) -> Self {
         let task = Task::current_raw().addr();
-        let _ = LISTENERS.lock().push((task, lines), GFP_ATOMIC);
+        let is_added = LISTENERS.lock().push((task, lines), GFP_ATOMIC).is_ok();
         Self {
-            task,
+            task: is_added.then_some(task),
             _not_send: NotThreadSafe,
         }
     }
@@ -118,8 +119,11 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        let Some(own) = self.task else {
+            return;
+        };
         let mut listeners = LISTENERS.lock();
-        let index = listeners.iter().rposition(|(task, _)| *task == self.task);
+        let index = listeners.iter().rposition(|(task, _)| *task == own);
         let gone = index.map(|index| listeners.remove(index));
         // The list is never dropped, so its memory must go with its last element.
         let memory = listeners

@@ -14,6 +14,7 @@ use kvm_inspect_tool::{
     output::{manifest_path, Existing, Output},
     paging::{AddressSpace, VirtualMemory},
 };
+use rustix::io::Errno;
 
 use super::{secret, Case};
 use crate::{
@@ -31,6 +32,7 @@ pub(super) const CASES: &[Case] = cases![
     reads,
     copies,
     copies_what_changed,
+    copies_what_was_late,
     searches,
     searches_for_all_hits,
     holds,
@@ -323,6 +325,47 @@ fn copies_what_changed() {
     vm.finish();
 }
 
+/// What a copy did not reach in time is copied by the next one, which says so of all of it.
+fn copies_what_was_late() {
+    const PAGES: u64 = 64 * 256;
+
+    let module = Module::load();
+    let mut vm = Vm::running(Work::Count);
+    let memory = vm.add_memory(64 * MIB, PAGES * PAGE, Backing::Anonymous);
+    memory.fill_all(&[7]);
+    let device = module.session(&vm);
+    let ranges = [(64 * MIB, PAGES)];
+    let mut copied = device.copy(&ranges, 0);
+    assert_eq!(copied.call.present, PAGES);
+    // No machine reads 64 MiB in a millisecond, and none needs time to stop a guest that is held.
+    hold(&device, 60_000);
+    let pages = [uapi::Pages {
+        gpa: 64 * MIB,
+        pages: PAGES,
+    }];
+    let mut call = uapi::Copy {
+        ranges: pages.as_ptr() as u64,
+        flags: uapi::COPY_PAUSED | uapi::COPY_CHANGED,
+        max_pause_ms: 1,
+        threads: 1,
+        ..copied.call
+    };
+    device.must(uapi::COPY, &mut call);
+    assert!(!release(&device));
+    assert!(call.late > 0, "{call:?}");
+    let late = |kind: &&u8| u32::from(**kind) == uapi::PAGE_LATE;
+    assert_eq!(copied.kinds.iter().filter(late).count() as u64, call.late);
+    // The guest's balloon takes it all.
+    memory.discard(0, memory.len());
+    copied
+        .again(&device, &ranges, uapi::COPY_CHANGED)
+        .expect("it can be copied");
+    let untouched = |kind: &u8| u32::from(*kind) == uapi::PAGE_UNTOUCHED;
+    assert!(copied.kinds.iter().all(untouched));
+    assert!(copied.buffer.bytes().iter().all(|byte| *byte == 0));
+    vm.finish();
+}
+
 /// Searches for patterns, and returns the call.
 fn search(device: &Device, patterns: &[String], wanted: &uapi::Search) -> uapi::Search {
     let texts: Vec<uapi::Pattern> = patterns
@@ -517,6 +560,13 @@ fn holds() {
             assert_eq!(device.read(0, 4096).len(), 4096);
             assert_eq!(device.vcpus(0).0, vcpus);
         }
+        // The guest may serve the disk that would be waited for.
+        let mut search = uapi::Search {
+            flags: uapi::BRING_IN,
+            ..new()
+        };
+        let why = "nothing can be brought in while the guest is held";
+        device.refuses(uapi::SEARCH, &mut search, Errno::INVAL, why);
         assert_eq!((entries(&mut vm), vm.vcpu(0).rounds()), before, "it stands");
         assert!(!release(&device));
         vm.wait_until_it_goes_on();

@@ -12,7 +12,7 @@ use std::{
     ptr,
     sync::{
         atomic::{AtomicBool, Ordering},
-        Arc,
+        Arc, Barrier,
     },
     thread::{self, sleep},
     time::{Duration, Instant},
@@ -28,15 +28,17 @@ use super::{
 use crate::{
     device::{new, size_of_u32, zeroed, Buffer, Device, Module, FREEZE_TIMEOUT_MS},
     inspect::hex,
-    process::{own_pid, thread_state, wait_until, PAGE},
+    process::{own_pid, wait_until, PAGE},
     role::{hear, say, Other, Role},
-    vmm::{Backing, Mode, Vm, Work},
+    vmm::{Backing, Mode, Userfault, Vm, Work},
 };
 
 pub(super) const CASES: &[Case] = cases![
     refuse,
     need_rights,
+    attach_once,
     take_turns,
+    hold_in_part,
     end_with_lease,
     end_with_holder,
     end_with_vmm,
@@ -78,6 +80,8 @@ fn refuse() {
     device.refuses(uapi::ATTACH, &mut attach, Errno::BADF, "is no pidfd");
     attach.pidfd = -1;
     device.refuses(uapi::ATTACH, &mut attach, Errno::BADF, "is no pidfd");
+    assert_eq!(device.attach(own_pid(), -2).map(|_| ()), Err(Errno::INVAL));
+    assert!(device.explanation().contains("vm_fd=-2 is no descriptor"));
     assert_eq!(device.attach(own_pid(), 0).map(|_| ()), Err(Errno::NOENT));
     assert!(device.explanation().contains("is not a VM; leave out"));
     device.attach(own_pid(), vm.fd()).expect("this is one");
@@ -197,6 +201,13 @@ fn refuse_members(device: &Device) {
         Errno::INVAL,
         "multiple of 4096",
     );
+    (present.gpa, present.address_space) = (0, 2);
+    device.refuses(
+        uapi::PRESENT_PAGES,
+        &mut present,
+        Errno::INVAL,
+        "address_space=2 is out of range",
+    );
     (present.gpa, present.pages) = (u64::MAX & !0xfff, 2);
     device.refuses(
         uapi::PRESENT_PAGES,
@@ -235,6 +246,11 @@ fn refuse_copies(device: &Device) {
         "needs digests",
     );
     refuses(with(&|copy| copy.buffer += 1), Errno::INVAL, "align it");
+    refuses(
+        with(&|copy| copy.address_space = 2),
+        Errno::INVAL,
+        "address_space=2 is out of range",
+    );
     refuses(
         with(&|copy| copy.buffer = PAGE),
         Errno::FAULT,
@@ -373,6 +389,80 @@ fn without_rights(_: &[&str]) {
     }
 }
 
+/// Of two threads that attach one session at once, one succeeds, and all calls are about its VM.
+fn attach_once() {
+    let module = Module::load();
+    let mut one = Vm::running(Work::Count);
+    let mut two = Vm::running(Work::Count);
+    two.add_memory(MIB, MIB, Backing::Anonymous);
+    let vms = [&one, &two].map(|vm| (vm.fd(), module.session(vm).slots()));
+    assert_ne!(vms[0].1, vms[1].1);
+    for _ in 0..200 {
+        let device = module.open();
+        let barrier = Barrier::new(vms.len());
+        let attached = thread::scope(|scope| {
+            let threads = vms.each_ref().map(|(fd, slots)| {
+                let (device, barrier) = (&device, &barrier);
+                scope.spawn(move || {
+                    barrier.wait();
+                    let is_attached = device.attach(own_pid(), *fd).is_ok();
+                    if is_attached {
+                        for _ in 0..4 {
+                            assert_eq!(device.slots(), *slots, "they are of its VM");
+                        }
+                    }
+                    is_attached
+                })
+            });
+            threads.map(|thread| thread.join().expect("it has seen its VM"))
+        });
+        assert_eq!(attached.iter().filter(|is| **is).count(), 1);
+    }
+    one.finish();
+    two.finish();
+}
+
+/// A guest that is held although one of its vCPUs does not stop is not taken for one that stands.
+fn hold_in_part() {
+    let module = Module::load();
+    let mut vm = Vm::running(Work::Count);
+    vm.add_vcpu(Mode::Long, Work::Count);
+    let device = module.session(&vm);
+    let fault = Userfault::new();
+    let second = &vm.vcpus()[1];
+    thread::scope(|scope| {
+        let call = scope.spawn(|| second.set_regs_from(&fault));
+        fault.wait();
+        let mut held = uapi::Hold {
+            lease_ms: 60_000,
+            freeze_timeout_ms: 2000,
+            flags: uapi::REPORT_LATE,
+            ..new()
+        };
+        device.must(uapi::HOLD, &mut held);
+        let ranges = [uapi::Pages { gpa: 0, pages: 1 }];
+        let mut copy = uapi::Copy {
+            ranges: ranges.as_ptr() as u64,
+            range_count: 1,
+            flags: uapi::COPY_PAUSED,
+            ..new()
+        };
+        let why = "not all vCPUs had stopped";
+        device.refuses(uapi::COPY, &mut copy, Errno::TIMEDOUT, why);
+        let mut list = uapi::Vcpus {
+            vcpu_size: size_of_u32::<uapi::Vcpu>(),
+            ..new()
+        };
+        device.refuses(uapi::VCPUS, &mut list, Errno::TIMEDOUT, why);
+        let (vcpus, _) = device.vcpus(uapi::REPORT_LATE);
+        assert_eq!(vcpus[1].state, uapi::VCPU_RUNNING, "{vcpus:?}");
+        release(&device);
+        fault.resolve();
+        call.join().expect("it has ended");
+    });
+    vm.finish();
+}
+
 /// Two sessions on one VM take turns: one waits while the other holds the guest, and both see the
 /// truth. A signal ends the wait.
 fn take_turns() {
@@ -429,9 +519,20 @@ fn end_with_lease() {
     // It can be made longer while it lasts.
     hold(&device, 2000);
     hold(&device, 60_000);
-    sleep(Duration::from_millis(2500));
     let before = vm.vcpu(0).rounds();
-    assert_eq!(vm.vcpu(0).rounds(), before);
+    sleep(Duration::from_millis(2500));
+    // Its pause begins with the call, not with the hold.
+    let ranges = [uapi::Pages { gpa: 0, pages: 4 }];
+    let mut copy = uapi::Copy {
+        ranges: ranges.as_ptr() as u64,
+        range_count: 1,
+        flags: uapi::COPY_PAUSED,
+        max_pause_ms: 2000,
+        ..new()
+    };
+    device.must(uapi::COPY, &mut copy);
+    assert_eq!(copy.late, 0);
+    assert_eq!(vm.vcpu(0).rounds(), before, "it stands");
     assert!(!release(&device));
     vm.wait_until_it_goes_on();
     vm.finish();
@@ -537,10 +638,15 @@ fn end_with_vm() {
         session.vcpus(0);
     }
     assert_eq!(vmm.ask("close"), "closed");
-    wait_until("KVM has given up the VM", || vms_in_debugfs() == 0);
+    // Also if somebody asks all the time.
+    wait_until("KVM has given up the VM", || {
+        let _ = sessions[1].call(uapi::SLOTS, &mut new::<uapi::Slots>());
+        vms_in_debugfs() == 0
+    });
+    let why = "the VM has gone";
     for session in &sessions {
-        let mut list: uapi::Slots = new();
-        session.refuses(uapi::SLOTS, &mut list, Errno::SRCH, "the VM has gone");
+        session.refuses::<uapi::Slots>(uapi::SLOTS, &mut new(), Errno::SRCH, why);
+        session.refuses::<uapi::Release>(uapi::RELEASE, &mut new(), Errno::SRCH, why);
     }
     vmm.kill();
 }
@@ -661,6 +767,5 @@ fn forked() {
     let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
     assert_eq!((waited, status), (child, 0), "the call in the child");
     assert!(!device.slots().is_empty());
-    assert_ne!(thread_state(own_pid()), 'Z');
     vm.finish();
 }
