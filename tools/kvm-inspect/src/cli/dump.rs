@@ -205,7 +205,7 @@ fn print(manifest: &Manifest, path: &Path, context: &mut Context) -> Result<(), 
     let beside = beside.as_os_str().as_encoded_bytes();
     writeln!(out, "{} says what is in it.", Escaped::new(beside))?;
     for (kind, count) in &manifest.memory.pages {
-        if !kind.is_faithful() && *kind != PageKind::Late {
+        if *count > 0 && !kind.is_faithful() && *kind != PageKind::Late {
             let name = serde_json::to_string(kind).unwrap_or_default();
             let name = name.trim_matches('"');
             writeln!(out, "missing: {} ({name})", bytes(*count))?;
