@@ -3,15 +3,17 @@
 //! Dumps a Linux guest by `kvm-inspect dump`, and has other programs open the files.
 //!
 //! A host in an emulator runs the guest in QEMU with KVM. `tests/consumers/judge` judges what the
-//! programs find, and compares pages and registers with QEMU's own dump of the same instant.
+//! programs find, and compares pages and registers with QEMU's own dump of the same instant. For
+//! each file it says "N passed, N failed".
 
 use std::{
-    fs, io,
+    env, fs, io,
     path::Path,
     process::{Command, ExitCode},
     time::{Duration, Instant},
 };
 
+use clap::Parser;
 use demo::values::number;
 use harness::{
     nested::{Guest, Scenario},
@@ -20,11 +22,27 @@ use harness::{
 
 /// The programs that open the dump of a guest that runs. gdb needs a file of its own, and nothing
 /// else has dumped the same instant.
-const FOR_RUNNING: [&str; 5] = ["drgn", "crash", "makedumpfile", "leechcore", "yara"];
+const FOR_RUNNING: [&str; 6] = [
+    "drgn",
+    "crash",
+    "makedumpfile",
+    "manifest",
+    "leechcore",
+    "yara",
+];
+
+/// Dumps Linux guests, and has other programs open the files.
+#[derive(Parser)]
+struct Arguments {
+    /// The levels of page tables that the guests have
+    #[arg(default_values_t = [4, 5])]
+    levels: Vec<u64>,
+}
 
 fn main() -> ExitCode {
+    let arguments = Arguments::parse();
     let mut failures = Vec::new();
-    for levels in [4, 5] {
+    for levels in arguments.levels {
         println!("A guest with KVM, and {levels} levels of page tables:");
         if let Err(why) = try_levels(levels) {
             failures.push(format!("with {levels} levels: {why}"));
@@ -55,7 +73,12 @@ fn try_levels(levels: u64) -> io::Result<()> {
         memory: 2048,
         limit: Duration::from_secs(900),
     };
-    let results = scenario.run(|line| println!("  {line}"))?;
+    let results = scenario
+        .run(|line| println!("  {line}"))
+        .inspect_err(|why| {
+            println!("consumer of a guest with {levels} levels ... FAILED: {why}");
+            println!("0 passed, 1 failed");
+        })?;
     println!("  {results}, after {:.0?}", begin.elapsed());
     if number(&results, "levels") != Some(levels) {
         println!("  The emulated processor has no {levels} levels for guests of guests.");
@@ -73,6 +96,9 @@ fn try_levels(levels: u64) -> io::Result<()> {
     });
     stood.and(ran)?;
     // They are large. After a failure they help.
+    if env::var_os("KVM_INSPECT_KEEP").is_some() {
+        return Ok(());
+    }
     fs::remove_dir_all(&folder)
 }
 

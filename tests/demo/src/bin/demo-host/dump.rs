@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cases::command_line;
+use cases::{command_line, protocol::GUEST_LOST_ALONE};
 use demo::{
     console::Console,
     dump::{LEVELS, MODULES, OUT, PROGRAM, TAG},
@@ -46,15 +46,10 @@ pub(crate) fn run() -> io::Result<String> {
     let levels = command_line::parameter(LEVELS).unwrap_or_default();
     // For four levels, with what makes them harder: page tables of their own for user space.
     let parameters = if levels == "4" { "no5lvl pti=on" } else { "" };
-    let (mut qemu, console) = Qemu::start(CPUS, parameters)?;
-    let line = Console::follow(console).wait_for("expected ")?;
-    let text = line.split_once("expected ").map_or("", |(_, text)| text);
-    let expected: Value = serde_json::from_str(text)?;
-    if expected["cpus"] != CPUS {
-        return fail(format!("the guest runs on {} CPUs", expected["cpus"]));
-    }
+    let (mut qemu, expected) =
+        boot(parameters).or_else(|error| fail(format!("{GUEST_LOST_ALONE}: {error}")))?;
     let levels = expected["levels"].as_u64().unwrap_or_default();
-    fs::write(format!("{OUT}/expected.json"), text)?;
+    fs::write(format!("{OUT}/expected.json"), expected.to_string())?;
     say(&format!(
         "A Linux guest is up, with {CPUS} vCPUs and {levels} levels of page tables."
     ))?;
@@ -80,6 +75,18 @@ pub(crate) fn run() -> io::Result<String> {
         return fail("QEMU has lost vCPUs");
     }
     Ok(format!("levels={levels} vcpus={CPUS}"))
+}
+
+/// Starts the guest. Returns what it says of itself.
+fn boot(parameters: &str) -> io::Result<(Qemu, Value)> {
+    let (qemu, console) = Qemu::start(CPUS, parameters)?;
+    let line = Console::follow(console).wait_for("expected ")?;
+    let text = line.split_once("expected ").map_or("", |(_, text)| text);
+    let expected: Value = serde_json::from_str(text)?;
+    if expected["cpus"] != CPUS {
+        return fail(format!("it runs on {} CPUs", expected["cpus"]));
+    }
+    Ok((qemu, expected))
 }
 
 /// Mounts the folder of the machine outside.
