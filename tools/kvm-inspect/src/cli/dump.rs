@@ -178,7 +178,7 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
     } else {
         print(&manifest, path, context)?;
     }
-    Ok(if manifest.memory.complete {
+    Ok(if missing(&manifest).next().is_none() {
         Status::Done
     } else {
         Status::Incomplete
@@ -204,12 +204,10 @@ fn print(manifest: &Manifest, path: &Path, context: &mut Context) -> Result<(), 
     let beside = manifest_path(path);
     let beside = beside.as_os_str().as_encoded_bytes();
     writeln!(out, "{} says what is in it.", Escaped::new(beside))?;
-    for (kind, count) in &manifest.memory.pages {
-        if *count > 0 && !kind.is_faithful() && *kind != PageKind::Late {
-            let name = serde_json::to_string(kind).unwrap_or_default();
-            let name = name.trim_matches('"');
-            writeln!(out, "missing: {} ({name})", bytes(*count))?;
-        }
+    for (kind, count) in missing(manifest) {
+        let name = serde_json::to_string(&kind).unwrap_or_default();
+        let name = name.trim_matches('"');
+        writeln!(out, "missing: {} ({name})", bytes(count))?;
     }
     for warning in &manifest.warnings {
         writeln!(out, "{warning}")?;
@@ -217,8 +215,38 @@ fn print(manifest: &Manifest, path: &Path, context: &mut Context) -> Result<(), 
     Ok(())
 }
 
+/// Returns the kinds of pages that are missing, and how many there are.
+fn missing(manifest: &Manifest) -> impl Iterator<Item = (PageKind, u64)> + '_ {
+    let mode = manifest.consistency.mode;
+    let pages = manifest.memory.pages.iter();
+    pages
+        .map(|(kind, count)| (*kind, *count))
+        .filter(move |(kind, count)| *count > 0 && is_missing(*kind, mode))
+}
+
+/// Returns whether pages of a kind lack what was asked for. In a live dump, no instant was.
+fn is_missing(kind: PageKind, mode: Mode) -> bool {
+    !kind.is_faithful() && (mode != Mode::Live || kind != PageKind::Late)
+}
+
 impl From<DumpError> for Failure {
     fn from(error: DumpError) -> Self {
         Self::Failed(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_another_moment_are_missing_unless_the_dump_is_live() {
+        assert!(is_missing(PageKind::Late, Mode::Instant));
+        assert!(!is_missing(PageKind::Late, Mode::Live));
+        for mode in [Mode::Instant, Mode::Live] {
+            assert!(is_missing(PageKind::Swapped, mode));
+            assert!(!is_missing(PageKind::Present, mode));
+            assert!(!is_missing(PageKind::Untouched, mode));
+        }
     }
 }
