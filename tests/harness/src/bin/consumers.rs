@@ -31,6 +31,9 @@ const FOR_RUNNING: [&str; 6] = [
     "yara",
 ];
 
+/// Those for one of no single instant: what others look for may have moved meanwhile.
+const FOR_LIVE: [&str; 3] = ["makedumpfile", "leechcore", "yara"];
+
 /// Dumps Linux guests, and has other programs open the files.
 #[derive(Parser)]
 struct Arguments {
@@ -88,13 +91,18 @@ fn try_levels(levels: u64) -> io::Result<()> {
     let stood = judge(&folder, "our.core", |command| {
         let file = |name| folder.join(name);
         command.arg("--gdb-core").arg(file("gdb.core"));
+        command.arg("--lime").arg(file("our.lime"));
         command.arg("--witness").arg(file("qemu.core"));
     });
     println!("Of the guest that ran:");
     let ran = judge(&folder, "running.core", |command| {
         command.args(FOR_RUNNING.iter().flat_map(|name| ["--only", name]));
     });
-    stood.and(ran)?;
+    println!("Of the guest that ran, without a pause:");
+    let live = judge(&folder, "live.core", |command| {
+        command.args(FOR_LIVE.iter().flat_map(|name| ["--only", name]));
+    });
+    stood.and(ran).and(live)?;
     // They are large. After a failure they help.
     if env::var_os("KVM_INSPECT_KEEP").is_some() {
         return Ok(());

@@ -46,7 +46,7 @@ pub(crate) fn run() -> io::Result<String> {
     let levels = command_line::parameter(LEVELS).unwrap_or_default();
     // For four levels, with what makes them harder: page tables of their own for user space.
     let parameters = if levels == "4" { "no5lvl pti=on" } else { "" };
-    let (mut qemu, expected) =
+    let (mut qemu, _console, expected) =
         boot(parameters).or_else(|error| fail(format!("{GUEST_LOST_ALONE}: {error}")))?;
     let levels = expected["levels"].as_u64().unwrap_or_default();
     fs::write(format!("{OUT}/expected.json"), expected.to_string())?;
@@ -60,6 +60,7 @@ pub(crate) fn run() -> io::Result<String> {
     let registers = qemu.registers()?;
     dump(&qemu, "our.core", &[])?;
     dump(&qemu, "gdb.core", &["--format", "gdb"])?;
+    dump(&qemu, "our.lime", &["--format", "lime"])?;
     let begin = Instant::now();
     qemu.save_memory("dump-guest-memory", "/tmp/qemu.core")?;
     say(&format!("QEMU has dumped it, in {:.0?}", begin.elapsed()))?;
@@ -70,6 +71,7 @@ pub(crate) fn run() -> io::Result<String> {
         return fail("the guest has not gone on");
     }
     dump(&qemu, "running.core", &[])?;
+    dump(&qemu, "live.core", &["--consistency", "live"])?;
     module::unload()?;
     if qemu.registers()?.len() != CPUS as usize {
         return fail("QEMU has lost vCPUs");
@@ -77,16 +79,17 @@ pub(crate) fn run() -> io::Result<String> {
     Ok(format!("levels={levels} vcpus={CPUS}"))
 }
 
-/// Starts the guest. Returns what it says of itself.
-fn boot(parameters: &str) -> io::Result<(Qemu, Value)> {
+/// Starts the guest. Returns its console, and what it says of itself, too.
+fn boot(parameters: &str) -> io::Result<(Qemu, Console, Value)> {
     let (qemu, console) = Qemu::start(CPUS, parameters)?;
-    let line = Console::follow(console).wait_for("expected ")?;
+    let mut console = Console::follow(console);
+    let line = console.wait_for("expected ")?;
     let text = line.split_once("expected ").map_or("", |(_, text)| text);
     let expected: Value = serde_json::from_str(text)?;
     if expected["cpus"] != CPUS {
         return fail(format!("it runs on {} CPUs", expected["cpus"]));
     }
-    Ok((qemu, expected))
+    Ok((qemu, console, expected))
 }
 
 /// Mounts the folder of the machine outside.
