@@ -28,6 +28,7 @@ all:
 ## unit           Runs the tests that need no VM
 ## test           Runs check, unit, all cases on the stock kernel, a Linux guest, the demo
 ## demo           Inspects a real Linux guest in an emulated host, and compares with what QEMU knows
+## consumers      Dumps such a guest, and has drgn, crash, gdb and others open the file
 ## rust-analyzer  Writes rust-project.json, by which an editor understands the module
 ## bench          Compares the search with memory and others; MIB=, KIND=, INPUT=, COUNT=, PATTERNS=
 ## bench-module   Compares the module's ways to search, and kinds of memory
@@ -35,7 +36,7 @@ all:
 ## bench-freeze   Compares a guest's pause with QEMU's stop and cont, COUNT= times each
 ## bench-device   Compares the device with loading the module, and its copies with memcpy
 ## bench-idle     Measures what the loaded module costs while it waits
-in_root_targets := check format unit test demo rust-analyzer \
+in_root_targets := check format unit test demo consumers rust-analyzer \
 	bench bench-module bench-pause bench-freeze bench-device bench-idle
 ## test-all       Runs test, and what takes long: the debug kernel, Intel, README's commands
 ## soak           Repeats for MINUTES= (60) what may go wrong at any moment
@@ -105,8 +106,8 @@ setup-all:
 .PHONY: clean
 clean:
 	rm -rf build/native build/module build/test-modules build/debug build/vm build/target \
-		build/programs.* build/clippy build/fuzz/target build/log build/rust-analyzer \
-		rust-project.json
+		build/programs.* build/clippy build/consumers build/fuzz/target build/log \
+		build/rust-analyzer rust-project.json
 
 ## distclean      Removes all that was made
 .PHONY: distclean

@@ -47,6 +47,16 @@ stock:
 demo: stock
 	@$(vm) demo
 
+.PHONY: consumers
+consumers: stock
+	@scripts/consumers
+	@$(vm) consumers
+
+# The same without KVM and the module.
+.PHONY: test-consumers
+test-consumers: programs
+	@scripts/test-consumers
+
 .PHONY: case
 case: $(if $(filter debug,$(KERNEL)),debug programs,stock)
 	@$(vm) case -- $(NAME) --kernel $(KERNEL) --vendor $(VENDOR) --paging $(PAGING)

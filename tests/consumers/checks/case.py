@@ -19,10 +19,13 @@ def is_in(stack, *functions):
     """Returns whether a stack, as text, is that of one of these functions, or of an interrupt.
 
     An interrupt may come at any moment, and not all programs find the way from its stack to the one
-    below. Its entry (`asm_sysvec_...`) alone says nothing: it is on old stacks, too.
+    below. Its entry (`asm_sysvec_...`) alone says nothing: it is on old stacks, too. Its exit has
+    the timer set. Nobody finds the way out of a retpoline: the kernel has no words for its stack
+    (`UNWIND_HINT_UNDEFINED` in arch/x86/lib/retpoline.S).
     """
-    is_interrupt = re.search(r"(?<!asm_)sysvec_|handle_softirqs", stack)
-    return bool(is_interrupt) or any(function in stack for function in functions)
+    is_interrupt = re.search(r"(?<!asm_)sysvec_|handle_softirqs|hrtimer_rearm_deferred", stack)
+    is_retpoline = re.search(r"__x86_(indirect|return)_thunk", stack)
+    return bool(is_interrupt or is_retpoline) or any(name in stack for name in functions)
 
 
 class Case:
@@ -31,6 +34,7 @@ class Case:
     def __init__(self, options):
         self.core = options.core
         self.gdb_core = options.gdb_core
+        self.lime = options.lime
         self.witness = options.witness
         self.vmlinux = options.vmlinux
         self.symbols = options.symbols

@@ -14,6 +14,9 @@ from collections import namedtuple
 from .case import Case
 from .core import PRSTATUS_PID, Core
 
+# How much of each range is left, where much of it is not.
+KEPT = 16 << 20
+
 Damage = namedtuple("Damage", "name harm noticed_by")
 
 
@@ -75,10 +78,14 @@ def largest(core):
 
 
 def without_much_memory(core, _):
-    """Makes the upper half of the largest range zeros."""
-    load = largest(core)
-    half = load.in_file // 2
-    core.data[load.offset + half : load.offset + load.in_file] = bytes(load.in_file - half)
+    """Makes all but the first 16 MiB of each large range zeros.
+
+    The kernel begins above those of the first range, and its data lie above those of any.
+    """
+    for load in core.loads:
+        if load.in_file > KEPT:
+            begin, end = load.offset + KEPT, load.offset + load.in_file
+            core.data[begin:end] = bytes(end - begin)
 
 
 def memory_elsewhere(core, _):

@@ -29,16 +29,18 @@ def check(case):
     return f"{len(rows)} processes"
 
 
-def plugin(case, name, *options):
+def plugin(case, name, *options, file=None):
     vol = os.path.join(os.path.dirname(sys.executable), "vol")
     levels = case.expected["levels"]
+    file = file or case.core
     # It remembers symbols, and would use those of before.
-    cache, none = case.path(f"volatility-{levels}"), case.path("no-symbols")
+    cache = case.path(f"volatility-{levels}-{os.path.basename(file)}")
+    none = case.path("no-symbols")
     for folder in (cache, none):
         os.makedirs(folder, exist_ok=True)
     symbols = case.symbols if levels == 4 else none
     text = run(vol, "--quiet", "--offline", "--symbol-dirs", symbols, "--cache-path", cache,
-               "--renderer", "json", "--file", case.core, name, *options)
+               "--renderer", "json", "--file", file, name, *options)
     # Before it are words about itself.
     begin = text.find("\n[")
     try:

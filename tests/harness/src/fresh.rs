@@ -42,6 +42,8 @@ pub(crate) fn check_programs() -> io::Result<()> {
         "Cargo.toml",
         "Cargo.lock",
         "tests/cases",
+        "tests/consumers/Cargo.toml",
+        "tests/consumers/src",
         "tests/demo",
         "tests/pattern-sets",
         "tools",

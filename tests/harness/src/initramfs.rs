@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Cursor},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use cpio::{
@@ -70,14 +70,23 @@ impl Initramfs {
     ///
     /// One of them cannot be read.
     pub fn kvm(&mut self, kernel: &Kernel, module: &str) -> io::Result<&mut Self> {
-        let mut order = String::new();
         self.folder("/modules");
-        for path in kernel.module(module)? {
+        self.modules("/modules/kvm", &kernel.module(module)?)
+    }
+
+    /// Adds the files of kernel modules to the folder `/modules`, and a list of them.
+    ///
+    /// # Errors
+    ///
+    /// One of them cannot be read.
+    pub fn modules(&mut self, list: &str, files: &[PathBuf]) -> io::Result<&mut Self> {
+        let mut order = String::new();
+        for path in files {
             let name = format!("/modules/{}.ko", module_name(&path.to_string_lossy()));
-            self.file(&name, read_module(&path)?);
+            self.file(&name, read_module(path)?);
             order = order + &name + "\n";
         }
-        Ok(self.file("/modules/kvm", order))
+        Ok(self.file(list, order))
     }
 
     /// Writes the archive.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use cases::protocol::Message;
+use demo::dump::{MODULES, OUT, PROGRAM, TAG};
 
 use crate::{
     fresh,
@@ -36,12 +37,27 @@ const FIRMWARE: [&str; 2] = [
 /// The program that searches QEMU's files in the scenario `peers`.
 const RIPGREP: &str = "/usr/bin/rg";
 
+/// The kernel of the guest that other programs know, as scripts/consumers puts it there.
+const KNOWN_KERNEL: &str = "/opt/consumers/kernel/vmlinuz";
+
+/// The guest on a host, and what else is there.
+#[derive(Clone, Copy)]
+pub enum Guest<'a> {
+    /// The demo's own, with the kernel of the host.
+    Demo,
+    /// The one of `tests/consumers`. The host has the command `kvm-inspect`, and puts files into
+    /// this folder.
+    Known(&'a Path),
+}
+
 /// A scenario on a host.
 pub struct Scenario<'a> {
     /// Its name in the crate `demo`.
     pub name: &'a str,
     /// More parameters for the kernel.
     pub parameters: &'a str,
+    /// The guest.
+    pub guest: Guest<'a>,
     /// The folder of its logs, below that of all. The number of the attempt is added.
     pub log: &'a str,
     /// The host's memory in MiB.
@@ -62,8 +78,9 @@ impl Scenario<'_> {
         fresh::check_module(&testbed)?;
         fresh::check_programs()?;
         let kernel = Kernel::open(&testbed.kernel)?;
-        let initramfs = paths::build().join("vm/demo.cpio");
-        pack(&testbed, &kernel, &initramfs)?;
+        let contents = Contents::of(self.guest, &kernel)?;
+        let initramfs = paths::build().join("vm").join(contents.archive);
+        contents.pack(&testbed, &kernel, &initramfs)?;
         let machine = Machine {
             kernel: kernel.image(),
             initramfs,
@@ -75,6 +92,10 @@ impl Scenario<'_> {
             // With two processors software SVM sometimes loses guests with two vCPUs.
             processors: 1,
             in_parallel: false,
+            share: match self.guest {
+                Guest::Demo => None,
+                Guest::Known(folder) => Some((TAG, folder.to_owned())),
+            },
         };
         let mut why = String::new();
         for attempt in 1..=ATTEMPTS {
@@ -113,54 +134,96 @@ impl Scenario<'_> {
     }
 }
 
-/// Packs the host and its guest, if their inputs have changed.
-fn pack(testbed: &Testbed, kernel: &Kernel, path: &Path) -> io::Result<()> {
-    let program = |name| paths::cases().with_file_name(name);
-    let (host, guest) = (program("demo-host"), program("demo-guest"));
-    let kvm = kernel.module("kvm-amd")?;
-    let mut files: Vec<PathBuf> = [libraries(QEMU)?, libraries(RIPGREP)?].concat();
-    files.extend([QEMU, RIPGREP].iter().chain(&FIRMWARE).map(PathBuf::from));
-    files.sort_unstable();
-    files.dedup();
-    let inputs = [
-        vec![
-            host.clone(),
-            guest.clone(),
-            testbed.module.clone(),
-            kernel.image(),
-        ],
-        kvm,
-        files.clone(),
-    ]
-    .concat();
-    let stamp = Stamp::new(path, &inputs)?;
-    if stamp.is_current() {
-        return Ok(());
-    }
-    stamp.clear()?;
+/// What a host is packed with, besides KVM and the module.
+struct Contents {
+    /// The name of the host's archive.
+    archive: &'static str,
+    /// The kernel of the guest, and its first process.
+    guest: (PathBuf, PathBuf),
+    /// Programs of this machine, at the same paths there.
+    programs: Vec<&'static str>,
+    /// Programs of the project, and their paths there.
+    own: Vec<(&'static str, PathBuf)>,
+    /// Lists of kernel modules, and the files of those.
+    modules: Vec<(&'static str, Vec<PathBuf>)>,
+}
 
-    let inner = path.with_extension("guest.cpio");
-    let mut initramfs = Initramfs::new();
-    for folder in ["/dev", "/proc"] {
-        initramfs.folder(folder);
+impl Contents {
+    fn of(guest: Guest<'_>, kernel: &Kernel) -> io::Result<Self> {
+        let program = |name| paths::cases().with_file_name(name);
+        Ok(match guest {
+            Guest::Demo => Self {
+                archive: "demo.cpio",
+                guest: (kernel.image(), program("demo-guest")),
+                programs: vec![QEMU, RIPGREP],
+                own: Vec::new(),
+                modules: Vec::new(),
+            },
+            Guest::Known(_) => {
+                let mut files = kernel.module("9pnet_virtio")?;
+                files.extend(kernel.module("9p")?.pop());
+                Self {
+                    archive: "known.cpio",
+                    guest: (KNOWN_KERNEL.into(), program("consumers-guest")),
+                    programs: vec![QEMU],
+                    own: vec![(PROGRAM, program("kvm-inspect"))],
+                    modules: vec![(MODULES, files)],
+                }
+            }
+        })
     }
-    initramfs.program("/init", fs::read(guest)?);
-    initramfs.write(&inner)?;
 
-    let mut initramfs = Initramfs::new();
-    for folder in ["/dev", "/proc", "/sys", "/tmp", "/guest"] {
-        initramfs.folder(folder);
+    /// Packs the host and its guest, if their inputs have changed.
+    fn pack(&self, testbed: &Testbed, kernel: &Kernel, path: &Path) -> io::Result<()> {
+        let host = paths::cases().with_file_name("demo-host");
+        let (guest_kernel, guest) = &self.guest;
+        let mut files: Vec<PathBuf> = FIRMWARE.iter().map(PathBuf::from).collect();
+        for program in &self.programs {
+            files.extend(libraries(program)?);
+            files.push(program.into());
+        }
+        files.sort_unstable();
+        files.dedup();
+        let mut inputs = kernel.module("kvm-amd")?;
+        inputs.extend([&host, guest, guest_kernel, &testbed.module].map(Clone::clone));
+        inputs.extend(self.own.iter().map(|(_, program)| program.clone()));
+        inputs.extend(self.modules.iter().flat_map(|(_, files)| files.clone()));
+        inputs.extend(files.clone());
+        let stamp = Stamp::new(path, &inputs)?;
+        if stamp.is_current() {
+            return Ok(());
+        }
+        stamp.clear()?;
+
+        let inner = path.with_extension("guest.cpio");
+        let mut initramfs = Initramfs::new();
+        for folder in ["/dev", "/proc"] {
+            initramfs.folder(folder);
+        }
+        initramfs.program("/init", fs::read(guest)?);
+        initramfs.write(&inner)?;
+
+        let mut initramfs = Initramfs::new();
+        for folder in ["/dev", "/proc", "/sys", "/tmp", "/guest", OUT] {
+            initramfs.folder(folder);
+        }
+        initramfs.program("/init", fs::read(host)?);
+        initramfs.kvm(kernel, "kvm-amd")?;
+        for (list, files) in &self.modules {
+            initramfs.modules(list, files)?;
+        }
+        initramfs.file("/modules/kvm_inspect.ko", fs::read(&testbed.module)?);
+        initramfs.file("/guest/vmlinuz", fs::read(guest_kernel)?);
+        initramfs.file("/guest/initramfs", fs::read(&inner)?);
+        for file in files {
+            initramfs.program_with_folders(&file)?;
+        }
+        for (name, file) in &self.own {
+            initramfs.program(name, fs::read(file)?);
+        }
+        initramfs.write(path)?;
+        stamp.set()
     }
-    initramfs.program("/init", fs::read(host)?);
-    initramfs.kvm(kernel, "kvm-amd")?;
-    initramfs.file("/modules/kvm_inspect.ko", fs::read(&testbed.module)?);
-    initramfs.file("/guest/vmlinuz", fs::read(kernel.image())?);
-    initramfs.file("/guest/initramfs", fs::read(&inner)?);
-    for file in files {
-        initramfs.program_with_folders(&file)?;
-    }
-    initramfs.write(path)?;
-    stamp.set()
 }
 
 /// Returns the shared libraries of a program, and its loader.

@@ -45,6 +45,8 @@ pub struct Machine {
     /// Whether they run at the same time, and not in turns. With two the emulator is not reliable
     /// then: in some thousand freezes it loses a guest, or the VM.
     pub in_parallel: bool,
+    /// A folder that it may mount, and the tag for that.
+    pub share: Option<(&'static str, PathBuf)>,
 }
 
 impl Machine {
@@ -191,6 +193,12 @@ impl Machine {
             ("-monitor", monitor),
         ] {
             arguments.extend([option.into(), value]);
+        }
+        if let Some((tag, folder)) = &self.share {
+            let mut share = OsString::from("local,id=share,security_model=none,path=");
+            share.push(folder);
+            let device = format!("virtio-9p-pci,fsdev=share,mount_tag={tag}");
+            arguments.extend(["-fsdev".into(), share, "-device".into(), device.into()]);
         }
         arguments
     }

@@ -414,6 +414,7 @@ impl Suite {
                     memory: 1024,
                     processors: 2,
                     in_parallel: vm.in_parallel,
+                    share: None,
                 };
                 machine.run_all(log, &limits)
             }

@@ -4,7 +4,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use harness::nested::Scenario;
+use harness::nested::{Guest, Scenario};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() -> ExitCode {
@@ -20,6 +20,7 @@ fn run(name: &str) -> Result<(), Failed> {
     let scenario = Scenario {
         name,
         parameters: "",
+        guest: Guest::Demo,
         log: &format!("linux/{name}"),
         memory: 1024,
         limit: Duration::from_secs(180),

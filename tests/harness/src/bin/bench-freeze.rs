@@ -13,7 +13,7 @@ use demo::{
     pauses::{Comparison, Times, COUNT, VCPUS},
     work::{Work, WORK},
 };
-use harness::nested::Scenario;
+use harness::nested::{Guest, Scenario};
 
 /// How often the module inspects each guest, unless the first argument has another number.
 const INSPECTIONS: u32 = 1000;
@@ -79,6 +79,7 @@ fn measure(work: Work, cpus: u32, count: u32) -> io::Result<Comparison> {
     let scenario = Scenario {
         name: "freezes",
         parameters: &format!("{WORK}{work} {VCPUS}{cpus} {COUNT}{count}"),
+        guest: Guest::Demo,
         log: &format!("bench-freeze/{work}-{cpus}"),
         memory: 1024,
         // Time to boot, and for each inspection: the report is written while all vCPUs compete for

@@ -9,7 +9,7 @@
 use std::{io, process::ExitCode, time::Duration};
 
 use demo::{host::fail, values::text};
-use harness::nested::Scenario;
+use harness::nested::{Guest, Scenario};
 
 /// How many times shorter the pause must be than when QEMU writes the memory to a file.
 const SHORTER: f64 = 20.0;
@@ -52,6 +52,7 @@ fn bench() -> io::Result<(f64, f64)> {
     let scenario = Scenario {
         name: "peers",
         parameters: "",
+        guest: Guest::Demo,
         log: "bench-pause",
         // The guest's memory, and as much for the file.
         memory: 3072,

@@ -4,13 +4,14 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use harness::nested::Scenario;
+use harness::nested::{Guest, Scenario};
 
 fn main() -> ExitCode {
     println!("Booting a host in an emulator; all in all this takes about 20 seconds ...");
     let demo = Scenario {
         name: "find",
         parameters: "",
+        guest: Guest::Demo,
         log: "demo",
         memory: 1024,
         limit: Duration::from_secs(150),

@@ -6,6 +6,7 @@
 //! scenario. Its messages go to the second serial port, as those of a case. After the verdict come
 //! the results, or what went wrong.
 
+mod dump;
 mod find;
 mod freezes;
 mod long_pause;
@@ -37,6 +38,7 @@ fn run() -> io::Result<String> {
     let scenario = command_line::parameter(SCENARIO).unwrap_or_default();
     start(&scenario)?;
     match scenario.as_str() {
+        "dump" => dump::run(),
         "find" => find::run(),
         "freezes" => freezes::run(),
         "long_pause" => long_pause::run(),
