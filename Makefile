@@ -33,11 +33,12 @@ all:
 ## bench          Compares the search with memory and others; MIB=, KIND=, INPUT=, COUNT=, PATTERNS=
 ## bench-module   Compares the module's ways to search, and kinds of memory
 ## bench-pause    Compares a search by the module with others: the pause, and the whole time
+## bench-dump     Compares a dump with QEMU's: how long the guest stands, and the whole time
 ## bench-freeze   Compares a guest's pause with QEMU's stop and cont, COUNT= times each
 ## bench-device   Compares the device with loading the module, and its copies with memcpy
 ## bench-idle     Measures what the loaded module costs while it waits
 in_root_targets := check format unit test demo consumers rust-analyzer \
-	bench bench-module bench-pause bench-freeze bench-device bench-idle
+	bench bench-module bench-pause bench-dump bench-freeze bench-device bench-idle
 ## test-all       Runs test, and what takes long: the debug kernel, Intel, README's commands
 ## soak           Repeats for MINUTES= (60) what may go wrong at any moment
 ## fuzz           Fuzzes the search for SECONDS= (60), with all engines, against a plain one

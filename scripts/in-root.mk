@@ -85,6 +85,10 @@ bench-freeze: stock
 bench-pause: stock
 	@$(vm) bench-pause
 
+.PHONY: bench-dump
+bench-dump: stock
+	@$(vm) bench-dump
+
 # The last two measure nothing: they do without the module what cases do (docs/testing.md).
 .PHONY: bench-device bench-idle bench-module threads-alone threads-probed-alone
 bench-device bench-idle bench-module threads-alone threads-probed-alone: stock

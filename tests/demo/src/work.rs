@@ -7,6 +7,9 @@ use std::{fmt, io, str::FromStr};
 /// The kernel parameter that names the guest's work. Without it the guest keeps a secret.
 pub const WORK: &str = "work=";
 
+/// The guest's kernel parameter with how much memory it fills, in MiB, before it keeps its secret.
+pub const FILL: &str = "fill=";
+
 /// The guest's kernel parameter that sets its watchdogs after the boot: `lockup,stall`, the seconds
 /// after which each complains.
 pub const WATCHDOGS: &str = "watchdogs=";

@@ -37,16 +37,18 @@ const FIRMWARE: [&str; 2] = [
 /// The program that searches QEMU's files in the scenario `peers`.
 const RIPGREP: &str = "/usr/bin/rg";
 
+/// The program that digests QEMU's files in the scenario `dumps`.
+const SHA256SUM: &str = "/usr/bin/sha256sum";
+
 /// The kernel of the guest that other programs know, as scripts/consumers puts it there.
 const KNOWN_KERNEL: &str = "/opt/consumers/kernel/vmlinuz";
 
-/// The guest on a host, and what else is there.
+/// The guest on a host, which has the command `kvm-inspect`.
 #[derive(Clone, Copy)]
 pub enum Guest<'a> {
     /// The demo's own, with the kernel of the host.
     Demo,
-    /// The one of `tests/consumers`. The host has the command `kvm-inspect`, and puts files into
-    /// this folder.
+    /// The one of `tests/consumers`. The host puts files into this folder.
     Known(&'a Path),
 }
 
@@ -142,8 +144,6 @@ struct Contents {
     guest: (PathBuf, PathBuf),
     /// Programs of this machine, at the same paths there.
     programs: Vec<&'static str>,
-    /// Programs of the project, and their paths there.
-    own: Vec<(&'static str, PathBuf)>,
     /// Lists of kernel modules, and the files of those.
     modules: Vec<(&'static str, Vec<PathBuf>)>,
 }
@@ -155,8 +155,7 @@ impl Contents {
             Guest::Demo => Self {
                 archive: "demo.cpio",
                 guest: (kernel.image(), program("demo-guest")),
-                programs: vec![QEMU, RIPGREP],
-                own: Vec::new(),
+                programs: vec![QEMU, RIPGREP, SHA256SUM],
                 modules: Vec::new(),
             },
             Guest::Known(_) => {
@@ -166,7 +165,6 @@ impl Contents {
                     archive: "known.cpio",
                     guest: (KNOWN_KERNEL.into(), program("consumers-guest")),
                     programs: vec![QEMU],
-                    own: vec![(PROGRAM, program("kvm-inspect"))],
                     modules: vec![(MODULES, files)],
                 }
             }
@@ -176,6 +174,7 @@ impl Contents {
     /// Packs the host and its guest, if their inputs have changed.
     fn pack(&self, testbed: &Testbed, kernel: &Kernel, path: &Path) -> io::Result<()> {
         let host = paths::cases().with_file_name("demo-host");
+        let command = paths::cases().with_file_name("kvm-inspect");
         let (guest_kernel, guest) = &self.guest;
         let mut files: Vec<PathBuf> = FIRMWARE.iter().map(PathBuf::from).collect();
         for program in &self.programs {
@@ -185,8 +184,7 @@ impl Contents {
         files.sort_unstable();
         files.dedup();
         let mut inputs = kernel.module("kvm-amd")?;
-        inputs.extend([&host, guest, guest_kernel, &testbed.module].map(Clone::clone));
-        inputs.extend(self.own.iter().map(|(_, program)| program.clone()));
+        inputs.extend([&host, &command, guest, guest_kernel, &testbed.module].map(Clone::clone));
         inputs.extend(self.modules.iter().flat_map(|(_, files)| files.clone()));
         inputs.extend(files.clone());
         let stamp = Stamp::new(path, &inputs)?;
@@ -218,9 +216,7 @@ impl Contents {
         for file in files {
             initramfs.program_with_folders(&file)?;
         }
-        for (name, file) in &self.own {
-            initramfs.program(name, fs::read(file)?);
-        }
+        initramfs.program(PROGRAM, fs::read(command)?);
         initramfs.write(path)?;
         stamp.set()
     }

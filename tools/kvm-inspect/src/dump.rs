@@ -7,6 +7,9 @@
 //! little. Then the guest is held: all pages are digested once more, what differs is copied into
 //! memory, and the guest goes on. So what was not copied in the pause is what was there in the
 //! pause, and no disk is waited for while the guest stands.
+//!
+//! A pipe gets a live dump page by page. One of an instant does not exist before its pause, and
+//! needs a place that can be written again ([`Output::spooled`]).
 
 mod image;
 
@@ -30,10 +33,10 @@ use crate::{
     linux::{self, CpuNumbers, DirectMap, Proof},
     live::{self, LiveMemory},
     manifest::{
-        self, Address, Clock, Consistency, FileEntry, Format, Host, Manifest, Memory, Mode, Tool,
-        VcpuState, Vmcoreinfo,
+        self, Address, Clock, Consistency, FileEntry, Format, Host, Manifest, ManifestError,
+        Memory, Mode, Tool, VcpuState, Vmcoreinfo,
     },
-    output::Output,
+    output::{Output, OutputError},
     paging::RunLimit,
     registers::Registers,
 };
@@ -63,11 +66,21 @@ pub struct Options {
     pub memory: u64,
     /// How long to wait for all vCPUs to stop, in milliseconds; 0: a second.
     pub freeze_timeout_ms: u32,
+    /// Whether the manifest has the file's SHA-256 digest.
+    pub is_digested: bool,
+}
+
+impl Options {
+    fn is_elf(&self) -> bool {
+        matches!(self.format, Format::Elf | Format::ElfGdb)
+    }
 }
 
 /// What is being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// Pages are looked at, for VMCOREINFO.
+    Look,
     /// Pages are copied while the guest runs.
     Copy,
     /// What has changed meanwhile is copied again.
@@ -85,12 +98,18 @@ pub enum Stage {
 pub fn dump(
     session: &Session,
     vm: manifest::Vm,
-    output: Output,
+    mut output: Output,
     name: &str,
     options: &Options,
     progress: &mut dyn FnMut(Stage, u64, u64),
 ) -> Result<Manifest, DumpError> {
     let clock = Clock::start();
+    if options.mode == Mode::Instant && !output.is_patchable() {
+        return Err(OutputError::OutOfOrder.into());
+    }
+    if !options.is_digested {
+        output.leave_undigested();
+    }
     let memory = LiveMemory::new(session)?;
     let ranges = memory.ranges().iter();
     let ranges = ranges.map(|range| crate::core::Range::new(range.start, range.end - range.start));
@@ -101,16 +120,26 @@ pub fn dump(
         ..CopyTerms::default()
     };
 
-    // Its notes come when they are known.
     let vcpus = session.vcpus(Late::Refuse, options.freeze_timeout_ms)?;
+    let mut pauses = vec![Duration::from_nanos(vcpus.pause_ns)];
     let mut moment = Moment {
-        pause: Duration::from_nanos(vcpus.pause_ns),
         vcpus: vcpus.vcpus,
-        time: SystemTime::now(),
+        time: None,
         mappings: Vec::new(),
     };
-    let early = Facts::default();
-    let layout = early.layout(&ranges, &moment, String::new(), options)?;
+    let control = live::control_registers(&moment.vcpus);
+    let mut facts = Facts::default();
+    let mut note = String::new();
+    // A file gets its notes when they are known. A pipe gets them first.
+    let is_first = !output.is_patchable() && options.is_elf();
+    if is_first {
+        let candidates = memory.candidates(|done, all| progress(Stage::Look, done, all))?;
+        let proofs = linux::prove(&memory, &candidates, &control);
+        facts = Facts::of(&proofs, &moment.vcpus);
+        moment.mappings = mappings(kernel_for_gdb(&proofs, options));
+        note = Manifest::early_note(&vm, &facts.vcpus(&moment.vcpus));
+    }
+    let layout = facts.layout(&ranges, &moment, note, options)?;
     let mut writer = Writer::begin(output, layout)?;
     let mut image = Image::new(session, &ranges)?;
     let all = bytes(image.pages());
@@ -118,18 +147,19 @@ pub fn dump(
     image.copy_all(&mut writer, |done| progress(Stage::Copy, bytes(done), all))?;
     let copied_in = begun.elapsed();
 
-    let proofs = linux::prove(
-        &memory,
-        &image.candidates,
-        &live::control_registers(&moment.vcpus),
-    );
-    let facts = Facts::of(&proofs, &moment.vcpus);
-    if options.mode == Mode::Instant {
-        let rate = Rate::of(image.pages(), copied_in);
-        converge(&mut image, &mut writer, terms, &rate, options, progress)?;
-        let kernel = proofs.taken().and_then(|taken| taken.kernel.as_ref().ok());
-        let kernel = kernel.filter(|_| options.format == Format::ElfGdb);
-        moment = pause(&mut image, &mut writer, terms, kernel, session, options)?;
+    if !is_first {
+        let proofs = linux::prove(&memory, &image.candidates, &control);
+        let kernel = kernel_for_gdb(&proofs, options);
+        facts = Facts::of(&proofs, &moment.vcpus);
+        if options.mode == Mode::Instant {
+            let rate = Rate::of(image.pages(), copied_in);
+            converge(&mut image, &mut writer, terms, &rate, options, progress)?;
+            let (taken, pause) = pause(&mut image, &mut writer, terms, kernel, session, options)?;
+            moment = taken;
+            pauses.push(pause);
+        } else {
+            moment.mappings = mappings(kernel);
+        }
     }
 
     let mut manifest = Manifest {
@@ -143,13 +173,8 @@ pub fn dump(
             size: writer.layout().size(),
             sha256: None,
         },
-        times: clock.stop(Some(moment.time).filter(|_| options.mode == Mode::Instant)),
-        consistency: Consistency {
-            mode: options.mode,
-            pauses: 1,
-            paused_us: u64::try_from(moment.pause.as_micros()).unwrap_or(u64::MAX),
-            longest_pause_us: u64::try_from(moment.pause.as_micros()).unwrap_or(u64::MAX),
-        },
+        times: clock.stop(moment.time),
+        consistency: consistency(options.mode, &pauses),
         memory: Memory::new(writer.layout(), writer.pages()),
         vcpus: facts.vcpus(&moment.vcpus),
         direct_map_base: facts.direct_map.map(Address),
@@ -160,15 +185,54 @@ pub fn dump(
         }),
         warnings: facts.warnings(options),
     };
-    let layout = facts.layout(&ranges, &moment, manifest.note(), options)?;
-    writer.replace_headers(layout)?;
+    if writer.is_patchable() {
+        let layout = facts.layout(&ranges, &moment, manifest.note(), options)?;
+        writer.replace_headers(layout)?;
+    }
     let Written { output, .. } = writer.finish()?;
-    let size = manifest.file.size;
-    let digest = output.sha256(&mut |done| progress(Stage::Digest, done, size))?;
-    manifest.file.set_digest(&digest);
-    let text = manifest.to_json().map_err(|_| DumpError::Memory)?;
-    output.commit(Some(text.as_bytes()))?;
+    if options.is_digested {
+        let size = manifest.file.size;
+        let digest = output.sha256(&mut |done| progress(Stage::Digest, done, size))?;
+        manifest.file.set_digest(&digest);
+    }
+    let beside = output.path().map(|_| manifest.to_json());
+    let beside = beside.transpose()?;
+    output.commit(beside.as_deref().map(str::as_bytes))?;
     Ok(manifest)
+}
+
+fn consistency(mode: Mode, pauses: &[Duration]) -> Consistency {
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    Consistency {
+        mode,
+        pauses: u32::try_from(pauses.len()).unwrap_or(u32::MAX),
+        paused_us: micros(pauses.iter().sum()),
+        longest_pause_us: micros(pauses.iter().max().copied().unwrap_or_default()),
+    }
+}
+
+/// Returns the kernel whose mappings are to be in the file.
+fn kernel_for_gdb<'a>(
+    proofs: &'a linux::Proofs<'_>,
+    options: &Options,
+) -> Option<&'a linux::Kernel<'a>> {
+    let kernel = proofs.taken()?.kernel.as_ref().ok();
+    kernel.filter(|_| options.format == Format::ElfGdb)
+}
+
+/// Returns what a kernel has mapped now.
+fn mappings(kernel: Option<&linux::Kernel<'_>>) -> Vec<elf::Mapping> {
+    let Some(kernel) = kernel else {
+        return Vec::new();
+    };
+    kernel.memory().forget_tables();
+    let runs = kernel.mappings(RunLimit::default()).map_while(Result::ok);
+    let mappings = runs.map(|run| elf::Mapping {
+        gva: run.gva,
+        gpa: run.gpa,
+        size: run.length,
+    });
+    mappings.collect()
 }
 
 /// How fast pages are copied and compared.
@@ -232,13 +296,14 @@ fn check_memory(pages: usize, options: &Options) -> Result<(), DumpError> {
 /// What is known of the instant of the file.
 struct Moment {
     vcpus: Vec<uapi::Vcpu>,
-    pause: Duration,
-    time: SystemTime,
+    /// When that was; [`None`]: there was none.
+    time: Option<SystemTime>,
     /// What the kernel had mapped, for gdb.
     mappings: Vec<elf::Mapping>,
 }
 
 /// Holds the guest, and takes what has changed, its registers, and what its kernel has mapped.
+/// Returns how long it stood, too.
 fn pause(
     image: &mut Image<'_>,
     writer: &mut Writer,
@@ -246,7 +311,7 @@ fn pause(
     kernel: Option<&linux::Kernel<'_>>,
     session: &Session,
     options: &Options,
-) -> Result<Moment, DumpError> {
+) -> Result<(Moment, Duration), DumpError> {
     let hold = session.hold(
         options.max_pause_ms,
         options.freeze_timeout_ms,
@@ -258,18 +323,7 @@ fn pause(
         let changed = image.compare(true, terms)?;
         check_memory(changed.pages, options)?;
         let taken = image.take_changed(&changed, terms)?;
-        let mut mappings = Vec::new();
-        if let Some(kernel) = kernel {
-            kernel.memory().forget_tables();
-            for run in kernel.mappings(RunLimit::default()).map_while(Result::ok) {
-                mappings.push(elf::Mapping {
-                    gva: run.gva,
-                    gpa: run.gpa,
-                    size: run.length,
-                });
-            }
-        }
-        Ok::<_, DumpError>((vcpus.vcpus, changed, taken, mappings))
+        Ok::<_, DumpError>((vcpus.vcpus, changed, taken, mappings(kernel)))
     })();
     let released = hold.release();
     let (vcpus, changed, taken, mappings) = taken?;
@@ -278,12 +332,12 @@ fn pause(
         return Err(DumpError::Expired);
     }
     image.put_changed(&changed, &taken, writer)?;
-    Ok(Moment {
+    let moment = Moment {
         vcpus,
-        pause: Duration::from_nanos(released.pause_ns),
-        time,
+        time: Some(time),
         mappings,
-    })
+    };
+    Ok((moment, Duration::from_nanos(released.pause_ns)))
 }
 
 /// What is known of the guest's kernel.
@@ -389,7 +443,7 @@ impl Facts {
 
     fn warnings(&self, options: &Options) -> Vec<String> {
         let mut warnings = Vec::new();
-        let is_elf = matches!(options.format, Format::Elf | Format::ElfGdb);
+        let is_elf = options.is_elf();
         if self.vmcoreinfo.is_none() && is_elf {
             warnings.push(
                 "No VMCOREINFO was found in the guest: drgn and makedumpfile need it, or symbols."
@@ -504,14 +558,20 @@ impl From<ElfError> for DumpError {
     }
 }
 
+impl From<ManifestError> for DumpError {
+    fn from(_: ManifestError) -> Self {
+        Self::Memory
+    }
+}
+
 impl From<WriteError> for DumpError {
     fn from(error: WriteError) -> Self {
         Self::Write(error)
     }
 }
 
-impl From<crate::output::OutputError> for DumpError {
-    fn from(error: crate::output::OutputError) -> Self {
+impl From<OutputError> for DumpError {
+    fn from(error: OutputError) -> Self {
         Self::Write(error.into())
     }
 }

@@ -8,6 +8,9 @@
 //! if the `Output` is dropped.
 //!
 //! Only root, or whoever runs the program, may read it: it holds all secrets of a guest.
+//!
+//! A pipe takes bytes in their order, and once. What is not known in that order goes to a file
+//! without a name first ([`Output::spooled`]).
 
 mod digest;
 mod error;
@@ -49,7 +52,14 @@ pub struct Output(Target);
 
 enum Target {
     File(Staged),
+    Spool(Spool),
     Stream(Stream),
+}
+
+/// A file without a name, whose content goes to a pipe at the end.
+struct Spool {
+    file: File,
+    writer: Box<dyn Write + Send>,
 }
 
 /// A pipe, or whatever else is written from the begin to the end.
@@ -57,8 +67,8 @@ struct Stream {
     writer: Box<dyn Write + Send>,
     /// How many bytes were written.
     position: u64,
-    /// Of these bytes.
-    digest: Sha256,
+    /// Of these bytes; [`None`]: nobody asks for it.
+    digest: Option<Sha256>,
 }
 
 impl Output {
@@ -101,14 +111,47 @@ impl Output {
         Ok(Self::stream(File::from(stdout)))
     }
 
+    /// Writes to standard output when all is known. Until then it is in a file without a name, in
+    /// the folder for temporary files (`TMPDIR`).
+    ///
+    /// # Errors
+    ///
+    /// As [`Output::stdout`]; no file can be created in that folder.
+    pub fn spooled() -> Result<Self, OutputError> {
+        match Self::stdout()?.0 {
+            Target::Stream(Stream { writer, .. }) => Self::spooled_to(writer),
+            other => Ok(Self(other)),
+        }
+    }
+
+    /// As [`Output::spooled`], to another place.
+    ///
+    /// # Errors
+    ///
+    /// No file can be created in the folder for temporary files.
+    pub fn spooled_to(writer: impl Write + Send + 'static) -> Result<Self, OutputError> {
+        let file = tempfile::tempfile().map_err(OutputError::spool)?;
+        Ok(Self(Target::Spool(Spool {
+            file,
+            writer: Box::new(writer),
+        })))
+    }
+
     /// Writes to a pipe or the like, from the begin to the end.
     #[must_use]
     pub fn stream(writer: impl Write + Send + 'static) -> Self {
         Self(Target::Stream(Stream {
             writer: Box::new(writer),
             position: 0,
-            digest: Sha256::new(),
+            digest: Some(Sha256::new()),
         }))
+    }
+
+    /// Spares a stream its digest, which nobody will ask for.
+    pub fn leave_undigested(&mut self) {
+        if let Target::Stream(stream) = &mut self.0 {
+            stream.digest = None;
+        }
     }
 
     /// Returns the name that a file will have. A stream has none.
@@ -116,14 +159,14 @@ impl Output {
     pub fn path(&self) -> Option<&Path> {
         match &self.0 {
             Target::File(staged) => Some(staged.path()),
-            Target::Stream(_) => None,
+            Target::Spool(_) | Target::Stream(_) => None,
         }
     }
 
     /// Returns whether what was written can be written again.
     #[must_use]
     pub fn is_patchable(&self) -> bool {
-        matches!(self.0, Target::File(_))
+        !matches!(self.0, Target::Stream(_))
     }
 
     /// Gives a file its size. What is not written reads as zeros. A stream gets its zeros now.
@@ -137,6 +180,7 @@ impl Output {
                 let result = staged.file().set_len(size);
                 result.map_err(|error| staged.error("write", error))
             }
+            Target::Spool(spool) => spool.file.set_len(size).map_err(OutputError::spool),
             Target::Stream(stream) => stream.skip_to(size),
         }
     }
@@ -151,6 +195,10 @@ impl Output {
             Target::File(staged) => {
                 let result = staged.file().write_all_at(bytes, offset);
                 result.map_err(|error| staged.error("write", error))
+            }
+            Target::Spool(spool) => {
+                let result = spool.file.write_all_at(bytes, offset);
+                result.map_err(OutputError::spool)
             }
             Target::Stream(stream) => {
                 stream.skip_to(offset)?;
@@ -170,6 +218,7 @@ impl Output {
                 let result = clear(staged.file(), offset, size);
                 result.map_err(|error| staged.error("write", error))
             }
+            Target::Spool(spool) => clear(&spool.file, offset, size).map_err(OutputError::spool),
             Target::Stream(stream) => {
                 stream.skip_to(offset)?;
                 stream.skip_to(offset.saturating_add(size))
@@ -186,14 +235,20 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// The file cannot be read.
+    /// The file cannot be read, or [`Output::leave_undigested`] was called.
     pub fn sha256(&self, progress: &mut dyn FnMut(u64)) -> Result<Sha256Digest, OutputError> {
         match &self.0 {
             Target::File(staged) => {
                 let result = digest::of_file(staged.file(), progress);
                 result.map_err(|error| staged.error("read back", error))
             }
-            Target::Stream(stream) => Ok(stream.digest.clone().finalize().into()),
+            Target::Spool(spool) => {
+                digest::of_file(&spool.file, progress).map_err(OutputError::spool)
+            }
+            Target::Stream(stream) => {
+                let digest = stream.digest.clone().ok_or(OutputError::OutOfOrder)?;
+                Ok(digest.finalize().into())
+            }
         }
     }
 
@@ -211,7 +266,8 @@ impl Output {
     pub fn commit(self, manifest: Option<&[u8]>) -> Result<(), OutputError> {
         match self.0 {
             Target::File(staged) => commit_file(staged, manifest),
-            Target::Stream(_) if manifest.is_some() => Err(OutputError::NoPlace),
+            Target::Spool(_) | Target::Stream(_) if manifest.is_some() => Err(OutputError::NoPlace),
+            Target::Spool(spool) => spool.empty(),
             Target::Stream(mut stream) => stream.writer.flush().map_err(OutputError::stream),
         }
     }
@@ -267,10 +323,22 @@ fn zeros(most: u64) -> &'static [u8] {
     &ZEROS[..most.min(ZEROS.len())]
 }
 
+impl Spool {
+    /// Writes all to the pipe.
+    fn empty(mut self) -> Result<(), OutputError> {
+        digest::for_each_part(&self.file, OutputError::spool, |bytes| {
+            self.writer.write_all(bytes).map_err(OutputError::stream)
+        })?;
+        self.writer.flush().map_err(OutputError::stream)
+    }
+}
+
 impl Stream {
     fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
         self.writer.write_all(bytes).map_err(OutputError::stream)?;
-        self.digest.update(bytes);
+        if let Some(digest) = &mut self.digest {
+            digest.update(bytes);
+        }
         self.position = self.position.saturating_add(bytes.len() as u64);
         Ok(())
     }

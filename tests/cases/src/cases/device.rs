@@ -2,7 +2,12 @@
 
 //! The device tells the same as the report, and the truth.
 
-use std::{fs::File, os::unix::fs::FileExt, path::Path, time::Duration};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::Path,
+    time::Duration,
+};
 
 use kvm_inspect_pure::uapi;
 use kvm_inspect_tool::{
@@ -596,19 +601,26 @@ fn dumps() {
         assert_eq!(manifest.consistency.mode, mode);
         assert!(manifest.consistency.paused_us > 0);
         assert_eq!(manifest.vcpus.len(), 2);
-        let beside = std::fs::read_to_string(manifest_path(Path::new(path)));
+        let beside = fs::read_to_string(manifest_path(Path::new(path)));
         let beside = Manifest::parse(&beside.expect("it is there")).expect("a manifest");
         assert_eq!(beside, manifest);
-        let file = File::open(path).expect("it is there");
-        let mut bytes = vec![0; PAGE_SIZE * 8 * 256];
-        if format == Format::Raw {
-            file.read_exact_at(&mut bytes, MIB)
-                .expect("it is that long");
-        } else {
-            let core = CoreFile::open(file).expect("a core file");
-            core.read(MIB, &mut bytes).expect("it is in the file");
-        }
-        assert!(bytes == vm.read(MIB, 8 * MIB), "{format:?} {mode:?}");
+        assert_is_dump(&vm, path, format);
+
+        // A pipe gets the same, and has no place for a manifest.
+        let path = "/tmp/piped";
+        let pipe = File::create(path).expect("a file");
+        let output = match mode {
+            Consistency::Live => Output::stream(pipe),
+            _ => Output::spooled_to(pipe).expect("a temporary file"),
+        };
+        let manifest = dump_into(&vm, output, &options(format, mode)).expect("a dump can be made");
+        assert_eq!(
+            fs::metadata(path).expect("it is there").len(),
+            manifest.file.size
+        );
+        assert!(manifest.file.sha256.is_some());
+        assert!(!manifest_path(Path::new(path)).exists());
+        assert_is_dump(&vm, path, format);
     }
     // What would take too long is refused, and leaves no file.
     let options = Options {
@@ -621,6 +633,20 @@ fn dumps() {
     vm.finish();
 }
 
+/// Checks that a file has the memory of a VM.
+fn assert_is_dump(vm: &Vm, path: &str, format: Format) {
+    let file = File::open(path).expect("it is there");
+    let mut bytes = vec![0; PAGE_SIZE * 8 * 256];
+    if format == Format::Raw {
+        file.read_exact_at(&mut bytes, MIB)
+            .expect("it is that long");
+    } else {
+        let core = CoreFile::open(file).expect("a core file");
+        core.read(MIB, &mut bytes).expect("it is in the file");
+    }
+    assert!(bytes == vm.read(MIB, 8 * MIB), "{path} {format:?}");
+}
+
 fn options(format: Format, mode: Consistency) -> Options {
     Options {
         format,
@@ -628,6 +654,7 @@ fn options(format: Format, mode: Consistency) -> Options {
         max_pause_ms: 60_000,
         memory: 1 << 30,
         freeze_timeout_ms: FREEZE_TIMEOUT_MS,
+        is_digested: true,
     }
 }
 
@@ -647,6 +674,10 @@ fn session_of_tool(vm: &Vm) -> Session {
 
 fn dump_with(vm: &Vm, path: &str, options: &Options) -> Result<Manifest, String> {
     let output = Output::create(Path::new(path), Existing::Replace).expect("a file");
+    dump_into(vm, output, options)
+}
+
+fn dump_into(vm: &Vm, output: Output, options: &Options) -> Result<Manifest, String> {
     let session = session_of_tool(vm);
     let of = manifest::Vm {
         pid: own_pid(),

@@ -17,7 +17,7 @@ use std::{
 };
 
 use cases::command_line::parameter;
-use demo::work::{Work, LOG_MARK, NOBODYS_PORT, WATCHDOGS, WORK};
+use demo::work::{Work, FILL, LOG_MARK, NOBODYS_PORT, WATCHDOGS, WORK};
 use rustix::thread::{sched_setaffinity, CpuSet};
 
 const HOLDER: &str = "holder";
@@ -146,6 +146,7 @@ fn do_all_the_time(work: Work, cpu: usize, begun: Sender<()>) -> std::io::Result
 
 /// Makes a secret and holds it.
 fn hold_secret() -> std::io::Result<Never> {
+    let filled = fill()?;
     let mut secret = Box::new([0_u8; 32]);
     File::open("/dev/urandom")?.read_exact(secret.as_mut_slice())?;
     let cpus = thread::available_parallelism()?;
@@ -154,9 +155,24 @@ fn hold_secret() -> std::io::Result<Never> {
     say(&mut console()?, &ready)?;
     loop {
         // This keeps it in memory, whatever the optimizer does.
-        std::hint::black_box(&secret);
+        std::hint::black_box((&secret, &filled));
         thread::sleep(Duration::from_secs(1));
     }
+}
+
+/// Fills as much memory as a kernel parameter names, each page with content of its own.
+fn fill() -> std::io::Result<Vec<u64>> {
+    let mib: usize = match parameter(FILL) {
+        Some(mib) => mib.parse().map_err(std::io::Error::other)?,
+        None => 0,
+    };
+    let mut last = 1_u64;
+    let words = (0..mib << 17).map(|_| {
+        // A generator of Lehmer's kind: fast, and nothing that compresses.
+        last = last.wrapping_mul(0xda94_2042_e4dd_58b5);
+        last
+    });
+    Ok(words.collect())
 }
 
 /// Writes a line in one piece: other processes may write at the same time.

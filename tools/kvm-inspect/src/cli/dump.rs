@@ -32,9 +32,11 @@ Examples:
   kvm-inspect dump guest.core
   kvm-inspect dump 812 guest.core --max-pause 50ms
   kvm-inspect dump --name web guest.lime --format lime --consistency live
+  kvm-inspect dump 812 --consistency live -o - | zstd | ssh safe 'cat > guest.core.zst'
   kvm-inspect dump 812 guest.core && drgn -c guest.core -s vmlinux";
 
-const USAGE: &str = "kvm-inspect dump [OPTIONS] [VM] <FILE>";
+const USAGE: &str = "kvm-inspect dump [OPTIONS] [VM] <FILE>\n       \
+    kvm-inspect dump [OPTIONS] [VM] --output <FILE>";
 
 /// Writes memory and registers of the guest to a file
 ///
@@ -42,13 +44,25 @@ const USAGE: &str = "kvm-inspect dump [OPTIONS] [VM] <FILE>";
 /// needs beyond that, others refuse. Beside it, FILE.json says what is in it, what is missing, and
 /// how long the guest stood. Memory is copied while the guest runs; then it stands for a moment in
 /// which what has changed is copied once more. The exit status is 3 if something is missing.
+///
+/// With - as FILE it goes to standard output, without a file beside it. A live dump goes there page
+/// by page. Any other is first made in a file without a name, in TMPDIR or /tmp, which needs space.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, override_usage = USAGE)]
 #[allow(clippy::doc_markdown, reason = "it is help, and no Markdown")]
 pub(super) struct Args {
     /// The VM, if there is more than one, and then the file
-    #[arg(value_name = "FILE", required = true, num_args = 1..=2)]
+    #[arg(value_name = "FILE", required_unless_present = "output", num_args = 1..=2)]
     file: Vec<PathBuf>,
+    /// The file, or - for standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Write what else would be in FILE.json to this file
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// Leave out the SHA-256 digest of the file, which takes a while
+    #[arg(long)]
+    no_digest: bool,
     /// The VM with this name, as `list` has it
     #[arg(short, long, value_name = "NAME")]
     name: Option<std::ffi::OsString>,
@@ -98,23 +112,45 @@ enum Consistency {
 impl Args {
     /// Returns which VM, and the file.
     fn parse(&self) -> Result<(Selection, &Path), Failure> {
-        let usage = |line: String| Failure::Usage(format!("{line}; see kvm-inspect dump --help"));
-        let selection = |vm: &Path| {
-            let text = vm.to_str().unwrap_or_default();
-            let vm = text.parse::<Selection>();
-            vm.map_err(|error| usage(error.to_string()))
+        let usage = |line: &str| Failure::Usage(format!("{line}; see kvm-inspect dump --help"));
+        let (vm, file) = match (self.file.as_slice(), &self.output) {
+            ([], Some(file)) | ([file], None) => (None, file),
+            ([vm], Some(file)) | ([vm, file], None) => (Some(vm), file),
+            _ => return Err(usage("there are two files; give one of them")),
         };
-        match (self.file.as_slice(), &self.name) {
-            ([file], Some(name)) => Ok((Selection::Name(name.clone()), file)),
-            ([file], None) => Ok((Selection::Only, file)),
-            ([vm, file], None) => Ok((selection(vm)?, file)),
-            _ => Err(usage(
-                "there is a VM and its name; give one of them".to_owned(),
-            )),
-        }
+        let selection = match (vm, &self.name) {
+            (None, None) => Selection::Only,
+            (None, Some(name)) => Selection::Name(name.clone()),
+            (Some(vm), None) => {
+                let text = vm.to_str().unwrap_or_default();
+                let vm = text.parse::<Selection>();
+                vm.map_err(|error| usage(&error.to_string()))?
+            }
+            (Some(_), Some(_)) => {
+                return Err(usage("there is a VM and its name; give one of them"));
+            }
+        };
+        Ok((selection, file))
     }
 
-    fn options(&self) -> Options {
+    /// Opens what the dump is written to, and what its manifest is, if that is not beside it.
+    fn open(&self, path: &Path) -> Result<(Output, Option<Output>), Failure> {
+        let existing = if self.force {
+            Existing::Replace
+        } else {
+            Existing::Refuse
+        };
+        let output = match (is_piped(path), self.consistency) {
+            (false, _) => Output::create(path, existing)?,
+            (true, Consistency::Live) => Output::stdout()?,
+            (true, Consistency::Instant) => Output::spooled()?,
+        };
+        let manifest = self.manifest.as_deref();
+        let manifest = manifest.map(|path| Output::create(path, existing));
+        Ok((output, manifest.transpose()?))
+    }
+
+    fn options(&self, path: &Path) -> Options {
         Options {
             format: match self.format {
                 Format::Elf => manifest::Format::Elf,
@@ -129,24 +165,26 @@ impl Args {
             max_pause_ms: self.max_pause.clamp(1, 60_000),
             memory: self.memory,
             freeze_timeout_ms: self.freeze_timeout.unwrap_or(0),
+            // Only a manifest has the digest.
+            is_digested: !self.no_digest && (!is_piped(path) || self.manifest.is_some()),
         }
     }
 }
 
 pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure> {
     let (selection, path) = args.parse()?;
-    if path == Path::new("-") {
-        return Err(Failure::Usage(
-            "a dump to standard output is not possible yet; give a file".to_owned(),
-        ));
-    }
-    let existing = if args.force {
-        Existing::Replace
-    } else {
-        Existing::Refuse
+    let wrong = match (is_piped(path), context.json, &args.manifest) {
+        (true, true, _) => {
+            "the dump itself goes to standard output; take --manifest, and not --json"
+        }
+        (false, _, Some(_)) => "the manifest is beside the file; leave --manifest out",
+        _ => "",
     };
+    if !wrong.is_empty() {
+        return Err(Failure::Usage(wrong.to_owned()));
+    }
     // Before a guest is looked at.
-    let output = Output::create(path, existing)?;
+    let (output, beside) = args.open(path)?;
     let opened = Opened::new(&selection, context)?;
     let inspected = opened.json();
     let vm = manifest::Vm {
@@ -162,9 +200,10 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
         vm,
         output,
         &name,
-        &args.options(),
+        &args.options(path),
         &mut |stage, done, all| {
             let what = match stage {
+                Stage::Look => "looked at",
                 Stage::Copy => "copied",
                 Stage::Again => "copied again",
                 Stage::Digest => "digested",
@@ -173,10 +212,21 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
         },
     )?;
     drop(bar);
+    if let Some(mut beside) = beside {
+        let text = manifest.to_json().map_err(DumpError::from)?;
+        beside.write_at(0, text.as_bytes())?;
+        beside.commit(None)?;
+    }
     if context.json {
         json::write(context.terminal.out(), &manifest)?;
+    } else if is_piped(path) {
+        let mut lines = Vec::new();
+        print(&manifest, path, &mut lines)?;
+        String::from_utf8_lossy(&lines)
+            .lines()
+            .for_each(|line| context.terminal.note(line));
     } else {
-        print(&manifest, path, context)?;
+        print(&manifest, path, context.terminal.out())?;
     }
     Ok(if missing(&manifest).next().is_none() {
         Status::Done
@@ -185,25 +235,36 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
     })
 }
 
-fn print(manifest: &Manifest, path: &Path, context: &mut Context) -> Result<(), Failure> {
+/// Returns whether a file goes to standard output.
+fn is_piped(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+fn print(manifest: &Manifest, path: &Path, out: &mut impl Write) -> Result<(), Failure> {
     let pause = Time(manifest.consistency.paused_us.saturating_mul(1000));
     let pages = |kind: &PageKind| manifest.memory.pages.get(kind).copied().unwrap_or(0);
     let bytes = |pages: u64| Size(pages.saturating_mul(crate::core::PAGE_SIZE));
     let copied = pages(&PageKind::Present).saturating_add(pages(&PageKind::Late));
-    let out = context.terminal.out();
     let instant = match manifest.consistency.mode {
         Mode::Instant => "of one instant",
         _ => "of no single instant",
     };
+    let name = if is_piped(path) {
+        "standard output".as_bytes()
+    } else {
+        path.as_os_str().as_encoded_bytes()
+    };
     writeln!(
         out,
         "{}: {} of memory, {instant}; the guest stood for {pause}.",
-        Escaped::new(path.as_os_str().as_encoded_bytes()),
+        Escaped::new(name),
         bytes(copied)
     )?;
-    let beside = manifest_path(path);
-    let beside = beside.as_os_str().as_encoded_bytes();
-    writeln!(out, "{} says what is in it.", Escaped::new(beside))?;
+    if !is_piped(path) {
+        let beside = manifest_path(path);
+        let beside = beside.as_os_str().as_encoded_bytes();
+        writeln!(out, "{} says what is in it.", Escaped::new(beside))?;
+    }
     for (kind, count) in missing(manifest) {
         let name = serde_json::to_string(&kind).unwrap_or_default();
         let name = name.trim_matches('"');

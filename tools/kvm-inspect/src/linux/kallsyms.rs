@@ -27,10 +27,6 @@ pub struct Kallsyms {
     names: Names,
     /// In the order of the names.
     addresses: Vec<u64>,
-    /// Which symbols there are, ordered by their names, then as the kernel has them.
-    by_name: Vec<u32>,
-    /// The same, ordered by their addresses, then as the kernel has them.
-    by_address: Vec<u32>,
 }
 
 /// A symbol.
@@ -63,19 +59,7 @@ impl Kallsyms {
             .find("_stext")
             .ok_or(KallsymsError::Invalid("_stext is missing"))?;
         let addresses = addresses::read(memory, info, count, text_start)?;
-        let order = |compare: &dyn Fn(usize, usize) -> std::cmp::Ordering| {
-            let mut order: Vec<u32> = (0..count).collect();
-            order.sort_by(|a, b| compare(*a as usize, *b as usize));
-            order
-        };
-        let by_name = order(&|a, b| names.name(a).cmp(&names.name(b)));
-        let by_address = order(&|a, b| addresses[a].cmp(&addresses[b]));
-        Ok(Self {
-            names,
-            addresses,
-            by_name,
-            by_address,
-        })
+        Ok(Self { names, addresses })
     }
 
     /// Returns how many there are.
@@ -96,14 +80,10 @@ impl Kallsyms {
     }
 
     /// Returns the symbols with a name, in the kernel's order. Only static ones can be several.
+    ///
+    /// All names are looked at: few are ever asked for, and an order of all takes longer.
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Symbol<'a>> {
-        let first = self.by_name.partition_point(|index| {
-            let other = self.names.name(*index as usize);
-            other.is_some_and(|other| other < name)
-        });
-        let all = self.by_name.iter().skip(first);
-        let all = all.filter_map(|index| self.symbol(*index as usize));
-        all.take_while(move |symbol| symbol.name == name)
+        self.iter().filter(move |symbol| symbol.name == name)
     }
 
     /// Returns the address of the symbol with a name; of the first one if there are several, as the
@@ -113,44 +93,11 @@ impl Kallsyms {
         self.named(name).next().map(|symbol| symbol.address)
     }
 
-    /// Returns the symbol at or before an address, and how many bytes there are between them: of
-    /// several the first one. After the last symbol there is none.
-    #[must_use]
-    pub fn at(&self, address: u64) -> Option<(Symbol<'_>, u64)> {
-        let of = |index: &u32| {
-            self.addresses
-                .get(*index as usize)
-                .copied()
-                .unwrap_or_default()
-        };
-        let after = self
-            .by_address
-            .partition_point(|index| of(index) <= address);
-        let last = self.by_address.get(after.checked_sub(1)?)?;
-        if after == self.by_address.len() && of(last) != address {
-            return None;
-        }
-        let first = self
-            .by_address
-            .partition_point(|index| of(index) < of(last));
-        let symbol = self.symbol(*self.by_address.get(first)? as usize)?;
-        Some((symbol, address - symbol.address))
-    }
-
     /// Returns how many bytes there are from a symbol's address to the next higher one.
     #[must_use]
     pub fn room(&self, address: u64) -> Option<u64> {
-        let of = |index: &u32| {
-            self.addresses
-                .get(*index as usize)
-                .copied()
-                .unwrap_or_default()
-        };
-        let after = self
-            .by_address
-            .partition_point(|index| of(index) <= address);
-        let next = self.by_address.get(after)?;
-        Some(of(next) - address)
+        let above = self.addresses.iter().filter(|other| **other > address);
+        Some(above.min()? - address)
     }
 
     fn symbol(&self, index: usize) -> Option<Symbol<'_>> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Consistency, Host, Manifest, Times, Tool};
+use super::{Consistency, Host, Manifest, Times, Tool, Vcpu, VERSION};
 use crate::core::PageKind;
 
 /// The text of the note `KVM_INSPECT`. All of it is short, so that the note has the same size at
@@ -44,34 +44,41 @@ impl Manifest {
     /// Lists and names of any length are only in the manifest: a note must not outgrow its place.
     #[must_use]
     pub fn note(&self) -> String {
-        self.note_with(Some(Outcome {
+        let outcome = Outcome {
             times: &self.times,
             consistency: &self.consistency,
             complete: self.memory.complete,
             pages: &self.memory.pages,
-        }))
+        };
+        note(&self.tool, &self.host, &self.vm, &self.vcpus, Some(outcome))
     }
 
     /// Returns the text of the note for a pipe, which gets it before the memory. What is known at
     /// the end only is left out.
     #[must_use]
-    pub fn early_note(&self) -> String {
-        self.note_with(None)
+    pub fn early_note(vm: &super::Vm, vcpus: &[Vcpu]) -> String {
+        note(&Tool::default(), &Host::this(), vm, vcpus, None)
     }
+}
 
-    fn note_with(&self, result: Option<Outcome<'_>>) -> String {
-        let note = Note {
-            manifest_version: self.manifest_version,
-            tool: &self.tool,
-            host: &self.host,
-            vm: Vm {
-                pid: self.vm.pid,
-                fd: self.vm.fd,
-            },
-            cpus_assumed: self.vcpus.iter().any(|vcpu| vcpu.cpu_assumed),
-            result,
-        };
-        // It has text for keys only, so nothing can fail.
-        serde_json::to_string(&note).unwrap_or_default()
-    }
+fn note(
+    tool: &Tool,
+    host: &Host,
+    vm: &super::Vm,
+    vcpus: &[Vcpu],
+    result: Option<Outcome<'_>>,
+) -> String {
+    let note = Note {
+        manifest_version: VERSION,
+        tool,
+        host,
+        vm: Vm {
+            pid: vm.pid,
+            fd: vm.fd,
+        },
+        cpus_assumed: vcpus.iter().any(|vcpu| vcpu.cpu_assumed),
+        result,
+    };
+    // It has text for keys only, so nothing can fail.
+    serde_json::to_string(&note).unwrap_or_default()
 }

@@ -31,6 +31,8 @@ pub enum OutputError {
     BrokenPipe,
     /// The disk is full, or what the user may have of it. `None` is standard output.
     Full(Option<PathBuf>),
+    /// There is no space in the folder for temporary files.
+    NoSpool(PathBuf),
     /// The file is bigger than the file system or the limits of the process allow.
     TooBig(Option<PathBuf>),
     /// Anything else.
@@ -48,6 +50,15 @@ impl OutputError {
     /// Returns the error of an action with standard output.
     pub(super) fn stream(source: io::Error) -> Self {
         Self::new("write", None, source)
+    }
+
+    /// Returns the error of a file without a name.
+    pub(super) fn spool(source: io::Error) -> Self {
+        let folder = std::env::temp_dir();
+        match Self::new("write to", Some(folder.clone()), source) {
+            Self::Full(_) => Self::NoSpool(folder),
+            other => other,
+        }
     }
 
     /// Returns the error of an action with a file.
@@ -120,6 +131,12 @@ impl Display for OutputError {
                     "no space is left for {name}; make room, or write it elsewhere"
                 )
             }
+            Self::NoSpool(folder) => write!(
+                f,
+                "no space is left in {} for what is to go to standard output; set TMPDIR to \
+                 another folder, or write to a file",
+                folder.display()
+            ),
             Self::TooBig(path) => write!(
                 f,
                 "{} is bigger than a file may be; see ulimit -f, write it elsewhere, or in another \

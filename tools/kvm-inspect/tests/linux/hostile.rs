@@ -27,8 +27,8 @@ fn inspect(guest: &Guest) {
         }
         if let Some(symbols) = symbols {
             let _ = CpuNumbers::read(kernel, symbols);
-            for symbol in symbols.iter() {
-                let _ = (symbols.at(symbol.address), symbols.room(symbol.address));
+            for symbol in symbols.iter().take(100) {
+                let _ = (symbols.address(symbol.name), symbols.room(symbol.address));
             }
         }
         let limit = RunLimit {

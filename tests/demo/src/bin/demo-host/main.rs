@@ -7,6 +7,7 @@
 //! the results, or what went wrong.
 
 mod dump;
+mod dumps;
 mod find;
 mod freezes;
 mod long_pause;
@@ -39,6 +40,7 @@ fn run() -> io::Result<String> {
     start(&scenario)?;
     match scenario.as_str() {
         "dump" => dump::run(),
+        "dumps" => dumps::run(),
         "find" => find::run(),
         "freezes" => freezes::run(),
         "long_pause" => long_pause::run(),
