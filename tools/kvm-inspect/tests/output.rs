@@ -4,9 +4,11 @@
 
 use std::{
     fs::{self, File, OpenOptions},
+    io::Read,
     os::unix::fs::{symlink, MetadataExt},
     path::Path,
     process::Command,
+    thread,
 };
 
 use kvm_inspect_tool::output::{manifest_path, Existing, Output, OutputError};
@@ -210,6 +212,52 @@ fn a_reader_that_has_gone_is_told_as_such() {
 fn a_stream_has_no_place_for_a_manifest() {
     let result = Output::stream(Vec::new()).commit(Some(b"{}"));
     assert!(matches!(result, Err(OutputError::NoPlace)));
+    let spooled = Output::spooled_to(Vec::new()).expect("a file");
+    assert!(matches!(
+        spooled.commit(Some(b"{}")),
+        Err(OutputError::NoPlace)
+    ));
+}
+
+/// What is written again, and in any order, comes out of a pipe as it was at last.
+#[test]
+fn a_pipe_gets_a_spooled_file_when_it_is_whole() {
+    let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+    let mut output = Output::spooled_to(File::from(writer)).expect("a file");
+    assert!(output.is_patchable() && output.path().is_none());
+    output.set_size(3 << 20).expect("a size");
+    output.write_at(2 << 20, b"first").expect("written");
+    output.write_at(10, b"second").expect("written");
+    output.write_at(2 << 20, b"third").expect("written");
+    output.clear_at(12, 2).expect("cleared");
+    let digest = output.sha256(&mut |_| {}).expect("a digest");
+    let mut bytes = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(|| output.commit(None).expect("committed"));
+        File::from(reader).read_to_end(&mut bytes).expect("read");
+    });
+    let mut expected = vec![0; 3 << 20];
+    expected[10..16].copy_from_slice(b"se\0\0nd");
+    expected[2 << 20..][..5].copy_from_slice(b"third");
+    assert!(bytes == expected);
+    assert_eq!(digest, <[u8; 32]>::from(Sha256::digest(&expected)));
+}
+
+#[test]
+fn a_reader_of_a_spooled_file_may_go() {
+    let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+    let mut output = Output::spooled_to(File::from(writer)).expect("a file");
+    output.set_size(3 << 20).expect("a size");
+    drop(reader);
+    assert!(matches!(output.commit(None), Err(OutputError::BrokenPipe)));
+}
+
+#[test]
+fn a_stream_may_have_no_digest() {
+    let mut output = Output::stream(Vec::new());
+    output.leave_undigested();
+    output.write_at(0, b"bytes").expect("written");
+    assert!(output.sha256(&mut |_| {}).is_err());
 }
 
 /// Returns a command that runs one ignored test of this program by a shell.

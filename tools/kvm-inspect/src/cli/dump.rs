@@ -298,7 +298,55 @@ impl From<DumpError> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(words: &str) -> Args {
+        let words = std::iter::once("dump").chain(words.split_whitespace());
+        Command::parse_from(words).args
+    }
+
+    #[test]
+    fn the_file_is_the_last_word_or_an_option() {
+        let of = |words| {
+            let args = args(words);
+            let (selection, path) = args.parse().map_err(|failure| failure.to_string())?;
+            Ok::<_, String>((format!("{selection:?}"), path.display().to_string()))
+        };
+        let only = format!("{:?}", Selection::Only);
+        let vm = format!("{:?}", "812-9".parse::<Selection>().expect("a VM"));
+        let both = |selection: &str, path: &str| Ok((selection.to_owned(), path.to_owned()));
+        assert_eq!(of("core"), both(&only, "core"));
+        assert_eq!(of("-o core"), both(&only, "core"));
+        assert_eq!(of("812-9 core"), both(&vm, "core"));
+        assert_eq!(of("812-9 -o -"), both(&vm, "-"));
+        assert_eq!(of("812-9 -"), both(&vm, "-"));
+        assert!(
+            of("812-9 core -o core").is_err_and(|line| line.starts_with("there are two files;"))
+        );
+        assert!(of("812-9 core --name x").is_err_and(|line| line.starts_with("there is a VM and")));
+    }
+
+    #[test]
+    fn a_digest_is_made_if_there_is_a_place_for_it() {
+        for (words, is_digested) in [
+            ("core", true),
+            ("core --no-digest", false),
+            ("-", false),
+            ("- --manifest core.json", true),
+        ] {
+            let args = args(words);
+            let (_, path) = args.parse().expect("a file");
+            assert_eq!(args.options(path).is_digested, is_digested, "{words}");
+        }
+    }
 
     #[test]
     fn pages_of_another_moment_are_missing_unless_the_dump_is_live() {
