@@ -61,6 +61,16 @@ impl Console {
         ))
     }
 
+    /// Waits until the guest has gone on: for its next sign of life.
+    ///
+    /// # Errors
+    ///
+    /// None comes.
+    pub fn goes_on(&mut self) -> io::Result<()> {
+        self.skip();
+        self.wait_for("beat=").map(drop)
+    }
+
     /// Skips what has been printed up to now.
     pub fn skip(&mut self) {
         self.seen.extend(self.coming.try_iter());

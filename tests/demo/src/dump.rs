@@ -13,6 +13,3 @@ pub const TAG: &str = "out";
 
 /// The list of the kernel modules for that, in the order of loading.
 pub const MODULES: &str = "/modules/9p";
-
-/// The command `kvm-inspect` on the host.
-pub const PROGRAM: &str = "/usr/bin/kvm-inspect";

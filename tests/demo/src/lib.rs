@@ -2,6 +2,7 @@
 
 //! The parts of the demo that run in its VM. Other scenarios with a Linux guest use them, too.
 
+pub mod command;
 pub mod console;
 pub mod dump;
 pub mod host;

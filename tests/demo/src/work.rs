@@ -17,6 +17,9 @@ pub const WATCHDOGS: &str = "watchdogs=";
 /// What the guest's kernel logs, with the level of a stall, when its watchdogs are set.
 pub const LOG_MARK: &str = "the kernel log is seen";
 
+/// What the guest logs when it keeps a secret, before the first eight digits of that.
+pub const KEEPS: &str = "the secret begins with";
+
 /// A port without a device in KVM or QEMU.
 pub const NOBODYS_PORT: u64 = 0xed;
 

@@ -10,7 +10,10 @@ use std::{
 };
 
 use cases::protocol::Message;
-use demo::dump::{MODULES, OUT, PROGRAM, TAG};
+use demo::{
+    command::PROGRAM,
+    dump::{MODULES, OUT, TAG},
+};
 
 use crate::{
     fresh,

@@ -17,7 +17,7 @@ use std::{
 };
 
 use cases::command_line::parameter;
-use demo::work::{Work, FILL, LOG_MARK, NOBODYS_PORT, WATCHDOGS, WORK};
+use demo::work::{Work, FILL, KEEPS, LOG_MARK, NOBODYS_PORT, WATCHDOGS, WORK};
 use rustix::thread::{sched_setaffinity, CpuSet};
 
 const HOLDER: &str = "holder";
@@ -152,6 +152,11 @@ fn hold_secret() -> std::io::Result<Never> {
     let cpus = thread::available_parallelism()?;
     let digits = kvm_inspect_tool::hex::digits(secret.as_slice());
     let ready = format!("ready cpus={cpus} secret={digits}");
+    // For who reads the kernel's log from outside.
+    fs::write(
+        "/dev/kmsg",
+        format!("<6>demo guest: {KEEPS} {:.8}\n", digits),
+    )?;
     say(&mut console()?, &ready)?;
     loop {
         // This keeps it in memory, whatever the optimizer does.

@@ -7,7 +7,7 @@ use std::{process::ExitCode, time::Duration};
 use harness::nested::{Guest, Scenario};
 
 fn main() -> ExitCode {
-    println!("Booting a host in an emulator; all in all this takes about 20 seconds ...");
+    println!("Booting a host in an emulator; all in all this takes about a minute ...");
     let demo = Scenario {
         name: "find",
         parameters: "",

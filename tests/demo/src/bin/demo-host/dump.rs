@@ -16,8 +16,9 @@ use std::{
 
 use cases::{command_line, protocol::GUEST_LOST_ALONE};
 use demo::{
+    command::{self, show, PROGRAM},
     console::Console,
-    dump::{LEVELS, MODULES, OUT, PROGRAM, TAG},
+    dump::{LEVELS, MODULES, OUT, TAG},
     host::{self, fail, say},
     qemu::Qemu,
 };
@@ -71,7 +72,7 @@ pub(crate) fn run() -> io::Result<String> {
         return fail("the guest has not gone on");
     }
     dump(&qemu, "running.core", &[])?;
-    dump(&qemu, "live.core", &["--consistency", "live"])?;
+    dump_live(&qemu, "live.core")?;
     module::unload()?;
     if qemu.registers()?.len() != CPUS as usize {
         return fail("QEMU has lost vCPUs");
@@ -106,22 +107,37 @@ fn dump(qemu: &Qemu, name: &str, options: &[&str]) -> io::Result<()> {
     let begin = Instant::now();
     let (pid, path) = (qemu.pid().to_string(), format!("/tmp/{name}"));
     let arguments = ["dump", &pid, &path, "--max-pause", MAX_PAUSE];
+    show(&command::run(&[&arguments, options].concat())?)?;
+    say(&format!("  That took {:.0?}.", begin.elapsed()))?;
+    take(name)?;
+    take(&format!("{name}.json"))
+}
+
+/// As [`dump`], without a pause, and by a pipe.
+fn dump_live(qemu: &Qemu, name: &str) -> io::Result<()> {
+    let begin = Instant::now();
+    let (path, beside) = (format!("/tmp/{name}"), format!("/tmp/{name}.json"));
+    let pid = qemu.pid().to_string();
+    let arguments = [
+        "dump",
+        &pid,
+        "--consistency",
+        "live",
+        "--manifest",
+        &beside,
+        "-o",
+        "-",
+    ];
+    say(&format!("# kvm-inspect {} >{path}", arguments.join(" ")))?;
     let mut command = Command::new(PROGRAM);
-    command.args(arguments).args(options);
-    say(&format!(
-        "# kvm-inspect {} {}",
-        arguments.join(" "),
-        options.join(" ")
-    ))?;
-    let output = command.output()?;
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    for line in text.lines() {
-        say(&format!("  {line}"))?;
-    }
+    let output = command
+        .args(arguments)
+        .stdout(File::create(&path)?)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    show(&said.lines().map(str::to_owned).collect::<Vec<_>>())?;
     if !output.status.success() {
-        let last = text.lines().last().unwrap_or_default();
-        return fail(format!("kvm-inspect: {}: {last}", output.status));
+        return fail(format!("kvm-inspect: {}", output.status));
     }
     say(&format!("  That took {:.0?}.", begin.elapsed()))?;
     take(name)?;

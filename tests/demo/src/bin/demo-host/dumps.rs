@@ -10,8 +10,8 @@ use std::{
 };
 
 use demo::{
+    command::PROGRAM,
     console::Console,
-    dump::PROGRAM,
     host::{self, fail, less_on_the_console, say},
     qemu::Qemu,
     work::FILL,
@@ -99,14 +99,14 @@ fn compare(parameters: &str) -> io::Result<[Ratios; WAYS.len()]> {
     let mut times = WAYS.map(|_| Vec::new());
     for turn in 1..=TURNS {
         for ((_, way), times) in WAYS.iter().zip(&mut times) {
-            goes_on(&mut console)?;
+            console.goes_on()?;
             // Each begins with an empty file system.
             let _ = fs::remove_file(FILE);
             times.push(way(&mut qemu)?);
         }
         say(&format!("Turn {turn} of {TURNS} is over."))?;
     }
-    goes_on(&mut console)?;
+    console.goes_on()?;
     let medians = times.map(|times| Times {
         stood: median(&times, |times| times.stood),
         whole: median(&times, |times| times.whole),
@@ -187,12 +187,6 @@ fn digest() -> io::Result<Duration> {
         return fail(format!("sha256sum: {}: {said}", output.status));
     }
     Ok(took)
-}
-
-/// Waits until the guest has gone on.
-fn goes_on(console: &mut Console) -> io::Result<()> {
-    console.skip();
-    console.wait_for("beat=").map(drop)
 }
 
 fn median(times: &[Times], of: fn(&Times) -> Duration) -> Duration {

@@ -17,6 +17,8 @@ use kvm_inspect_tool::{
 };
 use rustix::io::Errno;
 
+use crate::outside;
+
 const CPUS: u32 = 2;
 
 /// How often to try. On a busy machine an inspection may be over before QEMU stops the guest, or a
@@ -49,12 +51,15 @@ pub(crate) fn run() -> io::Result<String> {
     let results = compare(&mut qemu, secret, &lines)?;
 
     qemu.resume()?;
-    console.skip();
-    console.wait_for("beat=")?;
+    console.goes_on()?;
     module::unload()?;
-    console.wait_for("beat=")?;
+    console.goes_on()?;
     say("The guest has gone on, and does so without the module.")?;
-    Ok(results)
+
+    let seen = outside::look(qemu.pid(), version.trim(), secret)?;
+    console.goes_on()?;
+    say("The guest has gone on again.")?;
+    Ok(format!("{results} {seen}"))
 }
 
 /// Makes an inspection, and lets QEMU stop the guest before that goes on.

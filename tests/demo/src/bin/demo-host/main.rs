@@ -11,6 +11,7 @@ mod dumps;
 mod find;
 mod freezes;
 mod long_pause;
+mod outside;
 mod peers;
 
 use std::{io, thread, time::Duration};

@@ -115,12 +115,12 @@ pub(crate) fn run() -> io::Result<String> {
     let mut times = WAYS.map(|_| Vec::new());
     for turn in 1..=TURNS {
         for ((_, way), times) in WAYS.iter().zip(&mut times) {
-            goes_on(&mut console)?;
+            console.goes_on()?;
             times.push(way(&mut job)?);
         }
         say(&format!("Turn {turn} of {TURNS} is over."))?;
     }
-    goes_on(&mut console)?;
+    console.goes_on()?;
 
     let medians = times.map(|times| Times {
         longest: median(&times, |times| times.longest),
@@ -312,12 +312,6 @@ fn found(count: Option<u64>, said: &str) -> io::Result<()> {
     } else {
         fail(format!("the secret is there once, but: {said}"))
     }
-}
-
-/// Waits until the guest has gone on.
-fn goes_on(console: &mut Console) -> io::Result<()> {
-    console.skip();
-    console.wait_for("beat=").map(drop)
 }
 
 fn median(times: &[Times], of: fn(&Times) -> Duration) -> Duration {
