@@ -74,8 +74,8 @@ pub(crate) fn run() -> io::Result<String> {
     )?;
     less_on_the_console()?;
     module::load(&host::module()?, "")?;
-    let [with_digest, _, without, _, _] = compare("")?;
-    compare(&format!("{FILL}{FILLED}"))?;
+    let [with_digest, _, without, _, _] = compare(0)?;
+    compare(FILLED)?;
     module::unload()?;
     let least = |of: fn(&Ratios) -> f64| of(&with_digest).min(of(&without));
     Ok(format!(
@@ -91,9 +91,9 @@ struct Ratios {
     whole: f64,
 }
 
-/// Starts a guest, has it written in each way, and shows the times.
-fn compare(parameters: &str) -> io::Result<[Ratios; WAYS.len()]> {
-    let (mut qemu, console) = Qemu::start_with_memory(MIB, 1, parameters)?;
+/// Starts a guest that fills so many MiB, has it written in each way, and shows the times.
+fn compare(filled: u32) -> io::Result<[Ratios; WAYS.len()]> {
+    let (mut qemu, console) = Qemu::start_with_memory(MIB, 1, &format!("{FILL}{filled}"))?;
     let mut console = Console::follow(console);
     console.wait_for("ready ")?;
     let mut times = WAYS.map(|_| Vec::new());
@@ -111,7 +111,7 @@ fn compare(parameters: &str) -> io::Result<[Ratios; WAYS.len()]> {
         stood: median(&times, |times| times.stood),
         whole: median(&times, |times| times.whole),
     });
-    show(parameters, &medians)?;
+    show(filled, &medians)?;
     Ok(array::from_fn(|index| {
         let (one, next) = (medians[index], medians[(index + 1) % WAYS.len()]);
         Ratios {
@@ -122,10 +122,10 @@ fn compare(parameters: &str) -> io::Result<[Ratios; WAYS.len()]> {
 }
 
 /// Prints the times of each way.
-fn show(parameters: &str, medians: &[Times]) -> io::Result<()> {
+fn show(filled: u32, medians: &[Times]) -> io::Result<()> {
     say(&format!(
-        "A Linux guest with {MIB} MiB {parameters}. The median of {TURNS} turns, as multiples of \
-         the first:"
+        "A Linux guest with {MIB} MiB, which has filled {filled} of them. The median of {TURNS} \
+         turns, as multiples of the first:"
     ))?;
     say("  standstill  whole time")?;
     let unit = medians[0];

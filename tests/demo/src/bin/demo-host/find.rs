@@ -12,7 +12,7 @@ use demo::{
 };
 use kvm_inspect_tool::{
     hex, module,
-    report::{Conclusion, Report, Vcpu},
+    report::{Conclusion, Report, State, Vcpu},
     Inspection, LoadError,
 };
 use rustix::io::Errno;
@@ -95,15 +95,26 @@ fn inspect_and_stop(qemu: &mut Qemu, secret: &str) -> io::Result<Vec<String>> {
         };
         qemu.wait_until_stopped()?;
         match loaded {
-            Ok(mut loaded) if stopped_while_parked => return loaded.lines(),
-            // It was over too soon: try again.
-            Ok(loaded) => drop(loaded.unload()?),
+            Ok(mut loaded) => {
+                let lines = loaded.lines()?;
+                if stopped_while_parked && all_were_parked(&lines) {
+                    return Ok(lines);
+                }
+                // It was over too soon, or a vCPU was not in KVM and has gone on since.
+                loaded.unload()?;
+            }
             Err(LoadError::Refused(refusal)) if refusal.errno == Errno::TIMEDOUT => (),
             Err(error) => return Err(error.into()),
         }
         qemu.resume()?;
     }
     fail("no pause was long enough for QEMU to stop the guest")
+}
+
+/// Returns whether the vCPUs' registers were read where their threads wait.
+fn all_were_parked(lines: &[String]) -> bool {
+    let report = Report::parse(lines);
+    report.is_ok_and(|report| report.states().iter().all(|state| *state == State::Parked))
 }
 
 /// Returns whether all these threads of QEMU are parked in the module, with a pending signal if

@@ -35,6 +35,21 @@ pub(crate) fn look(pid: u32, release: &str, secret: &str) -> io::Result<String> 
         return fail("the guest is not in the list");
     }
 
+    let pattern = format!("hex:{secret}");
+    let search = command::run(&[
+        "search",
+        &pid,
+        &pattern,
+        "--context",
+        "8",
+        "--max-pause",
+        "60s",
+    ])?;
+    show(&search)?;
+    if !shown(&search).contains(secret) {
+        return fail("the secret was not found");
+    }
+
     let dump = command::run(&["dump", &pid, FILE, "--max-pause", "60s"])?;
     show(&dump)?;
     let file = fs::read(FILE)?;
@@ -67,4 +82,11 @@ pub(crate) fn look(pid: u32, release: &str, secret: &str) -> io::Result<String> 
         file.len() >> 20,
         log.len()
     ))
+}
+
+/// Returns the digits of a hex dump.
+fn shown(lines: &[String]) -> String {
+    let rows = lines.iter().filter_map(|line| line.split_once('|'));
+    rows.flat_map(|(row, _)| row.split_whitespace().skip(1))
+        .collect()
 }
