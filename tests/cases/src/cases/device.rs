@@ -19,7 +19,10 @@ use kvm_inspect_tool::{
     output::{manifest_path, Existing, Output},
     paging::{AddressSpace, VirtualMemory},
 };
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    mount::{mount, unmount, MountFlags, UnmountFlags},
+};
 
 use super::{secret, Case};
 use crate::{
@@ -623,13 +626,31 @@ fn dumps() {
         assert_is_dump(&vm, path, format);
     }
     // What would take too long is refused, and leaves no file.
-    let options = Options {
+    let none = Options {
         memory: 0,
         ..options(Format::Elf, Consistency::Instant)
     };
-    let refused = dump_with(&vm, "/tmp/refused", &options);
+    let refused = dump_with(&vm, "/tmp/refused", &none);
     assert!(refused.is_err_and(|error| error.contains("raise --memory")));
     assert!(!Path::new("/tmp/refused").exists());
+    // So is what a disk has no room for, before the guest is held.
+    let full = Path::new("/tmp/full");
+    fs::create_dir(full).expect("a folder");
+    let size = c"size=1m";
+    mount("tmpfs", full, "tmpfs", MountFlags::empty(), Some(size)).expect("a file system");
+    let refused = dump_with(
+        &vm,
+        "/tmp/full/core",
+        &options(Format::Elf, Consistency::Instant),
+    );
+    assert!(
+        refused
+            .as_ref()
+            .is_err_and(|error| error.starts_with("no space is left for /tmp/full/core; ")),
+        "{refused:?}"
+    );
+    assert_eq!(fs::read_dir(full).expect("a folder").count(), 0);
+    unmount(full, UnmountFlags::empty()).expect("nothing uses it");
     vm.finish();
 }
 
