@@ -21,6 +21,7 @@ mod list;
 mod man;
 mod read;
 mod regs;
+mod schema;
 mod search;
 mod slots;
 mod terminal;
@@ -65,7 +66,7 @@ struct Cli {
 /// What each command takes.
 #[derive(Debug, clap::Args)]
 struct Global {
-    /// Print one JSON object instead of text
+    /// Print one JSON object instead of text; kvm-inspect schema describes it
     #[arg(long, global = true, help_heading = "Output")]
     json: bool,
     /// Print data only: no headings, notes or progress
@@ -88,6 +89,7 @@ enum Command {
     Dump(Box<dump::Args>),
     Completions(completions::Args),
     Man(man::Args),
+    Schema(schema::Args),
 }
 
 /// What a command works with.
@@ -127,6 +129,7 @@ impl Cli {
             Command::Dump(args) => dump::run(&args, &mut context),
             Command::Completions(args) => completions::run(&args, Self::command(), &mut context),
             Command::Man(args) => man::run(&args, Self::command(), &mut context),
+            Command::Schema(args) => schema::run(&args, &mut context),
         };
         // Also before an error: what was printed may say more.
         let flushed = context.terminal.flush();

@@ -141,7 +141,10 @@ fn a_host_without_a_vm_has_an_empty_list() {
         ("", "kvm-inspect: there is no VM\n")
     );
     let output = list(proc.path(), &["--json"]);
-    assert_eq!(text(&output.stdout), "{\"vm\":[],\"hidden\":0}\n");
+    assert_eq!(
+        text(&output.stdout),
+        "{\"json_version\":1,\"vm\":[],\"hidden\":0}\n"
+    );
     assert_eq!(text(&list(proc.path(), &["-q"]).stderr), "");
 }
 
@@ -177,7 +180,7 @@ fn a_folder_of_processes_that_is_none_is_an_error() {
 fn the_real_list_can_be_had() {
     let output = run(&["list", "--json"]);
     assert!(output.status.success());
-    assert!(text(&output.stdout).starts_with("{\"vm\":["));
+    assert!(text(&output.stdout).starts_with("{\"json_version\":1,\"vm\":["));
 }
 
 #[test]

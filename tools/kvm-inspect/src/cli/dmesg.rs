@@ -54,6 +54,7 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
     })?;
     if context.json {
         let object = json::Dmesg {
+            json_version: json::Version,
             vm: opened.json(),
             record: log.records.iter().map(record).collect(),
             skipped: log.skipped,

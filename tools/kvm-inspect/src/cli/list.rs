@@ -43,6 +43,7 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
         ))
     })?;
     let mut list = json::List {
+        json_version: json::Version,
         vm: vms.iter().map(json::Vm::new).collect(),
         hidden,
     };

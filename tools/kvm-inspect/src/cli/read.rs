@@ -157,6 +157,7 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
         write_raw(output, range, pieces, context)?;
     } else if context.json {
         let object = json::Read {
+            json_version: json::Version,
             vm: opened.json(),
             extent: json::Stream::new(
                 pieces.map(|piece| piece.map(|piece| extent(&piece, is_virtual))),

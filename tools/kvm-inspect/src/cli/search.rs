@@ -149,6 +149,12 @@ fn split(words: &[OsString], name: Option<OsString>) -> Result<(Selection, &[OsS
     }
 }
 
+/// Returns the word of a result.
+#[cfg(test)]
+pub(super) const fn word(conclusion: Option<crate::report::Conclusion>) -> &'static str {
+    verdict::words(conclusion).0
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;

@@ -50,6 +50,7 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
         Some(count(&mut slots, &opened, &context.terminal)?)
     };
     let object = json::Slots {
+        json_version: json::Version,
         vm: opened.json(),
         slot: slots,
         memory,

@@ -140,6 +140,7 @@ pub(super) mod tests {
             .into_iter()
             .collect();
         json::Search {
+            json_version: json::Version,
             vm: json::Inspected {
                 pid: 812,
                 fd: Some(9),
