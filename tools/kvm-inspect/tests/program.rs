@@ -2,6 +2,8 @@
 
 //! The program `kvm-inspect`, as a user runs it, without the module.
 
+mod pty;
+
 use std::{
     fs,
     io::Write,
@@ -11,6 +13,8 @@ use std::{
 };
 
 use tempfile::TempDir;
+
+use self::pty::Pty;
 
 fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvm-inspect"));
@@ -168,6 +172,43 @@ fn a_list_has_a_line_for_each_vm() {
         json.contains(r#""name":"\u001b]0;evil\u0007\u202e""#),
         "{json}"
     );
+}
+
+#[test]
+fn only_a_terminal_gets_colours() {
+    let proc = proc(&["web"]);
+    let path = proc.path().to_str().expect("UTF-8");
+    let on_terminal = |term: &str, no_color: &str| {
+        let mut pty = Pty::new();
+        let mut command = program(&["list", "--proc", path]);
+        command.env("TERM", term).env("NO_COLOR", no_color);
+        command.stdout(pty.stdio()).stderr(pty.stdio());
+        let mut running = command.spawn().expect("it runs");
+        drop(command);
+        let written = pty.rest();
+        assert!(running.wait().expect("it ends").success());
+        written
+    };
+    assert!(on_terminal("xterm", "").starts_with("\x1b[1m    PID "));
+    for (term, no_color) in [("xterm", "1"), ("dumb", ""), ("dumb", "1")] {
+        let written = on_terminal(term, no_color);
+        assert!(written.starts_with("    PID "), "{written:?}");
+        assert!(!written.contains('\x1b'), "{written:?}");
+    }
+}
+
+#[test]
+fn an_error_on_a_terminal_is_one_line() {
+    let mut pty = Pty::new();
+    let mut command = program(&["list", "--proc", "/nonexistent"]);
+    command.env("TERM", "xterm");
+    command.stdout(pty.stdio()).stderr(pty.stdio());
+    let mut running = command.spawn().expect("it runs");
+    drop(command);
+    let seen = pty::seen(&pty.rest());
+    assert_eq!(running.wait().expect("it ends").code(), Some(1));
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert!(seen[0].starts_with("kvm-inspect: error: "), "{seen:?}");
 }
 
 #[test]
