@@ -8,6 +8,7 @@ use super::{
     arguments::FreezeArgs,
     failure::{Failure, Status},
     guest,
+    units::Count,
     vm::{Opened, VmArgs},
     Context,
 };
@@ -70,8 +71,8 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
         return Ok(Status::Done);
     }
     context.terminal.note(format_args!(
-        "{} records were being written or are damaged, and left out",
-        log.skipped.saturating_add(log.omitted)
+        "{} left out: being written, damaged, or too old",
+        Count(log.skipped.saturating_add(log.omitted), "record")
     ));
     Ok(Status::Incomplete)
 }
