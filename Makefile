@@ -30,6 +30,7 @@ all:
 ## demo           Inspects a real Linux guest in an emulated host, and compares with what QEMU knows
 ## consumers      Dumps such a guest, and has drgn, crash, gdb and others open the file
 ## rust-analyzer  Writes rust-project.json, by which an editor understands the module
+## command        Builds the command kvm-inspect, its manual and completions, in build/command
 ## bench          Compares the search with memory and others; MIB=, KIND=, INPUT=, COUNT=, PATTERNS=
 ## bench-module   Compares the module's ways to search, and kinds of memory
 ## bench-pause    Compares a search by the module with others: the pause, and the whole time
@@ -37,7 +38,7 @@ all:
 ## bench-freeze   Compares a guest's pause with QEMU's stop and cont, COUNT= times each
 ## bench-device   Compares the device with loading the module, and its copies with memcpy
 ## bench-idle     Measures what the loaded module costs while it waits
-in_root_targets := check format unit test demo consumers rust-analyzer \
+in_root_targets := check format unit test demo consumers rust-analyzer command \
 	bench bench-module bench-pause bench-dump bench-freeze bench-device bench-idle
 ## test-all       Runs test, and what takes long: the debug kernel, Intel, README's commands
 ## soak           Repeats for MINUTES= (60) what may go wrong at any moment
@@ -108,7 +109,7 @@ setup-all:
 clean:
 	rm -rf build/native build/module build/test-modules build/debug build/vm build/target \
 		build/programs.* build/clippy build/consumers build/fuzz/target build/log \
-		build/rust-analyzer rust-project.json
+		build/rust-analyzer build/command rust-project.json
 
 ## distclean      Removes all that was made
 .PHONY: distclean

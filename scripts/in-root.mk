@@ -43,6 +43,10 @@ stock:
 		'this takes some minutes ...'
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line test-modules programs
 
+.PHONY: command
+command:
+	@scripts/build-command
+
 .PHONY: demo
 demo: stock
 	@$(vm) demo

@@ -21,6 +21,7 @@ mod list;
 mod man;
 mod read;
 mod regs;
+mod schema;
 mod search;
 mod slots;
 mod terminal;
@@ -44,17 +45,19 @@ Examples:
   kvm-inspect search --name web 'itext:password=' --context 32
   kvm-inspect search 812 'hex:7f 45 4c 46' --json | jq .done.result
 
-VM is the process number of a VMM, such as 812, or 812-9 with the VM's file descriptor there. It may
-be left out if there is only one.
+VM is the process number of a VMM (QEMU and the like), such as 812, or 812-9 with the VM's file \
+descriptor there. It may be left out if there is only one.
 
 Exit status: 0 done, 1 failed, 2 usage, 3 done, but incomplete: the output says what is missing.";
 
 /// Stops KVM guests for a moment, and reads their registers and memory
 ///
-/// The module must be loaded, without parameters; only `list` needs neither it nor root.
+/// The module must be loaded without parameters (modprobe kvm_inspect); only `list` needs neither
+/// it nor root.
 #[derive(Debug, Parser)]
 #[command(name = "kvm-inspect", version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]
+#[allow(clippy::doc_markdown, reason = "it is help, and no Markdown")]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -65,7 +68,7 @@ struct Cli {
 /// What each command takes.
 #[derive(Debug, clap::Args)]
 struct Global {
-    /// Print one JSON object instead of text
+    /// Print one JSON object instead of text; kvm-inspect schema describes it
     #[arg(long, global = true, help_heading = "Output")]
     json: bool,
     /// Print data only: no headings, notes or progress
@@ -88,6 +91,7 @@ enum Command {
     Dump(Box<dump::Args>),
     Completions(completions::Args),
     Man(man::Args),
+    Schema(schema::Args),
 }
 
 /// What a command works with.
@@ -127,6 +131,7 @@ impl Cli {
             Command::Dump(args) => dump::run(&args, &mut context),
             Command::Completions(args) => completions::run(&args, Self::command(), &mut context),
             Command::Man(args) => man::run(&args, Self::command(), &mut context),
+            Command::Schema(args) => schema::run(&args, &mut context),
         };
         // Also before an error: what was printed may say more.
         let flushed = context.terminal.flush();

@@ -1,27 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What the program prints with `--json`: one object, in one line, for each command.
+//! `docs/json.md` tells users of it, and [`schema`] is made from these types: what a member means
+//! is said here only.
 //!
 //! Names are those of the report (`docs/report.md`): what is a line there is an object here, and
 //! lines of one keyword are an array. As in a manifest, counts, sizes and guest-physical addresses
 //! are numbers, all below 2^53, which every program reads exactly. Registers and addresses in the
 //! VMM are text like `0xffff888000000000`, because they may be above. What is not known is `null`.
-//! A later version may add fields.
+//! A later program may add members and words, and prints the same [`Version`] then.
 //!
 //! Names of VMs are text of somebody's making. What a terminal could take for a command is escaped
 //! as JSON has it (`\u009b`), so that the object may be printed there.
 
 mod output;
+mod schema;
 mod vcpu;
+mod version;
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use kvm_inspect_pure::{range, uapi};
+use schemars::{json_schema, JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     output::{write, Later, Stream},
+    schema::{schema, COMMANDS},
     vcpu::{Control, Debug, General, Msrs, Segment, Segments, Table, Tables, Vcpu},
+    version::Version,
 };
 use crate::{device, device::PageKind, hex, host};
 
@@ -30,18 +37,22 @@ use crate::{device, device::PageKind, hex, host};
 #[serde(try_from = "String", into = "String")]
 pub struct Hex(pub u64);
 
-/// `list`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What `list` prints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct List {
-    /// The VMs, by process number and descriptor.
+    /// The version of this form.
+    pub json_version: Version,
+    /// The VMs, ordered by process number and descriptor.
     pub vm: Vec<Vm>,
     /// How many processes could not be looked at.
     pub hidden: usize,
 }
 
-/// `dmesg`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What `dmesg` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Dmesg {
+    /// The version of this form.
+    pub json_version: Version,
     /// Which VM.
     pub vm: Inspected,
     /// The records of the log, the oldest first.
@@ -53,13 +64,16 @@ pub struct Dmesg {
 }
 
 /// A record of the log of the guest's kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogRecord {
-    /// Its number since boot.
+    /// Its number since boot. It is the guest's, which may lie: then it may be above 2^53.
+    #[schemars(extend("maximum" = u64::MAX))]
     pub sequence: u64,
-    /// When it was made, in nanoseconds since boot.
+    /// When it was made, in nanoseconds since boot. It is the guest's, as the number.
+    #[schemars(extend("maximum" = u64::MAX))]
     pub timestamp_ns: u64,
     /// How urgent it is, from 0 (emergency) to 7 (debug).
+    #[schemars(range(max = 7))]
     pub level: u8,
     /// Who made it, as of syslog: 0 is the kernel.
     pub facility: u8,
@@ -71,9 +85,11 @@ pub struct LogRecord {
     pub text: String,
 }
 
-/// `info`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What `info` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Info {
+    /// The version of this form.
+    pub json_version: Version,
     /// Which VM.
     pub vm: Inspected,
     /// The kernel that runs; `null` if none was found.
@@ -87,7 +103,7 @@ pub struct Info {
 }
 
 /// The kernel that runs in a guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Linux {
     /// Its release, as `uname -r` tells it.
     pub os_release: Option<String>,
@@ -95,17 +111,21 @@ pub struct Linux {
     pub build_id: Option<String>,
     /// The guest-physical address of its note VMCOREINFO.
     pub vmcoreinfo_gpa: u64,
-    /// How far the note is proved: `pointer`, `root` or `none`.
+    /// How far the note is proved: by the kernel's own `pointer` to it, only by the `root` of its
+    /// page tables, or not at all (`none`).
+    #[schemars(extend("enum" = ["pointer", "root", "none"]))]
     pub proof: String,
-    /// By how much KASLR has moved the kernel.
+    /// By how many bytes KASLR has moved the kernel.
     pub kaslr_offset: Option<Hex>,
     /// What is added to addresses of the kernel's image to make them physical, modulo 2^64.
     pub phys_base: Option<Hex>,
-    /// How many levels its page tables have: `4` or `5`.
+    /// How many levels its page tables have.
+    #[schemars(extend("enum" = ["4", "5"]))]
     pub paging: String,
     /// The guest-virtual address at which it maps all memory.
     pub direct_map: Option<Hex>,
     /// What says so: the kernel's `variable`, or its `tables`.
+    #[schemars(extend("enum" = ["variable", "tables", null]))]
     pub direct_map_source: Option<String>,
     /// How many symbols it has; `null` if they cannot be read.
     pub symbols: Option<usize>,
@@ -116,13 +136,14 @@ pub struct Linux {
 }
 
 /// A note VMCOREINFO.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Candidate {
     /// Its guest-physical address.
     pub gpa: u64,
     /// The release that it names.
     pub os_release: Option<String>,
-    /// How far it is proved: `pointer`, `root`, `none` or `refuted`.
+    /// How far it is proved, as `proof` of the kernel; `refuted`: it is of none that runs.
+    #[schemars(extend("enum" = ["pointer", "root", "none", "refuted"]))]
     pub proof: String,
     /// How many of the vCPUs run its kernel.
     pub vcpus: usize,
@@ -131,18 +152,20 @@ pub struct Candidate {
 }
 
 /// How a vCPU finds its memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InfoVcpu {
     /// Its number, as the VMM gave it.
     pub id: i32,
-    /// `off`, `legacy`, `pae`, `4` or `5`; `null` if it is not known.
+    /// How it translates addresses: not at all (`off`), by 32-bit tables (`legacy`, `pae`), or by
+    /// tables of `4` or `5` levels. `null` if it is not known.
+    #[schemars(extend("enum" = ["off", "legacy", "pae", "4", "5", null]))]
     pub paging: Option<String>,
     /// The root of its page tables.
     pub cr3: Option<Hex>,
 }
 
 /// A VM of the host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Vm {
     /// The VMM's process number.
     pub pid: i32,
@@ -152,7 +175,7 @@ pub struct Vm {
     pub name: Option<String>,
     /// The VMM's program.
     pub program: String,
-    /// How many vCPUs it has; `null` if the VMM has several VMs.
+    /// How many vCPUs it has; `null` if the VMM has several VMs, for nothing tells whose they are.
     pub vcpus: Option<usize>,
     /// How many bytes of memory the VMM has in use.
     pub rss_bytes: Option<u64>,
@@ -162,21 +185,23 @@ pub struct Vm {
 }
 
 /// The VM that was inspected.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Inspected {
     /// The VMM's process number.
     pub pid: i32,
     /// The VM's file descriptor in the VMM; `null` if the VMM has closed it.
     pub fd: Option<i32>,
-    /// Its name.
+    /// Its name. Bytes that are no UTF-8 are replaced.
     pub name: Option<String>,
     /// How many vCPUs it has.
     pub vcpus: u32,
 }
 
-/// `regs`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What `regs` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Regs {
+    /// The version of this form.
+    pub json_version: Version,
     /// Which VM.
     pub vm: Inspected,
     /// How long it took until all vCPUs had stopped, in microseconds.
@@ -187,9 +212,11 @@ pub struct Regs {
     pub vcpu: Vec<Vcpu>,
 }
 
-/// `slots`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What `slots` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Slots {
+    /// The version of this form.
+    pub json_version: Version,
     /// Which VM.
     pub vm: Inspected,
     /// Its memslots.
@@ -199,19 +226,25 @@ pub struct Slots {
     pub memory: Option<Pages>,
 }
 
-/// A memslot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A memslot. The counts of its pages are all there, or none is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(transform = schema::all_or_none)]
 pub struct Slot {
     /// The address space: 0, or 1 for system management mode.
     #[serde(rename = "as")]
     pub address_space: u16,
-    /// The number that the VMM gave it; from 32764 on KVM's own.
+    /// The number that the VMM gave it; from 32764 on it is one of KVM's own.
     pub id: i16,
     /// Its first guest-physical address.
     pub gpa: u64,
     /// Its first address in the VMM.
     pub hva: Hex,
-    /// `log_dirty`, `readonly`, `guest_memfd`, `guest_memfd_only`.
+    /// What KVM was told of it: dirty pages are logged, the guest cannot write, private memory is
+    /// in a `guest_memfd`, or all of it is.
+    #[schemars(extend("items" = {
+        "type": "string",
+        "enum": ["log_dirty", "readonly", "guest_memfd", "guest_memfd_only"],
+    }))]
     pub flags: Vec<String>,
     /// How many pages of 4096 bytes it has.
     pub pages: u64,
@@ -221,7 +254,7 @@ pub struct Slot {
 }
 
 /// Pages by what they are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Pages {
     /// How many there are.
     pub pages: u64,
@@ -230,12 +263,12 @@ pub struct Pages {
     pub kinds: Kinds,
 }
 
-/// How many pages are what; `docs/report.md`, `slot`, says what each means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// How many pages are what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Kinds {
-    /// In memory, and readable.
+    /// Pages that are in memory, and readable.
     pub present: u64,
-    /// Without content.
+    /// Without content: the guest would read zeros.
     pub untouched: u64,
     /// The VMM has nothing there.
     pub unmapped: u64,
@@ -243,7 +276,7 @@ pub struct Kinds {
     pub swapped: u64,
     /// In a file, and not in memory.
     pub in_file: u64,
-    /// Brought by the VMM when touched.
+    /// Brought by the VMM when they are touched.
     pub userfault: u64,
     /// With a memory error.
     pub poisoned: u64,
@@ -258,9 +291,12 @@ pub struct Kinds {
     pub other: u64,
 }
 
-/// `search`; `H` and `E` are what is printed while it is found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What `search` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+// `H` and `E` are what is printed while it is found.
 pub struct Search<H = Vec<Hit>, E = End> {
+    /// The version of this form.
+    pub json_version: Version,
     /// Which VM.
     pub vm: Inspected,
     /// What was searched for.
@@ -288,22 +324,24 @@ pub struct Search<H = Vec<Hit>, E = End> {
 }
 
 /// A pattern.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Pattern {
     /// Its number, from 0, as in `hit`.
     pub number: usize,
-    /// `text`, `itext`, `utf16`, `iutf16` or `hex`.
+    /// Which one: what is written before its colon.
+    #[schemars(extend("enum" = ["text", "itext", "utf16", "iutf16", "hex"]))]
     pub kind: String,
     /// How many bytes it has.
     pub length: usize,
     /// How many bits of them are given.
     pub bits: u32,
     /// The first 16 hex digits of the SHA-256 digest of the pattern as it was written.
+    #[schemars(regex(pattern = "^[0-9a-f]{16}$"))]
     pub digest: String,
 }
 
 /// Guest-physical addresses. The last one may be above 2^53, so both are text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Range {
     /// The first.
     pub first: Hex,
@@ -312,9 +350,14 @@ pub struct Range {
 }
 
 /// What came of a search.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Done {
-    /// `ok`, …: `docs/report.md`, `done`. `unknown` if this version does not know the word.
+    /// How far to trust it: `ok` means that everything that has content was searched, as it was in
+    /// one instant. `docs/report.md`, `done`, tells of the others. `unknown`: the module is newer.
+    #[schemars(extend("enum" = [
+        "ok", "no_pattern", "incomplete", "memslots_changed", "vmm_killed", "vm_closed", "time_up",
+        "not_one_instant", "changed", "unknown",
+    ]))]
     pub result: String,
     /// How many vCPUs there are.
     pub vcpus: u32,
@@ -332,9 +375,11 @@ pub struct Done {
     pub scan_us: u64,
     /// How many threads searched.
     pub threads: u32,
-    /// `avx512`, `avx2` or `portable`.
+    /// What scanned memory. `unknown`: the module is newer.
+    #[schemars(extend("enum" = ["avx512", "avx2", "portable", "unknown"]))]
     pub engine: String,
-    /// `linear`, `vmap` or `copy`.
+    /// How pages were read. `unknown`: the module is newer.
+    #[schemars(extend("enum" = ["linear", "vmap", "copy", "unknown"]))]
     pub access: String,
     /// How many pauses there were.
     pub pauses: u32,
@@ -353,7 +398,7 @@ pub struct Done {
 }
 
 /// A place in a guest's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Place {
     /// The address space: 0, or 1 for system management mode.
     #[serde(rename = "as")]
@@ -363,7 +408,7 @@ pub struct Place {
 }
 
 /// Neighbouring pages of a guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Stretch {
     /// The address space: 0, or 1 for system management mode.
     #[serde(rename = "as")]
@@ -372,12 +417,12 @@ pub struct Stretch {
     pub slot: i16,
     /// The first guest-physical address.
     pub gpa: u64,
-    /// How many pages there are.
+    /// How many pages of 4096 bytes there are.
     pub pages: u64,
 }
 
 /// A place where a pattern was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Hit {
     /// The number of the pattern.
     pub pattern: u32,
@@ -391,6 +436,7 @@ pub struct Hit {
     /// The address of its first byte in the VMM.
     pub hva: Hex,
     /// Its bytes and those on both sides in hex digits, with `--context`.
+    #[schemars(regex(pattern = "^([0-9a-f]{2})+$"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<String>,
     /// How many of these bytes come before its own.
@@ -399,19 +445,22 @@ pub struct Hit {
 }
 
 /// How a list of hits ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct End {
     /// How many hits were printed.
     pub printed: u64,
     /// How many searches it took. Each is of an instant of its own, but with `--one-pause`.
     pub searches: u32,
-    /// Whether hits are missing though they were asked for.
+    /// Hits are missing though they were asked for, because there are too many.
     pub is_cut: bool,
 }
 
-/// `read`; `E` is what is printed while it is read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What `read` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+// `E` is what is printed while it is read.
 pub struct Read<E = Vec<Extent>> {
+    /// The version of this form.
+    pub json_version: Version,
     /// Which VM.
     pub vm: Inspected,
     /// The memory, in ascending order without gaps.
@@ -419,7 +468,7 @@ pub struct Read<E = Vec<Extent>> {
 }
 
 /// Neighbouring bytes of pages of one kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Extent {
     /// The guest-virtual address of the first byte, if it was asked for by that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -428,10 +477,16 @@ pub struct Extent {
     pub gpa: Option<u64>,
     /// How many bytes there are.
     pub size: u64,
-    /// What the pages are: `present`, or as in `slots`, or `outside` of all memslots; `not_mapped`:
-    /// the guest has nothing there.
+    /// What the pages are, as in `slots`; or `outside` of all memslots, not reached in time
+    /// (`late`), of a kind that this version does not know (`other`); `not_mapped`: the guest has
+    /// nothing there.
+    #[schemars(extend("enum" = [
+        "present", "untouched", "unmapped", "swapped", "in_file", "userfault", "poisoned", "device",
+        "unreadable", "private", "outside", "late", "other", "not_mapped",
+    ]))]
     pub kind: String,
     /// The bytes in hex digits, if they are present.
+    #[schemars(regex(pattern = "^([0-9a-f]{2})+$"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<String>,
 }
@@ -439,6 +494,20 @@ pub struct Extent {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+impl JsonSchema for Hex {
+    fn schema_name() -> Cow<'static, str> {
+        "Hex".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A number below 2^64 as hex digits, without leading zeros",
+            "type": "string",
+            "pattern": "^0x(0|[1-9a-f][0-9a-f]{0,15})$",
+        })
+    }
 }
 
 impl From<Hex> for String {
@@ -598,6 +667,7 @@ impl Search<(), ()> {
     #[must_use]
     pub fn with<H, E>(self, hit: H, end: E) -> Search<H, E> {
         Search {
+            json_version: self.json_version,
             vm: self.vm,
             pattern: self.pattern,
             range: self.range,
@@ -717,6 +787,7 @@ mod tests {
     #[test]
     fn a_list_of_vms_is_as_it_was() {
         let list = List {
+            json_version: Version,
             vm: vec![Vm {
                 pid: 812,
                 fd: Some(9),
@@ -728,7 +799,10 @@ mod tests {
             }],
             hidden: 3,
         };
-        let text = r#"{"vm":[{"pid":812,"fd":9,"name":null,"program":"vmm","vcpus":2,"#;
+        let text = concat!(
+            r#"{"json_version":1,"vm":[{"pid":812,"fd":9,"name":null,"program":"vmm","#,
+            r#""vcpus":2,"#
+        );
         check(&list, &format!(r#"{text}"rss_bytes":4096}}],"hidden":3}}"#));
     }
 
@@ -738,6 +812,7 @@ mod tests {
             .into_iter()
             .collect();
         let slots = Slots {
+            json_version: Version,
             vm: vm(),
             slot: vec![Slot {
                 address_space: 0,
@@ -756,8 +831,8 @@ mod tests {
         );
         let text = format!(
             "{}{}{counts}}}],\"memory\":{{{counts}}}}}",
-            r#"{"vm":{"pid":812,"fd":9,"name":"web","vcpus":2},"slot":[{"as":0,"id":2,"#,
-            r#""gpa":1048576,"hva":"0x7efcb3f00000","flags":["readonly"],"#
+            r#"{"json_version":1,"vm":{"pid":812,"fd":9,"name":"web","vcpus":2},"slot":[{"as":0,"#,
+            r#""id":2,"gpa":1048576,"hva":"0x7efcb3f00000","flags":["readonly"],"#
         );
         check(&slots, &text);
     }

@@ -12,10 +12,12 @@ mod note;
 mod time;
 
 use std::{
+    borrow::Cow,
     error::Error,
     fmt::{self, Display},
 };
 
+use schemars::{json_schema, JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
@@ -28,9 +30,10 @@ use crate::{hex, output::Sha256Digest, report};
 pub const VERSION: u32 = 1;
 
 /// All that is to be known of a file of a guest's memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Manifest {
-    /// [`VERSION`]
+    /// The version of this form.
+    #[schemars(extend("const" = VERSION))]
     pub manifest_version: u32,
     /// What wrote the file.
     pub tool: Tool,
@@ -60,7 +63,7 @@ pub struct Manifest {
 }
 
 /// A program.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Tool {
     /// Its name.
     pub name: String,
@@ -78,7 +81,7 @@ impl Default for Tool {
 }
 
 /// A host of VMs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Host {
     /// Its name.
     pub name: String,
@@ -99,7 +102,8 @@ impl Host {
 }
 
 /// A VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ManifestVm")]
 pub struct Vm {
     /// The process number of its VMM.
     pub pid: i32,
@@ -115,7 +119,7 @@ pub struct Vm {
 }
 
 /// The form of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Format {
@@ -130,7 +134,7 @@ pub enum Format {
 }
 
 /// The file that a manifest describes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileEntry {
     /// Its name, without the folder.
     pub name: String,
@@ -138,7 +142,9 @@ pub struct FileEntry {
     pub format: Format,
     /// Its size in bytes, with holes.
     pub size: u64,
-    /// The SHA-256 digest of all its bytes, holes as zeros, in hex digits. `None` if nobody asked.
+    /// The SHA-256 digest of all its bytes, holes as zeros, in hex digits. `null` if nobody
+    /// asked.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     #[serde(default)]
     pub sha256: Option<String>,
 }
@@ -151,20 +157,20 @@ impl FileEntry {
 }
 
 /// How far a file is of one instant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Consistency {
     /// What was asked for.
     pub mode: Mode,
     /// How many times the guest was paused.
     pub pauses: u32,
-    /// How long it was paused in all.
+    /// How long it was paused in all, in microseconds.
     pub paused_us: u64,
-    /// The longest of these pauses.
+    /// The longest of these pauses, in microseconds.
     pub longest_pause_us: u64,
 }
 
 /// What instant a file is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Mode {
@@ -175,7 +181,8 @@ pub enum Mode {
 }
 
 /// One vCPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ManifestVcpu")]
 pub struct Vcpu {
     /// The number that the VMM gave it.
     pub id: u64,
@@ -190,7 +197,7 @@ pub struct Vcpu {
 }
 
 /// How a vCPU was stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum VcpuState {
@@ -213,7 +220,7 @@ impl From<report::State> for VcpuState {
 }
 
 /// Where a guest's VMCOREINFO is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Vmcoreinfo {
     /// The guest-physical address of its note.
     pub gpa: u64,
@@ -224,7 +231,7 @@ pub struct Vmcoreinfo {
 }
 
 /// What proves a VMCOREINFO.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Proof {
@@ -242,6 +249,20 @@ pub enum Proof {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Address(pub u64);
+
+impl JsonSchema for Address {
+    fn schema_name() -> Cow<'static, str> {
+        "Address".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A guest-virtual address as 16 hex digits",
+            "type": "string",
+            "pattern": "^0x[0-9a-f]{16}$",
+        })
+    }
+}
 
 impl From<Address> for String {
     fn from(Address(address): Address) -> Self {

@@ -2,15 +2,24 @@
 
 //! The program `kvm-inspect`, as a user runs it, without the module.
 
+mod pty;
+
 use std::{
     fs,
-    io::Write,
+    io::{self, Write},
     os::unix::fs::symlink,
     path::Path,
     process::{Command, Output, Stdio},
 };
 
 use tempfile::TempDir;
+
+use self::pty::Pty;
+
+/// All that users see.
+const COMMANDS: [&str; 8] = [
+    "list", "regs", "slots", "search", "read", "info", "dmesg", "dump",
+];
 
 fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvm-inspect"));
@@ -65,7 +74,7 @@ fn help_has_examples_for_each_command() {
     let help = text(&help.stdout);
     assert!(help.contains("Exit status: 0 done, 1 failed, 2 usage, 3 done, but incomplete"));
     assert!(!help.contains("completions"));
-    for command in ["list", "regs", "slots", "search", "read"] {
+    for command in COMMANDS {
         assert!(help.contains(&format!("\n  {command} ")), "{help}");
         let output = run(&[command, "--help"]);
         assert!(output.status.success());
@@ -141,7 +150,10 @@ fn a_host_without_a_vm_has_an_empty_list() {
         ("", "kvm-inspect: there is no VM\n")
     );
     let output = list(proc.path(), &["--json"]);
-    assert_eq!(text(&output.stdout), "{\"vm\":[],\"hidden\":0}\n");
+    assert_eq!(
+        text(&output.stdout),
+        "{\"json_version\":1,\"vm\":[],\"hidden\":0}\n"
+    );
     assert_eq!(text(&list(proc.path(), &["-q"]).stderr), "");
 }
 
@@ -168,6 +180,43 @@ fn a_list_has_a_line_for_each_vm() {
 }
 
 #[test]
+fn only_a_terminal_gets_colours() {
+    let proc = proc(&["web"]);
+    let path = proc.path().to_str().expect("UTF-8");
+    let on_terminal = |term: &str, no_color: &str| {
+        let mut pty = Pty::new();
+        let mut command = program(&["list", "--proc", path]);
+        command.env("TERM", term).env("NO_COLOR", no_color);
+        command.stdout(pty.stdio()).stderr(pty.stdio());
+        let mut running = command.spawn().expect("it runs");
+        drop(command);
+        let written = pty.rest();
+        assert!(running.wait().expect("it ends").success());
+        written
+    };
+    assert!(on_terminal("xterm", "").starts_with("\x1b[1m    PID "));
+    for (term, no_color) in [("xterm", "1"), ("dumb", ""), ("dumb", "1")] {
+        let written = on_terminal(term, no_color);
+        assert!(written.starts_with("    PID "), "{written:?}");
+        assert!(!written.contains('\x1b'), "{written:?}");
+    }
+}
+
+#[test]
+fn an_error_on_a_terminal_is_one_line() {
+    let mut pty = Pty::new();
+    let mut command = program(&["list", "--proc", "/nonexistent"]);
+    command.env("TERM", "xterm");
+    command.stdout(pty.stdio()).stderr(pty.stdio());
+    let mut running = command.spawn().expect("it runs");
+    drop(command);
+    let seen = pty::seen(&pty.rest());
+    assert_eq!(running.wait().expect("it ends").code(), Some(1));
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert!(seen[0].starts_with("kvm-inspect: error: "), "{seen:?}");
+}
+
+#[test]
 fn a_folder_of_processes_that_is_none_is_an_error() {
     let line = error_of(&list(Path::new("/nonexistent"), &[]), 1);
     assert!(line.ends_with("; mount /proc"), "{line}");
@@ -177,7 +226,7 @@ fn a_folder_of_processes_that_is_none_is_an_error() {
 fn the_real_list_can_be_had() {
     let output = run(&["list", "--json"]);
     assert!(output.status.success());
-    assert!(text(&output.stdout).starts_with("{\"vm\":["));
+    assert!(text(&output.stdout).starts_with("{\"json_version\":1,\"vm\":["));
 }
 
 #[test]
@@ -193,26 +242,71 @@ fn who_ends_reading_is_no_error() {
     }
 }
 
+/// Gives a text to a program that checks it, and returns what that complains of, if it is here.
+fn complaints(program: &str, arguments: &[&str], text: &[u8]) -> Option<String> {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(text).expect("written");
+    let checked = Command::new(program)
+        .args(arguments)
+        .arg(file.path())
+        .env("LC_ALL", "C.UTF-8")
+        .output();
+    let Ok(output) = checked else {
+        // Not by a macro, which shows nothing if the test passes.
+        let _ = writeln!(io::stderr(), "skipped: there is no {program}");
+        return None;
+    };
+    let ending = if output.status.success() {
+        ""
+    } else {
+        "it failed"
+    };
+    Some(format!(
+        "{}{ending}",
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}
+
 #[test]
 fn shells_get_completions() {
-    for shell in ["bash", "zsh", "fish"] {
+    for (shell, check) in [("bash", "-n"), ("zsh", "-n"), ("fish", "--no-execute")] {
         let output = run(&["completions", shell]);
         assert!(output.status.success());
         let script = text(&output.stdout);
         for word in ["search", "max-pause", "freeze-timeout"] {
             assert!(script.contains(word), "{shell}: {word}");
         }
+        let complaints = complaints(shell, &[check], &output.stdout);
+        assert_eq!(complaints.unwrap_or_default(), "", "{shell}");
     }
-    // bash reads its own.
-    let bash = Command::new("bash").arg("-n").stdin(Stdio::piped()).spawn();
-    if let Ok(mut bash) = bash {
-        let script = run(&["completions", "bash"]).stdout;
-        bash.stdin
-            .take()
-            .expect("a pipe")
-            .write_all(&script)
-            .expect("written");
-        assert!(bash.wait().expect("it ends").success());
+    let broken = complaints("bash", &["-n"], b"case (");
+    assert!(broken.is_none_or(|complaints| complaints.ends_with("it failed")));
+}
+
+#[test]
+fn bash_completes_commands_and_options() {
+    let script = text(&run(&["completions", "bash"]).stdout);
+    for (before, word, expected) in [
+        ("kvm-inspect", "re", "regs read"),
+        ("kvm-inspect search", "--max-p", "--max-pause"),
+    ] {
+        // As bash does: the function gets the program, the word, and the one before it.
+        let ask = format!(
+            r#"{script}
+            [[ $(complete -p kvm-inspect) =~ -F\ ([^ ]*) ]]
+            COMP_WORDS=({before} {word}) COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+            ${{BASH_REMATCH[1]}} kvm-inspect {word} "${{COMP_WORDS[COMP_CWORD - 1]}}"
+            echo "${{COMPREPLY[*]}}"
+            "#,
+        );
+        let mut bash = Command::new("bash");
+        bash.args(["--norc", "-s"]).stdout(Stdio::piped());
+        let mut running = bash.stdin(Stdio::piped()).spawn().expect("bash");
+        let mut input = running.stdin.take().expect("a pipe");
+        input.write_all(ask.as_bytes()).expect("written");
+        drop(input);
+        let output = running.wait_with_output().expect("it ends");
+        assert_eq!(text(&output.stdout).trim_end(), expected);
     }
 }
 
@@ -220,14 +314,27 @@ fn shells_get_completions() {
 fn there_is_a_page_for_each_command() {
     let page = text(&run(&["man"]).stdout);
     assert!(page.contains(".TH kvm-inspect 1"), "{page}");
-    for command in ["list", "regs", "slots", "search", "read"] {
+    check_page(&page);
+    for command in COMMANDS {
+        assert!(page.contains(&format!("\nkvm\\-inspect\\-{command}(1)\n")));
         let page = text(&run(&["man", command]).stdout);
         assert!(
             page.contains(&format!("kvm\\-inspect\\-{command} \\- ")),
             "{page}"
         );
         assert!(page.contains("Examples"), "{page}");
+        check_page(&page);
     }
+}
+
+/// Checks that a page of the manual is one.
+fn check_page(page: &str) {
+    // Each groff takes that, whatever it takes bytes for.
+    assert!(page.is_ascii(), "{page}");
+    let version = concat!("\"kvm-inspect ", env!("CARGO_PKG_VERSION"), "\"");
+    assert!(page.contains(version), "{page}");
+    let groff = complaints("groff", &["-ww", "-man", "-Tascii", "-z"], page.as_bytes());
+    assert_eq!(groff.unwrap_or_default(), "", "{page}");
 }
 
 #[test]

@@ -46,6 +46,10 @@ pub(super) fn run(
     // It panics if it cannot write.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, "kvm-inspect", &mut script);
-    context.terminal.out().write_all(&script)?;
+    let script = String::from_utf8_lossy(&script);
+    // For bash it gives a command two names if the program's has a hyphen, so that no option of a
+    // command is completed (https://github.com/clap-rs/clap/issues/6421).
+    let script = script.replace("kvm__subcmd__inspect", "kvm__inspect");
+    context.terminal.out().write_all(script.as_bytes())?;
     Ok(Status::Done)
 }

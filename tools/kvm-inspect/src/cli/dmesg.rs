@@ -8,6 +8,7 @@ use super::{
     arguments::FreezeArgs,
     failure::{Failure, Status},
     guest,
+    units::Count,
     vm::{Opened, VmArgs},
     Context,
 };
@@ -54,6 +55,7 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
     })?;
     if context.json {
         let object = json::Dmesg {
+            json_version: json::Version,
             vm: opened.json(),
             record: log.records.iter().map(record).collect(),
             skipped: log.skipped,
@@ -69,8 +71,8 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
         return Ok(Status::Done);
     }
     context.terminal.note(format_args!(
-        "{} records were being written or are damaged, and left out",
-        log.skipped.saturating_add(log.omitted)
+        "{} left out: being written, damaged, or too old",
+        Count(log.skipped.saturating_add(log.omitted), "record")
     ));
     Ok(Status::Incomplete)
 }

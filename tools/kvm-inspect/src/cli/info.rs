@@ -45,6 +45,7 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
     let vm = opened.json();
     guest::with_kernel(&opened, &args.freeze, context, |proofs, vcpus, context| {
         let object = json::Info {
+            json_version: json::Version,
             vm,
             linux: proofs.taken().map(|taken| linux(taken, vcpus)),
             candidate: proofs.candidates.iter().map(candidate).collect(),

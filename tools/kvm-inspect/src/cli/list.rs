@@ -43,6 +43,7 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
         ))
     })?;
     let mut list = json::List {
+        json_version: json::Version,
         vm: vms.iter().map(json::Vm::new).collect(),
         hidden,
     };
@@ -65,7 +66,9 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
     }
     print(&list, &vms, &mut context.terminal)?;
     if hidden > 0 {
-        let line = format!("{hidden} processes of others are hidden; run kvm-inspect as root");
+        let line = format!(
+            "{hidden} processes are hidden without CAP_SYS_PTRACE; run kvm-inspect as root"
+        );
         context.terminal.note(line);
     }
     Ok(Status::Done)

@@ -39,6 +39,9 @@ pub(super) fn run(
             found.display_name(format!("kvm-inspect-{name}"))
         }
     };
-    clap_mangen::Man::new(page).render(context.terminal.out())?;
+    let version = concat!("kvm-inspect ", env!("CARGO_PKG_VERSION"));
+    clap_mangen::Man::new(page)
+        .source(version)
+        .render(context.terminal.out())?;
     Ok(Status::Done)
 }

@@ -50,8 +50,8 @@ const DEFAULT_SIZE: u64 = 256;
 
 /// Shows memory of the guest, as it is now
 ///
-/// The guest runs meanwhile. What is not in memory (swapped, in a file, …) is named; in a file of
-/// raw bytes it is zeros. The exit status is 3 then.
+/// The guest runs meanwhile. What is not in memory (swapped, in a file and so on) is named; in a
+/// file of raw bytes it is zeros. The exit status is 3 then.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, override_usage = USAGE)]
 pub(super) struct Args {
@@ -100,7 +100,7 @@ impl Args {
                 )
             }
             _ => {
-                let line = "there is a VM and its name; give one of them";
+                let line = "the VM is given by number and by name; give one of them";
                 return Err(Failure::Usage(line.to_owned()));
             }
         };
@@ -157,6 +157,7 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
         write_raw(output, range, pieces, context)?;
     } else if context.json {
         let object = json::Read {
+            json_version: json::Version,
             vm: opened.json(),
             extent: json::Stream::new(
                 pieces.map(|piece| piece.map(|piece| extent(&piece, is_virtual))),

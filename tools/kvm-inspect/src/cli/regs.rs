@@ -42,6 +42,7 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
         .session
         .vcpus(args.freeze.late(), args.freeze.timeout_ms())?;
     let object = json::Regs {
+        json_version: json::Version,
         vm: opened.json(),
         freeze_us: vcpus.freeze_ns / 1000,
         pause_us: vcpus.pause_ns / 1000,

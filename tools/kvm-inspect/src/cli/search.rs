@@ -141,12 +141,18 @@ fn split(words: &[OsString], name: Option<OsString>) -> Result<(Selection, &[OsS
         .and_then(|first| first.to_str()?.parse::<Selection>().ok());
     match (vm, words, name) {
         (Some(_), _, Some(_)) => Err(Failure::Usage(
-            "there is a VM and its name; give one of them".to_owned(),
+            "the VM is given by number and by name; give one of them".to_owned(),
         )),
         (Some(vm), [_, patterns @ ..], None) => Ok((vm, patterns)),
         (_, patterns, Some(name)) => Ok((Selection::Name(name), patterns)),
         (_, patterns, None) => Ok((Selection::Only, patterns)),
     }
+}
+
+/// Returns the word of a result.
+#[cfg(test)]
+pub(super) const fn word(conclusion: Option<crate::report::Conclusion>) -> &'static str {
+    verdict::words(conclusion).0
 }
 
 #[cfg(test)]

@@ -22,9 +22,9 @@ Examples:
 
 /// Shows the memslots, and what their pages are
 ///
-/// The guest runs meanwhile. Pages are looked at where they are; nothing is brought in. Kinds:
-/// present, untouched and unmapped (no content), swapped, in_file, userfault, poisoned, device,
-/// unreadable, private.
+/// A memslot is memory that the VMM has given to the guest by KVM. The guest runs meanwhile. Pages
+/// are looked at where they are; nothing is brought in. Kinds: present, untouched and unmapped (no
+/// content), swapped, in_file, userfault, poisoned, device, unreadable, private.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 #[allow(clippy::doc_markdown, reason = "it is help, and no Markdown")]
@@ -50,6 +50,7 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
         Some(count(&mut slots, &opened, &context.terminal)?)
     };
     let object = json::Slots {
+        json_version: json::Version,
         vm: opened.json(),
         slot: slots,
         memory,

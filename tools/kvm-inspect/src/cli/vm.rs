@@ -16,7 +16,8 @@ use crate::{
 /// Which VM.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct VmArgs {
-    /// The process number of the VMM, or PID-FD with the VM's file descriptor there
+    /// The process number of the VMM (QEMU and the like), or PID-FD with the VM's file descriptor
+    /// there; may be left out if there is only one VM
     #[arg(value_name = "VM", conflicts_with = "name")]
     vm: Option<Selection>,
     /// The VM with this name, as `list` has it

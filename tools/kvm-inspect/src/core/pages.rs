@@ -4,13 +4,16 @@
 
 use std::collections::{BTreeMap, TryReserveError};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Range, Ranges, PAGE_SIZE};
 
 /// What a page is in a file. The kinds that are not there are those of the module
 /// (`docs/report.md`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PageKind {
@@ -68,11 +71,11 @@ impl PageKind {
 }
 
 /// Neighbouring pages of one kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Run {
     /// What they are.
     pub kind: PageKind,
-    /// The address of the first.
+    /// The guest-physical address of the first.
     pub gpa: u64,
     /// Their size in bytes.
     pub size: u64,

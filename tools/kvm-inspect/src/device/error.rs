@@ -78,7 +78,10 @@ impl Error {
                 "kernel lockdown forbids to read memory, in its mode confidentiality; boot \
                  without it"
             }
-            Errno::ACCESS => "only root may open /dev/kvm_inspect; run kvm-inspect as root",
+            Errno::ACCESS => {
+                "only root may read and write /dev/kvm_inspect (its mode is 0600); run kvm-inspect \
+                 as root"
+            }
             Errno::PERM => {
                 "this process lacks CAP_SYS_RAWIO; run kvm-inspect as root, outside of a container"
             }
@@ -142,7 +145,7 @@ mod tests {
         let not_loaded = line(Errno::NOENT, false, false);
         assert!(not_loaded.starts_with("the module is not loaded; load it: modprobe kvm_inspect"));
         assert!(line(Errno::NOENT, true, false).contains("without its device; "));
-        assert!(line(Errno::ACCESS, true, false).contains("; run kvm-inspect as root"));
+        assert!(line(Errno::ACCESS, true, false).contains("0600); run kvm-inspect as root"));
         assert!(line(Errno::PERM, true, false).contains("CAP_SYS_RAWIO; "));
         assert!(line(Errno::PERM, true, true).contains("lockdown"));
     }

@@ -84,7 +84,7 @@ impl Display for NotAVm {
         write!(
             f,
             "a VM is the number of its VMM's process, such as 812, or 812-9 with its descriptor \
-             there; see kvm-inspect list"
+             there; see kvm-inspect list, or give its name with --name"
         )
     }
 }
@@ -177,7 +177,8 @@ impl Display for SelectionError {
                     let count = all.hidden;
                     write!(
                         f,
-                        ", or run kvm-inspect as root: {count} processes are hidden"
+                        ", or run kvm-inspect as root: {count} processes are hidden without \
+                         CAP_SYS_PTRACE"
                     )?;
                 }
                 Ok(())
@@ -194,7 +195,7 @@ impl Display for SelectionError {
             }
             Self::Hidden(pid) => write!(
                 f,
-                "process {pid} is somebody else's; run kvm-inspect as root"
+                "process {pid} cannot be looked at without CAP_SYS_PTRACE; run kvm-inspect as root"
             ),
             Self::NoProcesses(error) => {
                 write!(f, "the processes cannot be read: {error}; mount /proc")

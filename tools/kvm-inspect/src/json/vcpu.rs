@@ -6,42 +6,49 @@ use kvm_inspect_pure::{
     uapi,
     x86::mode::{Mode, Paging},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Hex;
 
 /// A vCPU.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Vcpu {
     /// The number that the VMM gave it.
     pub id: i32,
-    /// `parked`, `outside` or `running`.
+    /// Where its thread was: it waited at the entry of `KVM_RUN` (`parked`), was `outside` of it,
+    /// or did not stop in time (`running`). `unknown`: the module is newer.
+    #[schemars(extend("enum" = ["parked", "outside", "running", "unknown"]))]
     pub state: String,
-    /// `kvm`, `cached` or `none`: what is known.
+    /// What is known: all (`kvm`), what KVM had in memory (`cached`), or `none`.
+    #[schemars(extend("enum" = ["kvm", "cached", "none"]))]
     pub source: String,
-    /// `real`, `protected`, `vm86`, `compat` or `long`.
+    /// The mode of the CPU.
+    #[schemars(extend("enum" = ["real", "protected", "vm86", "compat", "long", null]))]
     pub mode: Option<String>,
-    /// `none`, `2`, `3`, `4` or `5`.
+    /// How many levels its page tables have; `none`: it translates no addresses.
+    #[schemars(extend("enum" = ["none", "2", "3", "4", "5", null]))]
     pub paging: Option<String>,
-    /// The privilege level.
+    /// The privilege level, 0 to 3.
     pub cpl: Option<u8>,
     /// Whether the registers are those of a nested guest.
     pub nested: bool,
     /// Whether it is in system management mode.
     pub smm: bool,
-    /// `complete` or `unfinished`.
+    /// Whether KVM was done with what the guest last did.
+    #[schemars(extend("enum" = ["complete", "unfinished"]))]
     pub exit: String,
-    /// What is a line `regs` in a report.
+    /// The general registers; `null` if no register is known.
     pub regs: Option<General>,
-    /// What is a line `control`.
+    /// The control registers.
     pub control: Option<Control>,
-    /// What is a line `msrs`.
+    /// Model-specific registers.
     pub msrs: Option<Msrs>,
-    /// What is a line `debug`.
+    /// The debug registers.
     pub debug: Option<Debug>,
-    /// What are lines `segment`, by their names.
+    /// The segment registers.
     pub segment: Option<Segments>,
-    /// What are lines `table`, by their names.
+    /// The descriptor table registers.
     pub table: Option<Tables>,
 }
 
@@ -49,10 +56,10 @@ pub struct Vcpu {
 macro_rules! registers {
     ($(#[$doc:meta])* $name:ident: $($register:ident)*) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         pub struct $name {
             $(
-                #[doc = concat!("`", stringify!($register), "`")]
+                #[doc = concat!("The register `", stringify!($register), "`, if it is known.")]
                 #[serde(default, skip_serializing_if = "Option::is_none")]
                 pub $register: Option<Hex>,
             )*
@@ -96,15 +103,15 @@ registers! {
 }
 
 /// A segment register, as `struct kvm_segment`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Segment {
     /// The selector.
     pub selector: Hex,
     /// The base address.
     pub base: Hex,
-    /// The limit, in bytes.
+    /// The limit: the offset of the last byte.
     pub limit: Hex,
-    /// The type.
+    /// The type, of four bits.
     #[serde(rename = "type")]
     pub kind: Hex,
     /// 1: code or data, 0: of the system.
@@ -126,33 +133,41 @@ pub struct Segment {
 }
 
 /// The segment registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "they are the CPU's names")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Segments {
+    /// Code.
     pub cs: Segment,
+    /// Data.
     pub ds: Segment,
+    /// More data.
     pub es: Segment,
+    /// More data.
     pub fs: Segment,
+    /// More data.
     pub gs: Segment,
+    /// The stack.
     pub ss: Segment,
+    /// The task.
     pub tr: Segment,
+    /// The local descriptor table.
     pub ldt: Segment,
 }
 
 /// A descriptor table register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Table {
     /// The base address.
     pub base: Hex,
-    /// The limit.
+    /// The limit: the offset of the last byte.
     pub limit: Hex,
 }
 
 /// The descriptor table registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "they are the CPU's names")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Tables {
+    /// The global descriptor table.
     pub gdt: Table,
+    /// The interrupt descriptor table.
     pub idt: Table,
 }
 

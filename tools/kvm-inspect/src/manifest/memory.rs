@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use schemars::{json_schema, JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::core::{Layout, PageKind, PageMap, Run, Writer, Written, PAGE_SIZE};
 
@@ -12,7 +14,7 @@ use crate::core::{Layout, PageKind, PageMap, Run, Writer, Written, PAGE_SIZE};
 pub const MAX_RUNS: usize = 65_536;
 
 /// The memory in a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Memory {
     /// Who reads the file sees what the guest saw: all pages are `present`, `untouched` or
     /// `unmapped`.
@@ -22,6 +24,7 @@ pub struct Memory {
     /// The RAM, in ascending order.
     pub ranges: Vec<FileRange>,
     /// How many pages of each kind there are.
+    #[schemars(schema_with = "page_counts")]
     pub pages: BTreeMap<PageKind, u64>,
     /// All pages that are not `present`, in ascending order.
     pub runs: Vec<Run>,
@@ -31,7 +34,7 @@ pub struct Memory {
 }
 
 /// A range of RAM in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FileRange {
     /// Its first guest-physical address.
     pub gpa: u64,
@@ -39,6 +42,16 @@ pub struct FileRange {
     pub size: u64,
     /// Where it begins in the file.
     pub offset: u64,
+}
+
+/// Returns the schema of counts for all kinds of pages.
+fn page_counts(generator: &mut SchemaGenerator) -> Schema {
+    let kinds = PageKind::ALL.iter().map(serde_json::to_value);
+    let kinds: Vec<_> = kinds.flatten().collect();
+    let names = kinds.iter().filter_map(Value::as_str);
+    let counts = names.map(|name| (name.to_owned(), generator.subschema_for::<u64>().into()));
+    let counts: Map<String, Value> = counts.collect();
+    json_schema!({ "type": "object", "properties": counts, "required": kinds })
 }
 
 impl Memory {

@@ -4,22 +4,26 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The last second that has four digits for its year.
 const LAST_SECOND: u64 = 253_402_300_799;
 
 /// When a file was written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Times {
     /// When its making began.
+    #[schemars(extend("format" = "date-time"))]
     pub started: String,
     /// The instant that it is of: the begin of the last pause, if there was one.
     #[serde(default)]
+    #[schemars(extend("format" = "date-time"))]
     pub instant: Option<String>,
     /// When it was whole, but for its name.
+    #[schemars(extend("format" = "date-time"))]
     pub ended: String,
-    /// How long that took, by a clock that nobody sets.
+    /// How long that took in microseconds, by a clock that nobody sets.
     pub duration_us: u64,
 }
 

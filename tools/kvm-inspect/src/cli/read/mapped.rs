@@ -17,6 +17,10 @@ use crate::{
     paging::{AddressSpace, Fault, Run, RunLimit, VirtualMemory},
 };
 
+/// The most bytes of one hole. With five levels of page tables there may be more, but not each
+/// program that reads JSON knows bigger numbers exactly.
+const MAX_HOLE: u64 = 1 << 52;
+
 /// The pieces of a range of guest-virtual addresses, in ascending order and without gaps.
 pub(super) struct MappedPieces<'a> {
     session: &'a Session,
@@ -117,10 +121,7 @@ fn parts(range: Range, runs: impl Iterator<Item = Run>) -> Vec<Part> {
             continue;
         };
         if part.first > from {
-            parts.push(Part::Hole {
-                gva: from,
-                length: part.first - from,
-            });
+            parts.extend(holes(from, part.first - 1));
         }
         parts.push(Part::Mapped(Run {
             gva: part.first,
@@ -130,12 +131,19 @@ fn parts(range: Range, runs: impl Iterator<Item = Run>) -> Vec<Part> {
         next = part.last.checked_add(1);
     }
     if let Some(from) = next.filter(|from| *from <= range.last) {
-        parts.push(Part::Hole {
-            gva: from,
-            length: (range.last - from).saturating_add(1),
-        });
+        parts.extend(holes(from, range.last));
     }
     parts
+}
+
+/// Returns holes from an address to the last one.
+fn holes(first: u64, last: u64) -> impl Iterator<Item = Part> {
+    let all = first..=last;
+    all.step_by(usize::try_from(MAX_HOLE).unwrap_or(usize::MAX))
+        .map(move |gva| Part::Hole {
+            gva,
+            length: (last - gva).min(MAX_HOLE - 1).saturating_add(1),
+        })
 }
 
 #[cfg(test)]
@@ -173,5 +181,25 @@ mod tests {
         };
         let last = run(top.first, 0x5000, 0x1000);
         assert_eq!(parts(top, [last].into_iter()), [Part::Mapped(last)]);
+    }
+
+    #[test]
+    fn no_hole_is_too_big_for_json() {
+        let all = Range {
+            first: 1,
+            last: u64::MAX,
+        };
+        let holes = parts(all, [].into_iter());
+        assert_eq!(holes.len(), 1 << 12);
+        let mut next = 1_u64;
+        for hole in holes {
+            let Part::Hole { gva, length } = hole else {
+                panic!("{hole:?}");
+            };
+            assert_eq!(gva, next);
+            assert!(length <= MAX_HOLE);
+            next = next.wrapping_add(length);
+        }
+        assert_eq!(next, 0);
     }
 }

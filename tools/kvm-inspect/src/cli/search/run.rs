@@ -213,6 +213,7 @@ fn head(opened: &Opened, query: &Query, found: &Found<'_>) -> Result<Head, Error
     let uncovered = found.uncovered()?;
     let is_left = conclusion == Some(Conclusion::TimeUp);
     Ok(json::Search {
+        json_version: json::Version,
         vm: opened.json(),
         pattern: patterns::describe(&query.patterns),
         range: query.ranges.iter().map(json::Range::new).collect(),

@@ -34,7 +34,7 @@ pub(super) const fn words(conclusion: Option<Conclusion>) -> (&'static str, &'st
         Some(Conclusion::Changed) => ("changed", "some memory changed each time it was searched"),
         None => (
             "unknown",
-            "the module's answer is not known; use its kvm-inspect",
+            "the module's answer is not known; use the kvm-inspect of the same version",
         ),
     }
 }
@@ -140,6 +140,7 @@ pub(super) mod tests {
             .into_iter()
             .collect();
         json::Search {
+            json_version: json::Version,
             vm: json::Inspected {
                 pid: 812,
                 fd: Some(9),
