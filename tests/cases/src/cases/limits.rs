@@ -523,7 +523,8 @@ fn late_helper(memory: &Arc<Mapping>, hits: u64) {
             .set("threads", 2)
             .set("max_pause_ms", most_us / 1000);
         for _ in 0..10 * TRIES {
-            // Otherwise it was late before it was parked.
+            // By `insmod`: its thread is there only while it inspects. Otherwise the vCPU's was
+            // late before it was parked.
             let Ok(loaded) = in_pauses.try_load() else {
                 continue;
             };
