@@ -36,6 +36,7 @@ mod nested;
 mod patterns;
 mod refuse;
 mod registers;
+mod report;
 mod search;
 mod sessions;
 mod slots;
@@ -162,6 +163,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
         vcpus::CASES,
         invisible::CASES,
         registers::CASES,
+        report::CASES,
         find::CASES,
         refuse::CASES,
         meanwhile::CASES,

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Inspections that must go as a case expects.
+//! Inspections that must go as a case expects: through the device, or by `insmod` and `rmmod` where
+//! it is these that a case is about.
+
+mod by_device;
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +23,7 @@ use rustix::{
     system::{delete_module, finit_module},
 };
 
+pub(crate) use self::by_device::end;
 use crate::process::{has_feature, own_pid, wait_until, PAGE};
 
 /// Where the harness puts the module.
@@ -79,8 +83,9 @@ impl Inspection {
         Self(self.0.ranges(ranges))
     }
 
-    /// Loads the module, and keeps it loaded.
+    /// Loads the module, and keeps it loaded. What was loaded for the device ends before.
     pub(crate) fn try_load(&self) -> Result<Loaded, Refusal> {
+        end();
         match self.0.load(&module_file()) {
             Ok(loaded) => Ok(Loaded {
                 loaded,
@@ -113,52 +118,77 @@ impl Inspection {
         self.0.value("max_pause_ms") != Some("0")
     }
 
-    /// Inspects one VM again and again, at least `count` times, and unloads the module. Returns the
-    /// report with the shortest pause, which other work on the machine has prolonged least.
+    /// Inspects one VM `count` times. Returns the report with the shortest pause, which other work
+    /// on the machine has prolonged least.
     pub(crate) fn shortest(&self, count: usize) -> Report {
         let report = self.shortest_partial(count);
-        assert_eq!(report.done.result, Conclusion::Ok);
+        self.assert_complete(&report);
         report
     }
 
     /// As [`Self::shortest`]. Any outcome will do.
     pub(crate) fn shortest_partial(&self, count: usize) -> Report {
-        let mut loaded = self.clone().set("interval_ms", 1).load();
-        let mut reports = loaded.reports();
-        while reports.len() < count {
-            reports.extend(loaded.next_reports());
-        }
-        reports.extend(loaded.unload());
-        let report = reports
-            .into_iter()
-            .min_by_key(|report| report.done.pause_us);
-        report.expect("there is at least one")
+        let reports = (0..count).map(|_| self.partial_report());
+        let shortest = reports.min_by_key(|report| report.done.pause_us);
+        shortest.expect("there is at least one")
     }
 
-    /// Inspects, and unloads the module.
-    pub(crate) fn reports(&self) -> Vec<Report> {
+    /// Inspects one VM through the device.
+    pub(crate) fn report(&self) -> Report {
+        let report = self.partial_report();
+        self.assert_complete(&report);
+        report
+    }
+
+    /// Inspects one VM through the device. Any outcome will do.
+    ///
+    /// On a busy machine vCPUs may not stop within a short pause. That does not happen each time.
+    pub(crate) fn partial_report(&self) -> Report {
+        let tries = if self.may_be_late() { TRIES } else { 1 };
+        for attempt in 1.. {
+            match by_device::inspect(&self.0) {
+                Ok(report) => {
+                    assert_consistent(&report);
+                    return report;
+                }
+                Err(error) if attempt < tries && error.errno() == Errno::TIMEDOUT => {
+                    println!("{error:?}");
+                }
+                Err(error) => panic!("the device has refused {self}: {error:?}"),
+            }
+        }
+        unreachable!("it ends with the last try")
+    }
+
+    /// Loads the module, which inspects, and unloads it.
+    pub(crate) fn reports_by_insmod(&self) -> Vec<Report> {
         let reports = self.load().unload();
         assert!(!reports.is_empty(), "the module said nothing with {self}");
         reports
     }
 
-    /// Inspects one VM, and unloads the module.
-    pub(crate) fn report(&self) -> Report {
-        let report = self.partial_report();
+    /// Loads the module, which inspects one VM, and unloads it.
+    pub(crate) fn report_by_insmod(&self) -> Report {
+        let report = self.partial_report_by_insmod();
+        self.assert_complete(&report);
+        report
+    }
+
+    /// As [`Self::report_by_insmod`]. Any outcome will do.
+    pub(crate) fn partial_report_by_insmod(&self) -> Report {
+        let mut reports = self.reports_by_insmod();
+        assert_eq!(reports.len(), 1, "one VM, one report: {reports:#?}");
+        reports.remove(0)
+    }
+
+    /// Checks that everything was searched, if anything was to be.
+    fn assert_complete(&self, report: &Report) {
         let expected = if self.0.sets("pattern") {
             Conclusion::Ok
         } else {
             Conclusion::NoPattern
         };
-        assert_eq!(report.done.result, expected);
-        report
-    }
-
-    /// Inspects one VM, and unloads the module. Any outcome will do.
-    pub(crate) fn partial_report(&self) -> Report {
-        let mut reports = self.reports();
-        assert_eq!(reports.len(), 1, "one VM, one report: {reports:#?}");
-        reports.remove(0)
+        assert_eq!(report.done.result, expected, "{:?}", report.done);
     }
 
     /// Tries an inspection that must be refused, with one line that says why. Nothing may be left.
@@ -211,17 +241,6 @@ impl Loaded {
             !reports.is_empty()
         });
         reports
-    }
-
-    /// Waits for an inspection of one VM that begins after this call. Returns its report.
-    pub(crate) fn fresh_report(&mut self) -> Report {
-        self.reports();
-        // The first one may have begun before.
-        let mut reports = self.next_reports();
-        while reports.len() < 2 {
-            reports.extend(self.next_reports());
-        }
-        reports.remove(1)
     }
 
     /// Returns the complete reports since the last call, and the lines that are part of none.
@@ -353,6 +372,7 @@ fn assert_pages_add_up(report: &Report) {
 
 /// Loads the module with parameters as they are written here, which must succeed.
 pub(crate) fn load_as_written(parameters: &str) -> Loaded {
+    end();
     match kvm_inspect_tool::load_as_written(&module_file(), parameters) {
         Ok(loaded) => Loaded {
             loaded,
@@ -365,6 +385,7 @@ pub(crate) fn load_as_written(parameters: &str) -> Loaded {
 /// Loads the module with parameters as they are written here, which must be refused with one line
 /// that has all of `why`. Nothing may be left.
 pub(crate) fn refused_as_written(parameters: &str, why: &[&str]) {
+    end();
     let refusal = match kvm_inspect_tool::load_as_written(&module_file(), parameters) {
         Ok(loaded) => panic!("not refused: {parameters}: {:#?}", loaded.unload()),
         Err(LoadError::Refused(refusal)) => refusal,

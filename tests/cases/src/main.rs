@@ -30,7 +30,10 @@ fn main() {
                 println!("{}", case.info());
             }
         }
-        ["--case", name] => (cases::find(name).run)(),
+        ["--case", name] => {
+            (cases::find(name).run)();
+            inspect::end();
+        }
         ["--role", name, arguments @ ..] => role::play(name, arguments),
         // The kernel passes on parameters that it does not know.
         _ if std_process::id() == 1 => init::run(),

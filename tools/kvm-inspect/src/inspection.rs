@@ -62,6 +62,12 @@ impl Inspection {
         found.map(|(_, value)| value.as_str())
     }
 
+    /// Returns the names and values of all parameters that are set.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.parameters.iter();
+        all.map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// Searches for these patterns, in the module's notation.
     #[must_use]
     pub fn patterns<S: AsRef<str>>(self, patterns: &[S]) -> Self {
@@ -229,6 +235,7 @@ mod tests {
         let expected = "pid=812 pattern=hex:00ff,text:abc range=0-0xfff max_hits=2";
         assert_eq!(inspection.to_string(), expected);
         assert!(inspection.sets("range") && !inspection.sets("context"));
+        assert_eq!(inspection.parameters().last(), Some(("max_hits", "2")));
     }
 
     #[test]

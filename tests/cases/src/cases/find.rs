@@ -58,7 +58,7 @@ fn two_vms() {
     vms[1].write(0x200, &secret);
     let inspection = || Inspection::of_self().patterns(&[hex(&secret)]);
 
-    let reports = inspection().reports();
+    let reports = inspection().reports_by_insmod();
     let fds: Vec<Option<i32>> = reports.iter().map(|report| report.fd).collect();
     assert_eq!(fds, [Some(vms[0].fd()), Some(vms[1].fd())]);
     let check = |vm: &Vm, report: &Report, place, vcpus| {
@@ -71,12 +71,9 @@ fn two_vms() {
     check(&vms[0], &reports[0], 0x100, 1);
     check(&vms[1], &reports[1], 0x200, 2);
     for (vm, place, vcpus) in [(&vms[0], 0x100, 1), (&vms[1], 0x200, 2)] {
-        check(
-            vm,
-            &inspection().set("vm_fd", vm.fd()).report(),
-            place,
-            vcpus,
-        );
+        let inspection = inspection().set("vm_fd", vm.fd());
+        check(vm, &inspection.report_by_insmod(), place, vcpus);
+        check(vm, &inspection.report(), place, vcpus);
     }
     vms.iter_mut().for_each(Vm::finish);
 }
@@ -139,7 +136,7 @@ fn without_main_thread() {
         process_state(vmm.pid()) == 'Z'
     });
     for number in [vmm.pid(), thread] {
-        let report = Inspection::of(number).report();
+        let report = Inspection::of(number).report_by_insmod();
         assert_eq!(report.pid, vmm.pid());
         assert_eq!(report.states(), [State::Parked]);
     }

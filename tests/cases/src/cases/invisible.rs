@@ -35,7 +35,7 @@ fn rearmed() {
     let parked = [State::Parked; 4];
     let loads = times(5);
     for _ in 0..loads {
-        assert_eq!(Inspection::of_self().report().states(), parked);
+        assert_eq!(Inspection::of_self().report_by_insmod().states(), parked);
     }
     let mut loaded = Inspection::of_self().set("interval_ms", 1000).load();
     let mut freezes = loads;

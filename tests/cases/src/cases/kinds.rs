@@ -361,8 +361,7 @@ fn device_huge() {
         len: GIB,
         ..Slot::of(9, gpa, &memory)
     });
-    let with = inspection.clone().set("interval_ms", 1);
-    let with = with.shortest_partial(3);
+    let with = inspection.shortest_partial(3);
     assert_kinds(&with, gpa, 0, &[("device", GIB / PAGE)]);
     let (with, without) = (with.done.scan_us, without.done.scan_us.max(100));
     assert!(with < 20 * without, "{with} us with it, {without} without");

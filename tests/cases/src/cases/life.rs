@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     inspect::{
-        assert_nothing_left, hex, is_live, is_loaded, module_thread, unload_module, Inspection,
-        Loaded, Refusal,
+        assert_nothing_left, end, hex, is_live, is_loaded, module_thread, unload_module,
+        Inspection, Loaded, Refusal,
     },
     process::{own_pid, wait_until, waits_killably, PAGE},
     role::{hear, say, Other, Role},
@@ -67,7 +67,8 @@ fn load_unload() {
     let begin = Instant::now();
     let count = times(20);
     for _ in 0..count {
-        let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
+        let inspection = Inspection::of_self().patterns(&[hex(&secret)]);
+        let report = inspection.report_by_insmod();
         assert_eq!(report.states(), [State::Parked; 3]);
         assert_eq!(report.hits, vm.hits(0, &[0x400]));
         vm.wait_until_it_goes_on();
@@ -139,7 +140,7 @@ fn unload_while_scanning() {
 fn insmod_killed() {
     let mut vm = Vm::running(Work::Count);
     let inspection = long_inspection(&mut vm);
-    let pause = Duration::from_micros(inspection.report().done.pause_us);
+    let pause = Duration::from_micros(inspection.report_by_insmod().done.pause_us);
     let (mut rounds, mut cut_short) = (0, 0);
     while rounds < times(8) || (cut_short == 0 && rounds < TRIES) {
         let mut log = KernelLog::from_now().expect("the kernel log can be read");
@@ -164,7 +165,7 @@ fn insmod_killed() {
     }
     println!("{cut_short} of {rounds} inspections of {pause:?} were cut short");
     assert!(cut_short > 0, "no inspection was cut short");
-    assert_eq!(inspection.report().states(), [State::Parked]);
+    assert_eq!(inspection.report_by_insmod().states(), [State::Parked]);
     vm.finish();
 }
 
@@ -269,7 +270,7 @@ impl Durations {
         // The first inspection takes longer than the next ones.
         for _ in 0..2 {
             let begin = Instant::now();
-            let report = search_for_secret(&vmm).report();
+            let report = search_for_secret(&vmm).report_by_insmod();
             this.whole = begin.elapsed();
             this.pause = Duration::from_micros(report.done.pause_us);
             assert_eq!(report.done.hits, 1);
@@ -395,6 +396,8 @@ fn slow(_: &[&str]) {
     lengthen(&mut vm, MIB, &memory, &inspection, |report| {
         long_us(report).max(1_000_000)
     });
+    // Another process loads it next.
+    end();
     say("runs");
     hear();
     vm.wait_until_it_goes_on();

@@ -96,6 +96,11 @@ fn range() {
     assert_eq!(hits(&both), (vec![first, second], 3 * PAGE));
     // Where there is no memory.
     assert_eq!(hits(&one(1 << 40, 1 << 41)), (vec![], 0));
+    // `insmod` reads the list itself.
+    let inspection = Inspection::of_self().patterns(&[&hex]).ranges(&touch);
+    let report = inspection.report_by_insmod();
+    assert_eq!(report.hits_of(0), [first]);
+    assert_eq!(report.ranges, [first - 10..=first + 100]);
     vm.finish();
 }
 
@@ -110,16 +115,17 @@ fn max_hits() {
         vm.write(place, &secret);
     }
     let inspection = || Inspection::of_self().patterns(&[hex(&secret)]);
-    for (limit, printed) in [
-        (None, 64),
-        (Some(0), 0),
-        (Some(1), 1),
-        (Some(299), 299),
-        (Some(16384), 300),
+    let by_insmod: fn(&Inspection) -> Report = Inspection::report_by_insmod;
+    for (limit, printed, inspect) in [
+        (None, 64, by_insmod),
+        (Some(299), 299, by_insmod),
+        (Some(0), 0, Inspection::report),
+        (Some(1), 1, Inspection::report),
+        (Some(16384), 300, Inspection::report),
     ] {
         let report = match limit {
-            Some(limit) => inspection().set("max_hits", limit).report(),
-            None => inspection().report(),
+            Some(limit) => inspect(&inspection().set("max_hits", limit)),
+            None => inspect(&inspection()),
         };
         assert_eq!(report.done.hits, 300, "with max_hits={limit:?}");
         assert_eq!(
@@ -158,12 +164,13 @@ fn context() {
         let slot = vm.slot_at(from);
         digits(&slot.mapping.read(from - slot.gpa, to - from))
     };
-    for context in [1, 64] {
-        let report = Inspection::of_self()
+    let by_insmod: fn(&Inspection) -> Report = Inspection::report_by_insmod;
+    for (context, inspect) in [(64, by_insmod), (1, Inspection::report)] {
+        let inspection = Inspection::of_self()
             .patterns(&[hex(&secret)])
             .set("context", context)
-            .set("max_hits", 2000)
-            .report();
+            .set("max_hits", 2000);
+        let report = inspect(&inspection);
         let mut expected = vm.hits(0, &places);
         for hit in &mut expected {
             let slot = vm.slot_at(hit.gpa);
@@ -199,9 +206,9 @@ fn default_pause() {
     let report = Inspection::of_self()
         .unset("max_pause_ms")
         .patterns(&["text:secret"])
-        .partial_report();
+        .partial_report_by_insmod();
     assert_eq!(report.limits["max_pause_ms"], 1000);
-    let report = Inspection::of_self().report();
+    let report = Inspection::of_self().report_by_insmod();
     assert_eq!(report.limits["max_pause_ms"], 0);
     vm.finish();
 }
@@ -220,7 +227,7 @@ fn many_slots() {
         vm.add_mapping(MIB + 2 * index * PAGE, &memory);
     }
     let inspection = Inspection::of_self();
-    let report = inspection.report();
+    let report = inspection.report_by_insmod();
     assert_eq!(report.slots.len(), 128);
     let all = report.omitted_slots + 128;
     // KVM has some of its own.
@@ -230,7 +237,7 @@ fn many_slots() {
         .set("max_slots", 0)
         .set("max_vcpus", 1)
         .patterns(&["hex:??00"])
-        .report();
+        .report_by_insmod();
     assert_eq!((report.slots.len(), report.omitted_slots), (0, all));
     assert_eq!((report.vcpus.len(), report.omitted_vcpus), (1, 2));
     assert!(
@@ -238,7 +245,9 @@ fn many_slots() {
         "{:?}",
         report.done
     );
-    let report = Inspection::of_self().set("max_slots", all).report();
+    let report = Inspection::of_self()
+        .set("max_slots", all)
+        .report_by_insmod();
     assert_eq!(report.omitted_slots, 0);
     vm.assert_slots(&report);
     vm.finish();
@@ -514,7 +523,8 @@ fn late_helper(memory: &Arc<Mapping>, hits: u64) {
             .set("threads", 2)
             .set("max_pause_ms", most_us / 1000);
         for _ in 0..10 * TRIES {
-            // Otherwise it was late before it was parked.
+            // By `insmod`: its thread is there only while it inspects. Otherwise the vCPU's was
+            // late before it was parked.
             let Ok(loaded) = in_pauses.try_load() else {
                 continue;
             };

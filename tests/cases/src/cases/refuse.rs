@@ -55,7 +55,9 @@ fn all_refused(refused: impl FnOnce(&mut Vm)) {
     vm.vcpu(0).wait_until_it_goes_on();
     let secret = secret(90, 16);
     vm.write(0x700, &secret);
-    let report = Inspection::of_self().patterns(&[hex(&secret)]).report();
+    let report = Inspection::of_self()
+        .patterns(&[hex(&secret)])
+        .report_by_insmod();
     assert_eq!(report.hits, vm.hits(0, &[0x700]));
     vm.vcpu(0).wait_until_it_goes_on();
     vm.finish();
@@ -102,7 +104,7 @@ fn patterns() {
         // With one byte less it is the longest valid one.
         let report = Inspection::of_self()
             .patterns(&[format!("hex:{}", &long[..512])])
-            .report();
+            .report_by_insmod();
         assert_eq!(report.done.hits, 0);
     });
 }
@@ -242,7 +244,7 @@ fn processes() {
             .expect("there are threads")
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
             .find(|&thread: &i32| thread != own_pid());
-        let report = Inspection::of(thread.expect("a vCPU's thread")).report();
+        let report = Inspection::of(thread.expect("a vCPU's thread")).report_by_insmod();
         assert_eq!(report.pid, own_pid());
         // The first process has no VM, and the second one is a kernel thread.
         for pid in [1, 2] {
@@ -273,7 +275,7 @@ fn without_kvm() {
     load_kvm().expect("KVM can be loaded");
     inspection.refused(Errno::NOENT, &["has no VM"]);
     let mut vm = Vm::running(Work::Count);
-    assert_eq!(inspection.report().states(), [State::Parked]);
+    assert_eq!(inspection.report_by_insmod().states(), [State::Parked]);
     vm.finish();
 }
 
@@ -328,7 +330,7 @@ fn protected() {
     for (kind, name) in kinds {
         protect(&format!("vm_type={kind}"), &["protected", name]);
     }
-    let report = inspection.report();
+    let report = inspection.report_by_insmod();
     assert_eq!(report.hits, vm.hits(0, &[0x600]));
     vm.start();
     vm.vcpu(0).wait_until_it_goes_on();
@@ -345,7 +347,7 @@ fn other_kvm() {
     load_module("/modules/protect.ko", &parameters).expect("the test's own module");
     inspection.refused(Errno::NOEXEC, &["the loaded KVM", "built for"]);
     unload_module("protect");
-    inspection.report();
+    inspection.report_by_insmod();
     vm.finish();
 }
 
@@ -411,7 +413,7 @@ fn late_vcpu() {
             .set("late", "report")
             .set("freeze_timeout_ms", 2000)
             .patterns(&[hex(&secret)])
-            .partial_report();
+            .partial_report_by_insmod();
         assert_eq!(report.done.result, Conclusion::NotOneInstant);
         assert_eq!(report.states(), others(State::Parked, State::Running));
         assert_eq!(report.hits, hits);
@@ -420,7 +422,7 @@ fn late_vcpu() {
         fault.resolve();
         call.join().expect("a panic would have ended the process");
     });
-    let states = |inspection: &Inspection| inspection.report().states();
+    let states = |inspection: &Inspection| inspection.report_by_insmod().states();
     assert_eq!(states(&inspection), others(State::Parked, State::Outside));
     vm.vcpu(1).start();
     vm.vcpu(1).wait_until_at_work();

@@ -377,10 +377,10 @@ fn forged() {
 /// to write, never in between.
 fn port_io() {
     let mut vm = Vm::running(Work::PortIo);
-    let mut loaded = Inspection::of_self().set("interval_ms", 1).load();
+    let inspection = Inspection::of_self();
     for _ in 0..times(20) {
         let before = vm.vcpu(0).rounds();
-        let report = loaded.fresh_report();
+        let report = inspection.report();
         let after = vm.vcpu(0).rounds();
         assert_eq!(report.states(), [State::Parked]);
         let vcpu = &report.vcpus[0];
@@ -396,7 +396,6 @@ fn port_io() {
         assert!(possible.contains(&rax), "rax={rax:#x} in round {rounds}");
         vm.vcpu(0).wait_until_it_goes_on();
     }
-    loaded.unload();
     vm.finish();
 }
 

@@ -173,25 +173,22 @@ fn access_and_engine() {
     let (without, with): (Vec<_>, Vec<_>) = all.partition(|(_, context)| *context == 0);
     let all = [without, with].into_iter().filter(|all| !all.is_empty());
     for (access, engine, all) in all.flat_map(each_way) {
-        let mut loaded = Inspection::of_self()
+        let inspection = Inspection::of_self()
             .patterns(&patterns)
             .set("access", access)
             .set("engine", engine)
-            .set("context", all[0].1)
-            .set("interval_ms", 5)
-            .load();
+            .set("context", all[0].1);
         for (before, context) in all {
             println!("{access} {engine}, {before} before each border");
             let places: Vec<u64> = borders.iter().map(|border| border - before).collect();
             places.iter().for_each(|place| vm.write(*place, &secret));
-            let report = loaded.fresh_report();
+            let report = inspection.report();
             let done = &report.done;
             assert_eq!((&*done.access, &*done.engine), (access, engine));
             assert_found(&report, &places, (context > 0).then_some(&secret));
             vm.assert_slots(&report);
             places.iter().for_each(|place| vm.write(*place, &[0; 21]));
         }
-        loaded.unload();
     }
     vm.finish();
 }
@@ -275,7 +272,6 @@ fn threads() {
         assert!((1..=threads).contains(&report.done.threads));
         vm.assert_slots(&report);
     }
-    let inspection = inspection.set("interval_ms", 1);
     let hits = places.len() as u64;
     wait_for_help(&inspection, hits);
     search_alone(&inspection, hits);
@@ -285,28 +281,21 @@ fn threads() {
 
 /// Inspects until another thread has helped. They need not come in time each time.
 fn wait_for_help(inspection: &Inspection, hits: u64) {
-    let mut loaded = inspection.clone().set("threads", 4).load();
-    let has_helped = |report: &Report| {
-        assert_eq!(report.done.hits, hits);
-        assert!((1..=4).contains(&report.done.threads));
-        report.done.threads > 1
-    };
+    let inspection = inspection.clone().set("threads", 4);
     wait_until("somebody has helped", || {
-        loaded.reports().iter().any(has_helped)
+        let done = inspection.report().done;
+        assert_eq!(done.hits, hits);
+        assert!((1..=4).contains(&done.threads));
+        done.threads > 1
     });
-    loaded.unload();
 }
 
 /// Checks that one thread means the inspecting one: the search does not rely on threads that come
 /// and go.
 fn search_alone(inspection: &Inspection, hits: u64) {
-    let mut loaded = inspection.clone().set("threads", 1).load();
-    let mut reports = Vec::new();
-    while reports.len() < times(12) as usize {
-        reports.extend(loaded.next_reports());
-    }
-    reports.extend(loaded.unload());
-    for Report { done, .. } in &reports {
+    let inspection = inspection.clone().set("threads", 1);
+    for _ in 0..times(12) {
+        let done = inspection.report().done;
         let seen = (done.result, done.threads, done.pauses, done.hits);
         assert_eq!(seen, (Conclusion::Ok, 1, 1, hits));
     }
@@ -490,7 +479,7 @@ fn own_memory() {
         .patterns(&[hex(&secret)])
         .set("max_hits", 16384)
         .set("context", 64);
-    let whole = inspection.report();
+    let whole = inspection.report_by_insmod();
     let before = allocated();
     let pause_us = (whole.done.pause_us / 4).max(5 * freeze_us(&whole));
     let mut loaded = inspection

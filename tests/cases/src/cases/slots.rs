@@ -146,7 +146,6 @@ fn many() {
     }
     places.sort_unstable();
     let report = Inspection::of_self()
-        .set("max_slots", 2000)
         .patterns(&[hex(&secret)])
         .set("max_hits", 1000)
         .report();

@@ -166,7 +166,7 @@ fn system_calls_traced() {
     let thread = line.split(' ').next().expect("a number");
     let thread = thread.parse().expect("a number");
     let pid = vmm.pid();
-    let inspect = || Inspection::of(pid).report();
+    let inspect = || Inspection::of(pid).report_by_insmod();
     let begun = Instant::now();
     assert_ok(&inspect());
     let hold = (2 * begun.elapsed()).min(LONGEST);
@@ -363,7 +363,7 @@ fn io_uring() {
         });
         inspect_while(Inspection::of_self(), 60, || (), assert_ok);
         for _ in 0..times(10) {
-            assert_ok(&Inspection::of_self().report());
+            assert_ok(&Inspection::of_self().report_by_insmod());
         }
         stop.store(true, SeqCst);
     });

@@ -45,9 +45,7 @@ pub(super) const ROLES: &[Role] = roles![counts];
 fn inspection(vm: &Vm) -> Inspection {
     let secret = secret(70, 32);
     vm.write(0x800, &secret);
-    Inspection::of_self()
-        .patterns(&[hex(&secret)])
-        .set("max_vcpus", 1000)
+    Inspection::of_self().patterns(&[hex(&secret)])
 }
 
 /// Checks that the secret was found, and each vCPU's state.
@@ -64,21 +62,13 @@ fn inspect(vm: &Vm, states: &[State]) {
     check(&inspection(vm).report(), vm, states);
 }
 
-/// Inspects at least `count` times without rest, and checks that the guest goes on in between.
+/// Inspects `count` times without rest, and checks that the guest goes on in between.
 fn inspect_often(vm: &Vm, states: &[State], count: u32) {
-    let mut loaded = inspection(vm).set("interval_ms", 5).load();
-    let mut inspections = 0;
-    while inspections < count {
-        for report in loaded.next_reports() {
-            check(&report, vm, states);
-            inspections += 1;
-        }
+    let inspection = inspection(vm);
+    for _ in 0..count {
+        check(&inspection.report(), vm, states);
         vm.wait_until_it_goes_on();
     }
-    for report in loaded.unload() {
-        check(&report, vm, states);
-    }
-    vm.wait_until_it_goes_on();
 }
 
 /// One, two and eight vCPUs that count.
@@ -157,18 +147,13 @@ fn kvmclock_ctrl() {
 /// On a slow or busy machine any pause may become a long one, and a thread may be parked for longer
 /// than the pause.
 fn check_short_pauses(vm: &mut Vm) {
-    let mut loaded = Inspection::of_self().set("interval_ms", 5).load();
+    let inspection = Inspection::of_self();
     let (mut short, mut untold) = (0, 0);
     for _ in 0..100 {
         clear_clocks(vm);
-        let mut reports = Vec::new();
-        while reports.len() < 3 {
-            reports.extend(loaded.next_reports());
-        }
+        let reports = [(); 3].map(|()| inspection.report());
         vm.wait_until_it_goes_on();
         let told = was_told(vm);
-        // One more inspection may have been under way.
-        reports.extend(loaded.next_reports());
         let is_short = |report: &Report| report.done.pause_us < REPORTED_PAUSE_US;
         let all_short = reports.iter().all(is_short);
         short += u32::from(all_short);
@@ -177,7 +162,6 @@ fn check_short_pauses(vm: &mut Vm) {
             break;
         }
     }
-    loaded.unload();
     assert!(
         untold > short / 2 || short == 0,
         "told of short pauses, all but {untold} of {short} times"

@@ -169,7 +169,7 @@ fn file_held() {
     let pid = Pid::from_raw(vmm.pid()).expect("process numbers are positive");
     let vmm_fd = pidfd_open(pid, PidfdFlags::empty()).expect("the process is there");
     let held = pidfd_getfd(vmm_fd, fd, PidfdGetfdFlags::empty()).expect("root may have it");
-    let report = inspection(own_pid()).report();
+    let report = inspection(own_pid()).report_by_insmod();
     assert_eq!(report.fd, Some(held.as_raw_fd()));
     check(&report);
     let mut loaded = inspection(own_pid()).set("interval_ms", 1).load();
@@ -299,7 +299,7 @@ fn kvm_stays() {
     }
     let mut vm = Vm::running(Work::Count);
     vm.write(0x200, &secret(130, 16));
-    check(&inspection(own_pid()).report());
+    check(&inspection(own_pid()).report_by_insmod());
     vm.finish();
 }
 

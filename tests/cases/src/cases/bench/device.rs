@@ -41,7 +41,7 @@ fn registers() -> f64 {
     for _ in 0..times(15) {
         let inspection = Inspection::of_self();
         let begun = Instant::now();
-        inspection.report();
+        inspection.report_by_insmod();
         let by_insmod = begun.elapsed();
         let module = Module::load();
         let device = module.session(&vm);

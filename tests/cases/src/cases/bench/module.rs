@@ -77,7 +77,7 @@ fn access_to(memory: &Mapping, gpa: u64, are_near: bool) -> bool {
         let inspection = inspection().set("access", access).set("threads", 1);
         (access.to_owned(), inspection.ranges(&[&range]))
     });
-    let default = inspection().report().done.access;
+    let default = inspection().report_by_insmod().done.access;
     let ratios = compare(&rows, ROUNDS, |report| {
         assert_eq!(report.done.scanned_bytes, SIZE);
         report.done.scan_us
@@ -113,7 +113,7 @@ fn threads() -> bool {
     let mut vm = running();
     fill(&vm.add_memory(GPA, LONG, Backing::Anonymous));
     let search_with = |threads| {
-        let done = inspection().set("threads", threads).report().done;
+        let done = inspection().set("threads", threads).report_by_insmod().done;
         assert!(done.scanned_bytes >= LONG);
         done.scan_us
     };
@@ -269,7 +269,7 @@ fn sparse() -> bool {
             }
         }
         let pauses = (0..times(ROUNDS) / 2).map(|_| {
-            let done = inspection().report().done;
+            let done = inspection().report_by_insmod().done;
             assert!(done.scanned_bytes >= TOUCHED);
             done.pause_us
         });
@@ -370,7 +370,9 @@ pub(super) fn in_turns(count: usize, rounds: u32, measure: impl Fn(usize) -> u64
 
 /// Measures all rows in turns, and compares each with the first.
 fn compare(rows: &[Row], rounds: u32, time: impl Fn(&Report) -> u64) -> Vec<Ratio> {
-    let times_of = in_turns(rows.len(), rounds, |row| time(&rows[row].1.report()));
+    let times_of = in_turns(rows.len(), rounds, |row| {
+        time(&rows[row].1.report_by_insmod())
+    });
     let against_first = |times: &Vec<f64>| Ratio::new(times, &times_of[0]);
     times_of.iter().map(against_first).collect()
 }

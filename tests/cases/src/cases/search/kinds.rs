@@ -2,16 +2,12 @@
 
 //! Pages that cannot be read when they are looked at, in a search in several pauses.
 
-use std::{
-    ops::Range,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{ops::Range, thread, time::Duration};
 
 use kvm_inspect_tool::report::{Conclusion, Report};
 
 use super::{
-    pauses::{in_pauses, Ends},
+    pauses::{in_pauses, inspect_and_change, Ends},
     CHUNK, MIB,
 };
 use crate::{
@@ -19,7 +15,7 @@ use crate::{
         kinds::{assert_kinds, pages_at, places},
         secret, times, Case, Random,
     },
-    inspect::{hex, is_live, module_thread, Inspection},
+    inspect::{hex, Inspection},
     process::{own_pid, present_pages, wait_until, PAGE},
     swap,
     vmm::{to_usize, Backing, Mapping, Vm, Work},
@@ -130,9 +126,7 @@ fn allowed_in_steps(step: u64) {
         .set("threads", 2)
         .ranges(&[format!("{MIB:#x}+{:#x}", COUNT * PAGE)]);
     let inspect = || {
-        let mut reports = inspection.load().unload();
-        assert_eq!(reports.len(), 1, "one VM, one report: {reports:#?}");
-        let report = reports.remove(0);
+        let report = inspection.partial_report();
         let done = &report.done;
         println!("{done:?}");
         // One missing page hides what is in it, and across both of its ends.
@@ -235,7 +229,7 @@ fn change_between(
         before(&ends.first);
         let delay = random.some_of(takes);
         let report;
-        (report, takes) = change_while_searched(&ends.first, &change, &inspection, delay);
+        (report, takes) = inspect_and_change(&inspection, delay, || change(&ends.first));
         println!("changed after {delay:?} of {takes:?}: {:?}", report.done);
         assert_is_of_the_end(&vm, &report);
         // Half a chunk stays as it is, and is searched again.
@@ -267,32 +261,4 @@ fn assert_is_of_the_end(vm: &Vm, report: &Report) {
         }
         other => panic!("unexpected result {other:?}"),
     }
-}
-
-/// Changes memory some time after an inspection has begun. Returns the report, and how long the
-/// inspection took.
-fn change_while_searched(
-    memory: &Mapping,
-    change: impl Fn(&Mapping) + Sync,
-    inspection: &Inspection,
-    delay: Duration,
-) -> (Report, Duration) {
-    let (loaded, takes) = thread::scope(|scope| {
-        let changer = scope.spawn(|| {
-            wait_until("the inspection begins", || {
-                module_thread().is_some() || is_live()
-            });
-            let begun = Instant::now();
-            thread::sleep(delay);
-            change(memory);
-            begun
-        });
-        let loaded = inspection.load();
-        let over = Instant::now();
-        let begun = changer.join().expect("it changes it");
-        (loaded, over.saturating_duration_since(begun))
-    });
-    let mut reports = loaded.unload();
-    assert_eq!(reports.len(), 1, "one VM, one report: {reports:#?}");
-    (reports.remove(0), takes)
 }

@@ -16,8 +16,8 @@ use kvm_inspect_tool::report::{Conclusion, Report};
 use super::{lengthen, long_us, CHUNK, GIB, MIB};
 use crate::{
     cases::{secret, times, Case, Random},
-    inspect::{hex, is_live, module_thread, Inspection},
-    process::{wait_until, PAGE},
+    inspect::{hex, Inspection},
+    process::PAGE,
     vmm::{Backing, Mapping, Mode, Vm, Work, LOW_MEMORY},
 };
 
@@ -147,6 +147,26 @@ fn moving() {
     vm.finish();
 }
 
+/// Inspects, and changes something some time after that has begun. Returns the report, and how long
+/// the inspection took.
+pub(super) fn inspect_and_change(
+    inspection: &Inspection,
+    delay: Duration,
+    change: impl FnOnce() + Send,
+) -> (Report, Duration) {
+    thread::scope(|scope| {
+        let changer = scope.spawn(move || {
+            thread::sleep(delay);
+            change();
+        });
+        let begun = Instant::now();
+        let report = inspection.partial_report();
+        let takes = begun.elapsed();
+        changer.join().expect("it changes it");
+        (report, takes)
+    })
+}
+
 /// The places of the secret of [`moving`]: where it moves to, in the first memory, and from, in the
 /// last.
 const LOW: u64 = 3 * PAGE + 100;
@@ -163,25 +183,10 @@ fn move_while_searched(
     let nothing = [0x5a; 24];
     ends.first.write(LOW, &nothing);
     ends.last.write(HIGH, secret);
-    let (loaded, takes) = thread::scope(|scope| {
-        let mover = scope.spawn(|| {
-            wait_until("the inspection begins", || {
-                module_thread().is_some() || is_live()
-            });
-            let begun = Instant::now();
-            thread::sleep(delay);
-            ends.first.write(LOW, secret);
-            ends.last.write(HIGH, &nothing);
-            begun
-        });
-        let loaded = inspection.load();
-        let over = Instant::now();
-        let begun = mover.join().expect("it moves it");
-        (loaded, over.saturating_duration_since(begun))
+    let (report, takes) = inspect_and_change(inspection, delay, || {
+        ends.first.write(LOW, secret);
+        ends.last.write(HIGH, &nothing);
     });
-    let mut reports = loaded.unload();
-    assert_eq!(reports.len(), 1, "one VM, one report: {reports:#?}");
-    let report = reports.remove(0);
     let result = report.done.result;
     assert!(
         matches!(result, Conclusion::Ok | Conclusion::Changed),

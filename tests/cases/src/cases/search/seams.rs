@@ -6,7 +6,7 @@
 use std::{
     sync::atomic::{AtomicBool, Ordering::SeqCst},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use kvm_inspect_tool::{
@@ -16,13 +16,13 @@ use kvm_inspect_tool::{
 
 use super::{
     freeze_us,
-    pauses::{in_pauses, is_told, Ends},
+    pauses::{in_pauses, inspect_and_change, is_told, Ends},
     CHUNK, MATCH, MIB,
 };
 use crate::{
     cases::{secret, times, Case, Random},
-    inspect::{hex, is_live, module_thread, Inspection},
-    process::{wait_until, PAGE},
+    inspect::{hex, Inspection},
+    process::PAGE,
     vmm::{Backing, Vm, Work},
 };
 
@@ -63,30 +63,17 @@ fn border() {
         }
         ends.last.write(mark_at, &[0x5a; 24]);
         let delay = random.some_of(takes);
-        let (loaded, took) = thread::scope(|scope| {
-            let writer = scope.spawn(|| {
-                wait_until("the inspection begins", || {
-                    module_thread().is_some() || is_live()
-                });
-                let begun = Instant::now();
-                thread::sleep(delay);
-                for border in ACROSS.map(|number| number * CHUNK) {
-                    ends.first.write(border, &secret[12..]);
-                }
-                for border in BEFORE.map(|number| number * CHUNK) {
-                    ends.first.write(border, &[0x11; 8]);
-                }
-                // Last of all, where it is searched last.
-                ends.last.write(mark_at, &mark);
-                begun
-            });
-            let loaded = inspection.load();
-            let over = Instant::now();
-            let begun = writer.join().expect("it writes");
-            (loaded, over.saturating_duration_since(begun))
+        let report;
+        (report, takes) = inspect_and_change(&inspection, delay, || {
+            for border in ACROSS.map(|number| number * CHUNK) {
+                ends.first.write(border, &secret[12..]);
+            }
+            for border in BEFORE.map(|number| number * CHUNK) {
+                ends.first.write(border, &[0x11; 8]);
+            }
+            // Last of all, where it is searched last.
+            ends.last.write(mark_at, &mark);
         });
-        takes = took;
-        let report = loaded.unload().remove(0);
         let result = report.done.result;
         assert!(
             matches!(result, Conclusion::Ok | Conclusion::Changed),
