@@ -2,8 +2,9 @@
 
 //! Inspections through the device, told as reports.
 //!
-//! To load and unload the module takes much longer than an inspection. So a process loads it for its
-//! first inspection, and unloads it at its end, or before `insmod` is to load it with parameters.
+//! To load and unload the module takes much longer than an inspection. So a process loads it for
+//! its first inspection, and unloads it at its end, or before `insmod` is to load it with
+//! parameters.
 
 use std::{
     collections::BTreeMap,
