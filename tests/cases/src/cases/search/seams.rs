@@ -123,7 +123,7 @@ fn torn() {
     // As many patterns that nearly match everywhere as needed to make it take long, compared with a
     // freeze.
     let mut count = 1;
-    let (inspection, whole) = loop {
+    let (in_one_pause, whole) = loop {
         // What is not there is a zero between two bytes that are, too far from either to be looked
         // at with it, and too frequent to be looked for by itself.
         let nearly = (0..count).map(|more| {
@@ -139,7 +139,9 @@ fn torn() {
         assert!(count < 64, "too quick: {:?}", whole.done);
         count *= 2;
     };
-    let inspection = inspection.set("max_pause_ms", whole.done.scan_us / 4000);
+    let inspection = in_one_pause
+        .clone()
+        .set("max_pause_ms", whole.done.scan_us / 4000);
     let places = [5 * PAGE + 100, CHUNK - 5 * PAGE];
     let stop = AtomicBool::new(false);
     memory.write(places[0], &secret);
@@ -166,13 +168,20 @@ fn torn() {
             let report = inspection.partial_report();
             let is_covered = matches!(report.done.result, Conclusion::Ok | Conclusion::Changed);
             if is_covered && report.done.pauses > 1 {
-                told += 1;
-                torn += u32::from(report.done.rescanned_bytes > 0);
                 let is_there = places.map(|place| is_told(&report, gpa + place));
                 if !is_there.contains(&true) {
-                    stop.store(true, SeqCst);
-                    panic!("missed: {report:?}");
+                    // If the machine has become faster, the last pause may have had time for all of
+                    // the chunk. What the VMM does meanwhile need not be seen.
+                    let fastest = in_one_pause.shortest_partial(20).done.scan_us;
+                    // There is other memory, too.
+                    if fastest / 2 >= report.done.pause_us {
+                        stop.store(true, SeqCst);
+                        panic!("missed, not in {fastest} us: {report:?}");
+                    }
+                    continue;
                 }
+                told += 1;
+                torn += u32::from(report.done.rescanned_bytes > 0);
             }
         }
         stop.store(true, SeqCst);
