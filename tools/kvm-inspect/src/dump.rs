@@ -53,6 +53,16 @@ const ROOM: u64 = 64 << 10;
 /// How much is left for the notes of each vCPU.
 const ROOM_FOR_VCPU: u64 = 1024;
 
+/// How many vCPUs may come while the dump is made.
+const SPARE_VCPUS: u64 = 64;
+
+/// How much is left for what the kernel has mapped: the most segments that a file may have.
+const ROOM_FOR_MAPPINGS: u64 = 65536 * 56;
+
+/// The warning that there may be memory which is not in the file.
+pub const CHANGED: &str =
+    "The VMM has changed the guest's memory meanwhile: some of it may be missing.";
+
 /// What file is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -126,7 +136,9 @@ pub fn dump(
         vcpus: vcpus.vcpus,
         time: None,
         mappings: Vec::new(),
+        are_all_mappings: true,
     };
+    let room = room(&moment, options);
     let control = live::control_registers(&moment.vcpus);
     let mut facts = Facts::default();
     let mut note = String::new();
@@ -136,10 +148,10 @@ pub fn dump(
         let candidates = memory.candidates(|done, all| progress(Stage::Look, done, all))?;
         let proofs = linux::prove(&memory, &candidates, &control);
         facts = Facts::of(&proofs, &moment.vcpus);
-        moment.mappings = mappings(kernel_for_gdb(&proofs, options));
+        moment.map(kernel_for_gdb(&proofs, options));
         note = Manifest::early_note(&vm, &facts.vcpus(&moment.vcpus));
     }
-    let layout = facts.layout(&ranges, &moment, note, options)?;
+    let layout = facts.layout(&ranges, &moment, note, room, options)?;
     let mut writer = Writer::begin(output, layout)?;
     let mut image = Image::new(session, &ranges)?;
     let all = bytes(image.pages());
@@ -152,14 +164,19 @@ pub fn dump(
         let kernel = kernel_for_gdb(&proofs, options);
         facts = Facts::of(&proofs, &moment.vcpus);
         if options.mode == Mode::Instant {
-            let rate = Rate::of(image.pages(), copied_in);
+            let rate = Rate::of(image.present(), copied_in);
             converge(&mut image, &mut writer, terms, &rate, options, progress)?;
-            let (taken, pause) = pause(&mut image, &mut writer, terms, kernel, session, options)?;
+            let (taken, pause) = pause(&mut image, &mut writer, terms, kernel, &memory, options)?;
             moment = taken;
             pauses.push(pause);
         } else {
-            moment.mappings = mappings(kernel);
+            moment.map(kernel);
         }
+    }
+    let mut warnings = facts.warnings(&moment, options);
+    // In a pause that is an error.
+    if options.mode == Mode::Live && LiveMemory::new(session)?.ranges() != memory.ranges() {
+        warnings.push(CHANGED.to_owned());
     }
 
     let mut manifest = Manifest {
@@ -183,10 +200,10 @@ pub fn dump(
             size: text.len() as u64,
             proofs: facts.proofs.clone(),
         }),
-        warnings: facts.warnings(options),
+        warnings,
     };
     if writer.is_patchable() {
-        let layout = facts.layout(&ranges, &moment, manifest.note(), options)?;
+        let layout = facts.layout(&ranges, &moment, manifest.note(), room, options)?;
         writer.replace_headers(layout)?;
     }
     let Written { output, .. } = writer.finish()?;
@@ -220,19 +237,15 @@ fn kernel_for_gdb<'a>(
     kernel.filter(|_| options.format == Format::ElfGdb)
 }
 
-/// Returns what a kernel has mapped now.
-fn mappings(kernel: Option<&linux::Kernel<'_>>) -> Vec<elf::Mapping> {
-    let Some(kernel) = kernel else {
-        return Vec::new();
-    };
-    kernel.memory().forget_tables();
-    let runs = kernel.mappings(RunLimit::default()).map_while(Result::ok);
-    let mappings = runs.map(|run| elf::Mapping {
-        gva: run.gva,
-        gpa: run.gpa,
-        size: run.length,
-    });
-    mappings.collect()
+/// Returns how much of the file's beginning is left for what is known at the end only.
+fn room(moment: &Moment, options: &Options) -> u64 {
+    let vcpus = u64::try_from(moment.vcpus.len()).unwrap_or(0);
+    let vcpus = vcpus.saturating_add(SPARE_VCPUS);
+    let room = ROOM.saturating_add(vcpus.saturating_mul(ROOM_FOR_VCPU));
+    match options.format {
+        Format::ElfGdb => room.saturating_add(ROOM_FOR_MAPPINGS),
+        _ => room,
+    }
 }
 
 /// How fast pages are copied and compared.
@@ -300,6 +313,29 @@ struct Moment {
     time: Option<SystemTime>,
     /// What the kernel had mapped, for gdb.
     mappings: Vec<elf::Mapping>,
+    /// Whether that is all.
+    are_all_mappings: bool,
+}
+
+impl Moment {
+    /// Notes what a kernel has mapped now.
+    fn map(&mut self, kernel: Option<&linux::Kernel<'_>>) {
+        let Some(kernel) = kernel else {
+            return;
+        };
+        kernel.memory().forget_tables();
+        for run in kernel.mappings(RunLimit::default()) {
+            let Ok(run) = run else {
+                self.are_all_mappings = false;
+                break;
+            };
+            self.mappings.push(elf::Mapping {
+                gva: run.gva,
+                gpa: run.gpa,
+                size: run.length,
+            });
+        }
+    }
 }
 
 /// Holds the guest, and takes what has changed, its registers, and what its kernel has mapped.
@@ -309,9 +345,10 @@ fn pause(
     writer: &mut Writer,
     terms: CopyTerms,
     kernel: Option<&linux::Kernel<'_>>,
-    session: &Session,
+    memory: &LiveMemory<'_>,
     options: &Options,
 ) -> Result<(Moment, Duration), DumpError> {
+    let session = memory.session();
     let hold = session.hold(
         options.max_pause_ms,
         options.freeze_timeout_ms,
@@ -320,23 +357,28 @@ fn pause(
     let time = SystemTime::now();
     let taken = (|| {
         let vcpus = session.vcpus(Late::Refuse, options.freeze_timeout_ms)?;
+        if LiveMemory::new(session)?.ranges() != memory.ranges() {
+            return Err(DumpError::Changed);
+        }
         let changed = image.compare(true, terms)?;
         check_memory(changed.pages, options)?;
         let taken = image.take_changed(&changed, terms)?;
-        Ok::<_, DumpError>((vcpus.vcpus, changed, taken, mappings(kernel)))
+        let mut moment = Moment {
+            vcpus: vcpus.vcpus,
+            time: Some(time),
+            mappings: Vec::new(),
+            are_all_mappings: true,
+        };
+        moment.map(kernel);
+        Ok::<_, DumpError>((moment, taken))
     })();
     let released = hold.release();
-    let (vcpus, changed, taken, mappings) = taken?;
+    let (moment, taken) = taken?;
     let released = released?;
     if released.is_expired {
         return Err(DumpError::Expired);
     }
-    image.put_changed(&changed, &taken, writer)?;
-    let moment = Moment {
-        vcpus,
-        time: Some(time),
-        mappings,
-    };
+    image.put_changed(&taken, writer)?;
     Ok((moment, Duration::from_nanos(released.pause_ns)))
 }
 
@@ -374,7 +416,9 @@ impl Facts {
             proofs: all,
             is_ambiguous: proofs.is_ambiguous,
             direct_map: kernel.and_then(|kernel| Some(DirectMap::find(kernel, symbols)?.base)),
-            cpus: numbers.and_then(|numbers| numbers.numbers(&ids)),
+            cpus: numbers
+                .and_then(|numbers| numbers.numbers(&ids))
+                .filter(|numbers| are_all(numbers)),
         }
     }
 
@@ -384,6 +428,7 @@ impl Facts {
         ranges: &Ranges,
         moment: &Moment,
         own: String,
+        room: u64,
         options: &Options,
     ) -> Result<Layout, DumpError> {
         let numbers = self.numbers(moment.vcpus.len());
@@ -397,10 +442,9 @@ impl Facts {
             vmcoreinfo: text.map(|(_, text)| text.clone().into_bytes()),
             own,
         };
-        let vcpus = u64::try_from(moment.vcpus.len()).unwrap_or(0);
         let elf_options = elf::Options {
             direct_map_base: self.direct_map,
-            room: ROOM.saturating_add(vcpus.saturating_mul(ROOM_FOR_VCPU)),
+            room,
             kernel_mappings: moment.mappings.clone(),
         };
         Ok(match options.format {
@@ -441,7 +485,7 @@ impl Facts {
         vcpus.collect()
     }
 
-    fn warnings(&self, options: &Options) -> Vec<String> {
+    fn warnings(&self, moment: &Moment, options: &Options) -> Vec<String> {
         let mut warnings = Vec::new();
         let is_elf = options.is_elf();
         if self.vmcoreinfo.is_none() && is_elf {
@@ -456,9 +500,25 @@ impl Facts {
         if self.is_ambiguous {
             warnings.push("Another VMCOREINFO is as good as the one that was taken.".to_owned());
         }
-        if self.cpus.is_none() && is_elf {
+        let vcpus = &moment.vcpus;
+        let are_numbers_known = self
+            .cpus
+            .as_ref()
+            .is_some_and(|cpus| cpus.len() == vcpus.len());
+        if !are_numbers_known && is_elf {
             warnings.push(
                 "The guest's numbers of its CPUs are not known: those of the vCPUs were taken."
+                    .to_owned(),
+            );
+        }
+        let without = vcpus.iter().filter(|vcpu| !has_registers(vcpu)).count();
+        if without > 0 {
+            warnings.push(format!("The registers of {without} vCPUs are not known."));
+        }
+        let has_mappings = moment.are_all_mappings && !moment.mappings.is_empty();
+        if options.format == Format::ElfGdb && !has_mappings {
+            warnings.push(
+                "Not all is known that the guest's kernel has mapped: gdb will see a part of it."
                     .to_owned(),
             );
         }
@@ -468,6 +528,15 @@ impl Facts {
         }
         warnings
     }
+}
+
+/// Returns whether these are the numbers from 0 on, each once: a file can have no others.
+fn are_all(numbers: &[u32]) -> bool {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_unstable();
+    (0..)
+        .zip(sorted)
+        .all(|(expected, number): (u32, u32)| expected == number)
 }
 
 fn has_registers(vcpu: &uapi::Vcpu) -> bool {
@@ -495,6 +564,8 @@ pub enum DumpError {
     },
     /// The pause was longer than it may be, and was ended.
     Expired,
+    /// The VMM has given the guest other memory meanwhile.
+    Changed,
     /// There is not enough memory for what is to be known of each page.
     Memory,
     /// The memslots make no sense.
@@ -525,6 +596,9 @@ impl Display for DumpError {
             Self::Expired => f.write_str(
                 "the pause was longer than expected, and ended; raise --max-pause, or take \
                  --consistency live",
+            ),
+            Self::Changed => f.write_str(
+                "the VMM has changed the guest's memory meanwhile (memslots); dump it again",
             ),
             Self::Memory => f.write_str("there is not enough memory; free some, and try again"),
             Self::Ranges(error) => write!(f, "the memslots make no sense: {error}"),
@@ -573,5 +647,19 @@ impl From<WriteError> for DumpError {
 impl From<OutputError> for DumpError {
     fn from(error: OutputError) -> Self {
         Self::Write(error.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_cannot_give_its_cpus_numbers_that_no_file_has() {
+        assert!(are_all(&[2, 0, 1]));
+        assert!(are_all(&[]));
+        for numbers in [vec![0, 0xfffe, 1], vec![1, 2], vec![0, 0]] {
+            assert!(!are_all(&numbers), "{numbers:?}");
+        }
     }
 }

@@ -54,6 +54,12 @@ impl<'a> LiveMemory<'a> {
         })
     }
 
+    /// Returns the session that it is read by.
+    #[must_use]
+    pub fn session(&self) -> &'a Session {
+        self.session
+    }
+
     /// Returns the guest-physical addresses of the pages that begin like VMCOREINFO. All pages that
     /// are present are copied for that, while the guest runs. `progress` is told how many bytes of
     /// how many are done.

@@ -76,16 +76,16 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// As [`Output::create`] and [`Output::stdout`].
+    /// As [`Output::create_alone`] and [`Output::stdout`].
     pub fn open(path: &Path, existing: Existing) -> Result<Self, OutputError> {
         if path == Path::new("-") {
             Self::stdout()
         } else {
-            Self::create(path, existing)
+            Self::create_alone(path, existing)
         }
     }
 
-    /// Creates a file, which has no content and no name yet.
+    /// Creates a file that will have a manifest beside it. It has no content and no name yet.
     ///
     /// # Errors
     ///
@@ -93,6 +93,15 @@ impl Output {
     /// can be created in that folder.
     pub fn create(path: &Path, existing: Existing) -> Result<Self, OutputError> {
         staged::check(&manifest_path(path), existing)?;
+        Self::create_alone(path, existing)
+    }
+
+    /// As [`Output::create`], without a manifest.
+    ///
+    /// # Errors
+    ///
+    /// As [`Output::create`], but for the manifest.
+    pub fn create_alone(path: &Path, existing: Existing) -> Result<Self, OutputError> {
         Staged::create(path, existing).map(|staged| Self(Target::File(staged)))
     }
 
@@ -100,7 +109,7 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// It is a terminal, or closed.
+    /// It is a terminal.
     pub fn stdout() -> Result<Self, OutputError> {
         let stdout = io::stdout();
         if stdout.is_terminal() {
@@ -112,7 +121,7 @@ impl Output {
     }
 
     /// Writes to standard output when all is known. Until then it is in a file without a name, in
-    /// the folder for temporary files (`TMPDIR`).
+    /// the folder `TMPDIR`, or else `/var/tmp`: `/tmp` may be in memory.
     ///
     /// # Errors
     ///
@@ -130,7 +139,7 @@ impl Output {
     ///
     /// No file can be created in the folder for temporary files.
     pub fn spooled_to(writer: impl Write + Send + 'static) -> Result<Self, OutputError> {
-        let file = tempfile::tempfile().map_err(OutputError::spool)?;
+        let file = tempfile::tempfile_in(spool_folder()).map_err(OutputError::spool)?;
         Ok(Self(Target::Spool(Spool {
             file,
             writer: Box::new(writer),
@@ -288,6 +297,12 @@ fn commit_file(staged: Staged, manifest: Option<&[u8]>) -> Result<(), OutputErro
         // It describes a file that is not there. The first error is the one to be told.
         let _ = std::fs::remove_file(&path);
     })
+}
+
+/// Returns the folder for what is to go to a pipe at the end.
+fn spool_folder() -> PathBuf {
+    let folder = std::env::var_os("TMPDIR").filter(|folder| !folder.is_empty());
+    folder.map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
 }
 
 /// Returns the name of the manifest of a file.

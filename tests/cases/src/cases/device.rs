@@ -12,7 +12,7 @@ use std::{
 use kvm_inspect_pure::uapi;
 use kvm_inspect_tool::{
     device::{open_process, Late, Session},
-    dump::{self, Options},
+    dump::{self, Options, Stage},
     guest::{CoreFile, GuestMemory},
     live::{control_registers, LiveMemory},
     manifest::{self, Format, Manifest, Mode as Consistency},
@@ -28,7 +28,7 @@ use super::{secret, Case};
 use crate::{
     device::{new, size_of_u32, zeroed, Device, Module, FREEZE_TIMEOUT_MS, PAGE_SIZE},
     inspect::hex,
-    process::{own_pid, PAGE},
+    process::{own_pid, wait_until, PAGE},
     vmm::{Backing, Mode, Vm, Work},
 };
 
@@ -608,6 +608,7 @@ fn dumps() {
         let beside = Manifest::parse(&beside.expect("it is there")).expect("a manifest");
         assert_eq!(beside, manifest);
         assert_is_dump(&vm, path, format);
+        assert_is_of_its_instant(&mut vm, path, format, mode);
 
         // A pipe gets the same, and has no place for a manifest.
         let path = "/tmp/piped";
@@ -633,7 +634,7 @@ fn dumps() {
     let refused = dump_with(&vm, "/tmp/refused", &none);
     assert!(refused.is_err_and(|error| error.contains("raise --memory")));
     assert!(!Path::new("/tmp/refused").exists());
-    // So is what a disk has no room for, before the guest is held.
+    // So is what a disk has no room for.
     let full = Path::new("/tmp/full");
     fs::create_dir(full).expect("a folder");
     let size = c"size=1m";
@@ -656,16 +657,54 @@ fn dumps() {
 
 /// Checks that a file has the memory of a VM.
 fn assert_is_dump(vm: &Vm, path: &str, format: Format) {
+    let bytes = read_dump(path, format, MIB, PAGE_SIZE * 8 * 256);
+    assert!(bytes == vm.read(MIB, 8 * MIB), "{path} {format:?}");
+}
+
+/// Dumps a guest that counts, and checks that the number in the file is that of the pause, or if
+/// there was none, older than the end of the copy.
+fn assert_is_of_its_instant(vm: &mut Vm, path: &str, format: Format, mode: Consistency) {
+    let fd = vm.fd();
+    let vcpu = &*vm.vcpu(0);
+    let mut copied = 0;
+    let output = Output::create(Path::new(path), Existing::Replace).expect("a file");
+    let dumped = dump_and_watch(
+        fd,
+        output,
+        &options(format, mode),
+        &mut |stage, done, all| {
+            if (stage, done) == (Stage::Copy, all) {
+                copied = vcpu.count().0;
+                wait_until("the guest counts", || vcpu.count().0 > copied);
+            }
+        },
+    );
+    dumped.expect("a dump can be made");
+    let now = vcpu.count().0;
+    let count = read_dump(path, format, vcpu.counter(), 8);
+    let count = u64::from_le_bytes(count.try_into().expect("eight bytes"));
+    if mode == Consistency::Instant {
+        assert!(
+            (copied + 1..=now).contains(&count),
+            "{copied} {count} {now}"
+        );
+    } else {
+        assert!(count <= copied, "{copied} {count} {now}");
+    }
+}
+
+/// Reads memory in a dump.
+fn read_dump(path: &str, format: Format, gpa: u64, size: usize) -> Vec<u8> {
     let file = File::open(path).expect("it is there");
-    let mut bytes = vec![0; PAGE_SIZE * 8 * 256];
+    let mut bytes = vec![0; size];
     if format == Format::Raw {
-        file.read_exact_at(&mut bytes, MIB)
+        file.read_exact_at(&mut bytes, gpa)
             .expect("it is that long");
     } else {
         let core = CoreFile::open(file).expect("a core file");
-        core.read(MIB, &mut bytes).expect("it is in the file");
+        core.read(gpa, &mut bytes).expect("it is in the file");
     }
-    assert!(bytes == vm.read(MIB, 8 * MIB), "{path} {format:?}");
+    bytes
 }
 
 fn options(format: Format, mode: Consistency) -> Options {
@@ -686,10 +725,10 @@ fn dump_to_file(vm: &Vm, format: Format, mode: Consistency) -> (Manifest, &'stat
 }
 
 /// Opens a session as the tool does.
-fn session_of_tool(vm: &Vm) -> Session {
+fn session_of_tool(fd: i32) -> Session {
     let session = Session::open().expect("the device can be opened");
     let pidfd = open_process(own_pid()).expect("this process");
-    session.attach(pidfd, Some(vm.fd())).expect("there is a VM");
+    session.attach(pidfd, Some(fd)).expect("there is a VM");
     session
 }
 
@@ -699,17 +738,25 @@ fn dump_with(vm: &Vm, path: &str, options: &Options) -> Result<Manifest, String>
 }
 
 fn dump_into(vm: &Vm, output: Output, options: &Options) -> Result<Manifest, String> {
-    let session = session_of_tool(vm);
+    dump_and_watch(vm.fd(), output, options, &mut |_, _, _| ())
+}
+
+fn dump_and_watch(
+    fd: i32,
+    output: Output,
+    options: &Options,
+    progress: &mut dyn FnMut(Stage, u64, u64),
+) -> Result<Manifest, String> {
+    let session = session_of_tool(fd);
     let of = manifest::Vm {
         pid: own_pid(),
-        fd: Some(vm.fd()),
+        fd: Some(fd),
         name: None,
         vmm: None,
     };
     // The first pages of memory change all the time.
     std::thread::sleep(Duration::from_millis(10));
-    dump::dump(&session, of, output, "dump", options, &mut |_, _, _| ())
-        .map_err(|error| error.to_string())
+    dump::dump(&session, of, output, "dump", options, progress).map_err(|error| error.to_string())
 }
 
 /// Guest-virtual addresses lead where the guest's page tables lead, in each form of them. Those of
@@ -729,7 +776,7 @@ fn walks() {
         vm.add_memory(MIB, MIB, Backing::Anonymous);
         let secret = secret(8, 100);
         vm.write(MIB + PAGE - 50, &secret);
-        let session = session_of_tool(&vm);
+        let session = session_of_tool(vm.fd());
         let vcpus = session.vcpus(Late::Refuse, FREEZE_TIMEOUT_MS);
         let registers = control_registers(&vcpus.expect("it stops").vcpus);
         let memory = LiveMemory::new(&session).expect("it has memory");

@@ -422,7 +422,12 @@ impl Vcpu {
     /// Returns how far [`Work::Count`] is.
     pub(crate) fn count(&self) -> Count {
         let memory = self.memory.as_ref().expect("it runs in memory");
-        Count(memory.read_u64(DATA + self.id * DATA_STEP))
+        Count(memory.read_u64(self.counter()))
+    }
+
+    /// Returns the guest-physical address of that number.
+    pub(crate) fn counter(&self) -> u64 {
+        DATA + self.id * DATA_STEP
     }
 
     /// Returns how often `KVM_RUN` was called.

@@ -46,7 +46,7 @@ const USAGE: &str = "kvm-inspect dump [OPTIONS] [VM] <FILE>\n       \
 /// which what has changed is copied once more. The exit status is 3 if something is missing.
 ///
 /// With - as FILE it goes to standard output, without a file beside it. A live dump goes there page
-/// by page. Any other is first made in a file without a name, in TMPDIR or /tmp, which needs space.
+/// by page. Any other is first made in a file without a name, in TMPDIR or /var/tmp, which needs space.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, override_usage = USAGE)]
 #[allow(clippy::doc_markdown, reason = "it is help, and no Markdown")]
@@ -73,9 +73,9 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value = "instant")]
     consistency: Consistency,
     /// The longest pause of the guest, such as 50ms or 2s, up to 60s
-    #[arg(long, value_name = "TIME", value_parser = milliseconds, default_value = "1s")]
+    #[arg(long, value_name = "TIME", value_parser = max_pause, default_value = "1s")]
     max_pause: u32,
-    /// How much may be copied in the pause, which takes as much memory
+    /// How much may be copied in the pause, which takes as much memory; and 10 bytes for each page
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
     memory: u64,
     /// How long to wait for all vCPUs to stop, such as 500ms or 2s [default: 1s]
@@ -109,10 +109,27 @@ enum Consistency {
     Live,
 }
 
+/// Reads the longest pause, which a hold may last.
+fn max_pause(text: &str) -> Result<u32, String> {
+    let time = milliseconds(text)?;
+    if time > 60_000 {
+        return Err(format!("{text} is out of range; write at most 60s"));
+    }
+    Ok(time)
+}
+
 impl Args {
     /// Returns which VM, and the file.
     fn parse(&self) -> Result<(Selection, &Path), Failure> {
         let usage = |line: &str| Failure::Usage(format!("{line}; see kvm-inspect dump --help"));
+        if let ([word], None) = (self.file.as_slice(), &self.output) {
+            let text = word.to_str().unwrap_or_default();
+            if text.parse::<Selection>().is_ok() {
+                return Err(usage(&format!(
+                    "{text} is a VM, and a file is missing (./{text} would be one)"
+                )));
+            }
+        }
         let (vm, file) = match (self.file.as_slice(), &self.output) {
             ([], Some(file)) | ([file], None) => (None, file),
             ([vm], Some(file)) | ([vm, file], None) => (Some(vm), file),
@@ -146,7 +163,7 @@ impl Args {
             (true, Consistency::Instant) => Output::spooled()?,
         };
         let manifest = self.manifest.as_deref();
-        let manifest = manifest.map(|path| Output::create(path, existing));
+        let manifest = manifest.map(|path| Output::create_alone(path, existing));
         Ok((output, manifest.transpose()?))
     }
 
@@ -162,7 +179,7 @@ impl Args {
                 Consistency::Instant => Mode::Instant,
                 Consistency::Live => Mode::Live,
             },
-            max_pause_ms: self.max_pause.clamp(1, 60_000),
+            max_pause_ms: self.max_pause,
             memory: self.memory,
             freeze_timeout_ms: self.freeze_timeout.unwrap_or(0),
             // Only a manifest has the digest.
@@ -178,6 +195,9 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
             "the dump itself goes to standard output; take --manifest, and not --json"
         }
         (false, _, Some(_)) => "the manifest is beside the file; leave --manifest out",
+        (true, _, Some(beside)) if is_piped(beside) => {
+            "the dump itself goes to standard output; give --manifest a file"
+        }
         _ => "",
     };
     if !wrong.is_empty() {
@@ -228,7 +248,10 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
     } else {
         print(&manifest, path, context.terminal.out())?;
     }
-    Ok(if missing(&manifest).next().is_none() {
+    let is_whole = missing(&manifest).next().is_none()
+        && manifest.vcpus.iter().all(|vcpu| vcpu.registers)
+        && !manifest.warnings.iter().any(|line| line == dump::CHANGED);
+    Ok(if is_whole {
         Status::Done
     } else {
         Status::Incomplete
@@ -331,6 +354,9 @@ mod tests {
         assert!(
             of("812-9 core -o core").is_err_and(|line| line.starts_with("there are two files;"))
         );
+        assert!(of("812").is_err_and(|line| line.starts_with("812 is a VM, and a file is missing")));
+        assert_eq!(of("./812"), both(&only, "./812"));
+        assert!(Command::try_parse_from(["dump", "core", "--max-pause", "61s"]).is_err());
         assert!(of("812-9 core --name x").is_err_and(|line| line.starts_with("there is a VM and")));
     }
 

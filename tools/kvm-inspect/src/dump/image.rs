@@ -17,6 +17,9 @@ const PAGES_AT_ONCE: usize = 1024;
 /// How many pages are compared at once: the module takes no more.
 const COMPARED_AT_ONCE: usize = 1 << 22;
 
+/// How many ranges of pages are copied at once: the module takes no more.
+const RANGES_AT_ONCE: usize = 1 << 16;
+
 /// All pages of a guest, by their numbers: they are counted through all ranges.
 pub(super) struct Image<'a> {
     session: &'a Session,
@@ -72,6 +75,11 @@ impl<'a> Image<'a> {
     /// Returns how many pages there are.
     pub(super) fn pages(&self) -> usize {
         self.kinds.len()
+    }
+
+    /// Returns how many pages are there, of those that were written.
+    pub(super) fn present(&self) -> usize {
+        self.digests.iter().filter(|digest| **digest != 0).count()
     }
 
     /// Copies all pages into the file, while the guest runs. `progress` is told how many pages are
@@ -154,17 +162,24 @@ impl<'a> Image<'a> {
         &self,
         changed: &Changed,
         terms: CopyTerms,
-    ) -> Result<Taken, DumpError> {
+    ) -> Result<Vec<Taken>, DumpError> {
+        let runs = changed.runs.iter().flat_map(|run| self.within_ranges(run));
+        let runs = runs.flat_map(|run| parts(&run, COMPARED_AT_ONCE));
+        let runs: Vec<_> = runs.collect();
+        let groups = groups(&runs);
+        groups.map(|runs| self.take(runs, terms)).collect()
+    }
+
+    /// Copies runs of pages, each within one range, while the guest stands.
+    fn take(&self, runs: &[std::ops::Range<usize>], terms: CopyTerms) -> Result<Taken, DumpError> {
+        let pages = runs.iter().map(std::ops::Range::len).sum();
         let mut taken = Taken {
-            buffer: PageBuffer::new(changed.pages)?,
-            kinds: filled(changed.pages, 0)?,
-            digests: filled(changed.pages, 0)?,
+            runs: runs.to_vec(),
+            buffer: PageBuffer::new(pages)?,
+            kinds: filled(pages, 0)?,
+            digests: filled(pages, 0)?,
         };
-        let ranges: Vec<_> = changed
-            .runs
-            .iter()
-            .flat_map(|run| self.addresses(run))
-            .collect();
+        let ranges: Vec<_> = runs.iter().flat_map(|run| self.addresses(run)).collect();
         let into = CopyInto {
             pages: Some(&mut taken.buffer),
             kinds: Some(&mut taken.kinds),
@@ -183,21 +198,20 @@ impl<'a> Image<'a> {
     /// Writes what was taken, and says of all other pages that they are of that instant.
     pub(super) fn put_changed(
         &mut self,
-        changed: &Changed,
-        taken: &Taken,
+        taken: &[Taken],
         writer: &mut Writer,
     ) -> Result<(), DumpError> {
         for Numbered { range, .. } in &self.ranges {
             writer.mark(*range, Copied::InTime)?;
         }
-        let mut at = 0;
-        for run in &changed.runs {
-            for part in self.within_ranges(run) {
-                let end = at + part.len();
-                let size = usize::try_from(PAGE_SIZE).unwrap_or(0);
+        let size = usize::try_from(PAGE_SIZE).unwrap_or(0);
+        for taken in taken {
+            let mut at = 0;
+            for run in &taken.runs {
+                let end = at + run.len();
                 let bytes = &taken.buffer.as_bytes()[at * size..end * size];
                 let (kinds, digests) = (&taken.kinds[at..end], &taken.digests[at..end]);
-                self.put(&part, bytes, kinds, digests, writer, Copied::InTime)?;
+                self.put(run, bytes, kinds, digests, writer, Copied::InTime)?;
                 at = end;
             }
         }
@@ -314,9 +328,26 @@ impl Changed {
 
 /// Pages that were copied while the guest stood.
 pub(super) struct Taken {
+    /// Their numbers: runs of neighbours, each within one range.
+    runs: Vec<std::ops::Range<usize>>,
     buffer: PageBuffer,
     kinds: Vec<u8>,
     digests: Vec<u64>,
+}
+
+/// Returns groups of runs that the module copies in one call.
+fn groups(mut runs: &[std::ops::Range<usize>]) -> impl Iterator<Item = &[std::ops::Range<usize>]> {
+    std::iter::from_fn(move || {
+        let mut pages = 0_usize;
+        let fits = |run: &&std::ops::Range<usize>| {
+            pages = pages.saturating_add(run.len());
+            pages <= COMPARED_AT_ONCE
+        };
+        let count = runs.iter().take(RANGES_AT_ONCE).take_while(fits).count();
+        let (group, rest) = runs.split_at(count.max(1).min(runs.len()));
+        runs = rest;
+        (!group.is_empty()).then_some(group)
+    })
 }
 
 /// Returns parts of a range, none of them longer than `most`.
@@ -355,5 +386,29 @@ fn page_kind(kind: u32) -> PageKind {
         | device::PageKind::Unreadable
         | device::PageKind::Late
         | device::PageKind::Other(_) => PageKind::Unreadable,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_copied_at_once_is_not_too_much() {
+        let runs: Vec<_> = (0..300_000)
+            .step_by(2)
+            .map(|page: usize| page..page.saturating_add(1))
+            .collect();
+        let sizes: Vec<usize> = groups(&runs).map(<[_]>::len).collect();
+        assert_eq!(
+            sizes,
+            [RANGES_AT_ONCE, RANGES_AT_ONCE, 150_000 - 2 * RANGES_AT_ONCE]
+        );
+        let long = [
+            0..COMPARED_AT_ONCE - 1,
+            COMPARED_AT_ONCE..COMPARED_AT_ONCE + 2,
+        ];
+        assert_eq!(groups(&long).map(<[_]>::len).collect::<Vec<_>>(), [1, 1]);
+        assert_eq!(groups(&[]).count(), 0);
     }
 }

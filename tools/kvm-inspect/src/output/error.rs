@@ -31,8 +31,8 @@ pub enum OutputError {
     BrokenPipe,
     /// The disk is full, or what the user may have of it. `None` is standard output.
     Full(Option<PathBuf>),
-    /// There is no space in the folder for temporary files.
-    NoSpool(PathBuf),
+    /// A file in the folder for temporary files cannot be made, written or read.
+    Spool(PathBuf, io::Error),
     /// The file is bigger than the file system or the limits of the process allow.
     TooBig(Option<PathBuf>),
     /// Anything else.
@@ -54,11 +54,7 @@ impl OutputError {
 
     /// Returns the error of a file without a name.
     pub(super) fn spool(source: io::Error) -> Self {
-        let folder = std::env::temp_dir();
-        match Self::new("write to", Some(folder.clone()), source) {
-            Self::Full(_) => Self::NoSpool(folder),
-            other => other,
-        }
+        Self::Spool(super::spool_folder(), source)
     }
 
     /// Returns the error of an action with a file.
@@ -95,7 +91,7 @@ impl Display for OutputError {
                 let path = path.display();
                 write!(
                     f,
-                    "{path} is there already; give another name, or have it replaced"
+                    "{path} is there already; give another name, or have it replaced (--force)"
                 )
             }
             Self::NotRegular(path) => {
@@ -131,10 +127,10 @@ impl Display for OutputError {
                     "no space is left for {name}; make room, or write it elsewhere"
                 )
             }
-            Self::NoSpool(folder) => write!(
+            Self::Spool(folder, source) => write!(
                 f,
-                "no space is left in {} for what is to go to standard output; set TMPDIR to \
-                 another folder, or write to a file",
+                "{}, for what is to go to standard output: {source}; set TMPDIR to another folder, \
+                 or write to a file",
                 folder.display()
             ),
             Self::TooBig(path) => write!(
@@ -158,7 +154,7 @@ impl Display for OutputError {
 impl Error for OutputError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Other { source, .. } => Some(source),
+            Self::Other { source, .. } | Self::Spool(_, source) => Some(source),
             _ => None,
         }
     }

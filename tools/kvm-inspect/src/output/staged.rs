@@ -89,7 +89,15 @@ impl Staged {
         } = self;
         let result = hidden.publish(&path, &folder, existing);
         // The name is on the disk, too, only if the folder is.
-        let result = result.and_then(|()| File::open(&folder)?.sync_all());
+        let result = result.and_then(|()| {
+            let synced = File::open(&folder).and_then(|folder| folder.sync_all());
+            synced.inspect_err(|_| {
+                // What was there before cannot be had back.
+                if existing == Existing::Refuse {
+                    let _ = fs::remove_file(&path);
+                }
+            })
+        });
         result.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => OutputError::Exists(path),
             _ => OutputError::new("name", Some(path), error),
