@@ -299,10 +299,15 @@ fn commit_file(staged: Staged, manifest: Option<&[u8]>) -> Result<(), OutputErro
     })
 }
 
-/// Returns the folder for what is to go to a pipe at the end.
+/// Returns the folder for what is to go to a pipe at the end: `TMPDIR`, or `/var/tmp` if there is
+/// one, or `/tmp`.
 fn spool_folder() -> PathBuf {
-    let folder = std::env::var_os("TMPDIR").filter(|folder| !folder.is_empty());
-    folder.map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
+    let usual = Path::new("/var/tmp");
+    if std::env::var_os("TMPDIR").is_none() && usual.is_dir() {
+        usual.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
 }
 
 /// Returns the name of the manifest of a file.
