@@ -46,7 +46,8 @@ const USAGE: &str = "kvm-inspect dump [OPTIONS] [VM] <FILE>\n       \
 /// which what has changed is copied once more. The exit status is 3 if something is missing.
 ///
 /// With - as FILE it goes to standard output, without a file beside it. A live dump goes there page
-/// by page. Any other is first made in a file without a name, in TMPDIR or /var/tmp, which needs space.
+/// by page. Any other is first made in a file without a name, in TMPDIR or /var/tmp, which needs
+/// space.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES, override_usage = USAGE)]
 #[allow(clippy::doc_markdown, reason = "it is help, and no Markdown")]
@@ -354,7 +355,7 @@ mod tests {
         assert!(
             of("812-9 core -o core").is_err_and(|line| line.starts_with("there are two files;"))
         );
-        assert!(of("812").is_err_and(|line| line.starts_with("812 is a VM, and a file is missing")));
+        assert!(of("812").is_err_and(|line| line.starts_with("812 is a VM, and a file is")));
         assert_eq!(of("./812"), both(&only, "./812"));
         assert!(Command::try_parse_from(["dump", "core", "--max-pause", "61s"]).is_err());
         assert!(of("812-9 core --name x").is_err_and(|line| line.starts_with("there is a VM and")));
