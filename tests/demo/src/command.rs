@@ -9,6 +9,9 @@ use crate::host::{fail, say};
 /// Where the host has it.
 pub const PROGRAM: &str = "/usr/bin/kvm-inspect";
 
+/// The longest pause there may be: the emulator is slow.
+pub const MAX_PAUSE: &str = "60s";
+
 /// Runs it, and shows how. Returns what it prints, line by line: its notes come last.
 ///
 /// # Errors

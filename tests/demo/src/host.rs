@@ -5,6 +5,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    time::Duration,
 };
 
 use cases::protocol::Message;
@@ -71,6 +72,36 @@ pub fn inspect(inspection: &Inspection) -> io::Result<Report> {
 pub fn less_on_the_console() -> io::Result<()> {
     fs::write("/sys/module/printk/parameters/ignore_loglevel", "N")?;
     fs::write("/proc/sys/kernel/printk", "6")
+}
+
+/// Mounts a file system in memory at `/tmp`, for as large files as there is memory.
+///
+/// # Errors
+///
+/// It cannot be mounted.
+pub fn mount_tmp() -> io::Result<()> {
+    let options = Some(c"size=90%");
+    Ok(mount(
+        "tmpfs",
+        "/tmp",
+        "tmpfs",
+        MountFlags::empty(),
+        options,
+    )?)
+}
+
+/// Returns the middle one of some times.
+#[must_use]
+pub fn median(times: impl IntoIterator<Item = Duration>) -> Duration {
+    let mut times: Vec<Duration> = times.into_iter().collect();
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// Returns how many times longer one time is than another.
+#[must_use]
+pub fn ratio(time: Duration, unit: Duration) -> f64 {
+    time.as_secs_f64() / unit.as_secs_f64()
 }
 
 /// Shows a line to whoever watches.

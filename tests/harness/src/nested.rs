@@ -13,6 +13,7 @@ use cases::protocol::Message;
 use demo::{
     command::PROGRAM,
     dump::{MODULES, OUT, TAG},
+    values::text,
 };
 
 use crate::{
@@ -137,6 +138,29 @@ impl Scenario<'_> {
         }
         Err(io::Error::other(why))
     }
+}
+
+/// Runs a scenario that compares the pauses of the demo's guest, and the whole time. Shows each
+/// line that it prints. Returns how many times shorter the pause is, and how many times faster the
+/// whole.
+///
+/// # Errors
+///
+/// As [`Scenario::run`].
+pub fn compare_times(name: &str, log: &str) -> io::Result<(f64, f64)> {
+    let scenario = Scenario {
+        name,
+        parameters: "",
+        guest: Guest::Demo,
+        log,
+        // The guest's memory, and as much for the file.
+        memory: 3072,
+        limit: Duration::from_secs(3600),
+    };
+    let results = scenario.run(|line| println!("{line}"))?;
+    let number = |key| text(&results, key).and_then(|text| text.parse().ok());
+    let both = number("shorter").zip(number("faster"));
+    both.ok_or_else(|| io::Error::other(format!("not understood: {results}")))
 }
 
 /// What a host is packed with, besides KVM and the module.

@@ -26,7 +26,8 @@ use self::image::Image;
 use crate::{
     core::{
         elf::{self, ElfError},
-        lime, raw, CpuNote, Layout, Notes, RangeError, Ranges, WriteError, Writer, Written,
+        lime, raw, CpuNote, Layout, Notes, PageKind, RangeError, Ranges, WriteError, Writer,
+        Written,
     },
     device::{self, CopyTerms, Late, Session},
     guest::GuestMemory,
@@ -57,11 +58,7 @@ const ROOM_FOR_VCPU: u64 = 1024;
 const SPARE_VCPUS: u64 = 64;
 
 /// How much is left for what the kernel has mapped: the most segments that a file may have.
-const ROOM_FOR_MAPPINGS: u64 = 65536 * 56;
-
-/// The warning that there may be memory which is not in the file.
-pub const CHANGED: &str =
-    "The VMM has changed the guest's memory meanwhile: some of it may be missing.";
+const ROOM_FOR_MAPPINGS: u64 = 65536 * elf::SEGMENT_SIZE as u64;
 
 /// What file is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +96,15 @@ pub enum Stage {
     Digest,
 }
 
+/// A file that was written.
+#[derive(Clone, Debug)]
+pub struct Dumped {
+    /// What is in it.
+    pub manifest: Manifest,
+    /// All that was asked for is.
+    pub is_whole: bool,
+}
+
 /// Writes a guest to a file, and gives the file its name. `name` is its name without the folder, if
 /// it has one; `progress` is told what is being done, and how many bytes of how many are.
 ///
@@ -112,7 +118,7 @@ pub fn dump(
     name: &str,
     options: &Options,
     progress: &mut dyn FnMut(Stage, u64, u64),
-) -> Result<Manifest, DumpError> {
+) -> Result<Dumped, DumpError> {
     let clock = Clock::start();
     if options.mode == Mode::Instant && !output.is_patchable() {
         return Err(OutputError::OutOfOrder.into());
@@ -173,11 +179,10 @@ pub fn dump(
             moment.map(kernel);
         }
     }
-    let mut warnings = facts.warnings(&moment, options);
     // In a pause that is an error.
-    if options.mode == Mode::Live && LiveMemory::new(session)?.ranges() != memory.ranges() {
-        warnings.push(CHANGED.to_owned());
-    }
+    let has_changed =
+        options.mode == Mode::Live && LiveMemory::new(session)?.ranges() != memory.ranges();
+    let lacks = Facts::lacks(&moment, has_changed, options);
 
     let mut manifest = Manifest {
         manifest_version: manifest::VERSION,
@@ -200,7 +205,7 @@ pub fn dump(
             size: text.len() as u64,
             proofs: facts.proofs.clone(),
         }),
-        warnings,
+        warnings: [facts.warnings(&moment, options), lacks.clone()].concat(),
     };
     if writer.is_patchable() {
         let layout = facts.layout(&ranges, &moment, manifest.note(), room, options)?;
@@ -215,7 +220,24 @@ pub fn dump(
     let beside = output.path().map(|_| manifest.to_json());
     let beside = beside.transpose()?;
     output.commit(beside.as_deref().map(str::as_bytes))?;
-    Ok(manifest)
+    Ok(Dumped {
+        is_whole: lacks.is_empty() && missing(&manifest).next().is_none(),
+        manifest,
+    })
+}
+
+/// Returns the kinds of pages that are missing in a file, and how many there are.
+pub fn missing(manifest: &Manifest) -> impl Iterator<Item = (PageKind, u64)> + '_ {
+    let mode = manifest.consistency.mode;
+    let pages = manifest.memory.pages.iter();
+    pages
+        .map(|(kind, count)| (*kind, *count))
+        .filter(move |(kind, count)| *count > 0 && is_missing(*kind, mode))
+}
+
+/// Returns whether pages of a kind lack what was asked for. In a live dump, no instant was.
+fn is_missing(kind: PageKind, mode: Mode) -> bool {
+    !kind.is_faithful() && (mode != Mode::Live || kind != PageKind::Late)
 }
 
 fn consistency(mode: Mode, pauses: &[Duration]) -> Consistency {
@@ -454,9 +476,14 @@ impl Facts {
         })
     }
 
+    /// Returns the kernel's numbers of so many vCPUs, if they are known.
+    fn known_numbers(&self, count: usize) -> Option<&Vec<u32>> {
+        self.cpus.as_ref().filter(|cpus| cpus.len() == count)
+    }
+
     /// Returns the kernel's numbers of the vCPUs, or those of their order.
     fn numbers(&self, count: usize) -> impl Iterator<Item = u32> + '_ {
-        let known = self.cpus.as_ref().filter(|cpus| cpus.len() == count);
+        let known = self.known_numbers(count);
         (0..).zip(0..count).map(move |(assumed, index)| {
             known
                 .and_then(|cpus| cpus.get(index))
@@ -466,10 +493,7 @@ impl Facts {
     }
 
     fn vcpus(&self, vcpus: &[uapi::Vcpu]) -> Vec<manifest::Vcpu> {
-        let known = self
-            .cpus
-            .as_ref()
-            .is_some_and(|cpus| cpus.len() == vcpus.len());
+        let known = self.known_numbers(vcpus.len()).is_some();
         let numbers = self.numbers(vcpus.len());
         let vcpus = numbers.zip(vcpus).map(|(cpu, vcpu)| manifest::Vcpu {
             id: u64::from(vcpu.id.unsigned_abs()),
@@ -483,6 +507,30 @@ impl Facts {
             registers: has_registers(vcpu),
         });
         vcpus.collect()
+    }
+
+    /// Returns what a file of this form should have, and lacks, besides pages.
+    fn lacks(moment: &Moment, has_changed: bool, options: &Options) -> Vec<String> {
+        let mut lacks = Vec::new();
+        let vcpus = moment.vcpus.iter();
+        let without = vcpus.filter(|vcpu| !has_registers(vcpu)).count();
+        if without > 0 && options.is_elf() {
+            lacks.push(format!("The registers of {without} vCPUs are not known."));
+        }
+        let has_mappings = moment.are_all_mappings && !moment.mappings.is_empty();
+        if options.format == Format::ElfGdb && !has_mappings {
+            lacks.push(
+                "Not all is known that the guest's kernel has mapped: gdb will see a part of it."
+                    .to_owned(),
+            );
+        }
+        if has_changed {
+            lacks.push(
+                "The VMM has changed the guest's memory meanwhile: some of it may be missing."
+                    .to_owned(),
+            );
+        }
+        lacks
     }
 
     fn warnings(&self, moment: &Moment, options: &Options) -> Vec<String> {
@@ -500,25 +548,9 @@ impl Facts {
         if self.is_ambiguous {
             warnings.push("Another VMCOREINFO is as good as the one that was taken.".to_owned());
         }
-        let vcpus = &moment.vcpus;
-        let are_numbers_known = self
-            .cpus
-            .as_ref()
-            .is_some_and(|cpus| cpus.len() == vcpus.len());
-        if !are_numbers_known && is_elf {
+        if self.known_numbers(moment.vcpus.len()).is_none() && is_elf {
             warnings.push(
                 "The guest's numbers of its CPUs are not known: those of the vCPUs were taken."
-                    .to_owned(),
-            );
-        }
-        let without = vcpus.iter().filter(|vcpu| !has_registers(vcpu)).count();
-        if without > 0 {
-            warnings.push(format!("The registers of {without} vCPUs are not known."));
-        }
-        let has_mappings = moment.are_all_mappings && !moment.mappings.is_empty();
-        if options.format == Format::ElfGdb && !has_mappings {
-            warnings.push(
-                "Not all is known that the guest's kernel has mapped: gdb will see a part of it."
                     .to_owned(),
             );
         }
@@ -653,6 +685,44 @@ impl From<OutputError> for DumpError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_of_another_moment_are_missing_unless_the_dump_is_live() {
+        assert!(is_missing(PageKind::Late, Mode::Instant));
+        assert!(!is_missing(PageKind::Late, Mode::Live));
+        for mode in [Mode::Instant, Mode::Live] {
+            assert!(is_missing(PageKind::Swapped, mode));
+            assert!(!is_missing(PageKind::Present, mode));
+            assert!(!is_missing(PageKind::Untouched, mode));
+        }
+    }
+
+    #[test]
+    fn only_a_form_with_registers_lacks_them() {
+        let vcpu = uapi::Vcpu {
+            lacks: uapi::NO_REGISTERS,
+            ..zerocopy::FromZeros::new_zeroed()
+        };
+        let moment = Moment {
+            vcpus: vec![vcpu],
+            time: None,
+            mappings: Vec::new(),
+            are_all_mappings: true,
+        };
+        let lacks = |format| {
+            let options = Options {
+                format,
+                mode: Mode::Instant,
+                max_pause_ms: 1,
+                memory: 0,
+                freeze_timeout_ms: 0,
+                is_digested: false,
+            };
+            Facts::lacks(&moment, false, &options).len()
+        };
+        let formats = [Format::Raw, Format::Lime, Format::Elf, Format::ElfGdb];
+        assert_eq!(formats.map(lacks), [0, 0, 1, 2]);
+    }
 
     #[test]
     fn a_guest_cannot_give_its_cpus_numbers_that_no_file_has() {

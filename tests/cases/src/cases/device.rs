@@ -756,7 +756,9 @@ fn dump_and_watch(
     };
     // The first pages of memory change all the time.
     std::thread::sleep(Duration::from_millis(10));
-    dump::dump(&session, of, output, "dump", options, progress).map_err(|error| error.to_string())
+    dump::dump(&session, of, output, "dump", options, progress)
+        .map(|dumped| dumped.manifest)
+        .map_err(|error| error.to_string())
 }
 
 /// Guest-virtual addresses lead where the guest's page tables lead, in each form of them. Those of

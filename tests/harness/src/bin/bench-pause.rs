@@ -6,10 +6,9 @@
 //! Times in an emulator mean nothing by themselves. What counts is how they compare for the same
 //! guest.
 
-use std::{io, process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
-use demo::{host::fail, values::text};
-use harness::nested::{Guest, Scenario};
+use harness::nested::compare_times;
 
 /// How many times shorter the pause must be than when QEMU writes the memory to a file.
 const SHORTER: f64 = 20.0;
@@ -26,7 +25,8 @@ takes about ten minutes.
 ";
 
 fn main() -> ExitCode {
-    match bench() {
+    println!("{EXPLANATION}");
+    match compare_times("peers", "bench-pause") {
         Ok((shorter, faster)) => {
             let passed = shorter >= SHORTER && faster > FASTER;
             let verdict = if passed { "PASS" } else { "FAIL" };
@@ -43,23 +43,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Runs the scenario. Returns how many times shorter the pause is, and how many times faster the
-/// whole job.
-fn bench() -> io::Result<(f64, f64)> {
-    println!("{EXPLANATION}");
-    let scenario = Scenario {
-        name: "peers",
-        parameters: "",
-        guest: Guest::Demo,
-        log: "bench-pause",
-        // The guest's memory, and as much for the file.
-        memory: 3072,
-        limit: Duration::from_secs(3600),
-    };
-    let results = scenario.run(|line| println!("{line}"))?;
-    let number = |key| text(&results, key).and_then(|text| text.parse().ok());
-    let both = number("shorter").zip(number("faster"));
-    both.map_or_else(|| fail(format!("not understood: {results}")), Ok)
 }

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     core::PageKind,
-    dump::{self, DumpError, Options, Stage},
+    dump::{self, DumpError, Dumped, Options, Stage},
     escape::Escaped,
     host::Selection,
     json,
@@ -216,7 +216,7 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let mut bar = Bar::new(context.terminal.shows_progress());
-    let manifest = dump::dump(
+    let Dumped { manifest, is_whole } = dump::dump(
         &opened.session,
         vm,
         output,
@@ -249,9 +249,6 @@ pub(super) fn run(args: &Args, context: &mut Context) -> Result<Status, Failure>
     } else {
         print(&manifest, path, context.terminal.out())?;
     }
-    let is_whole = missing(&manifest).next().is_none()
-        && manifest.vcpus.iter().all(|vcpu| vcpu.registers)
-        && !manifest.warnings.iter().any(|line| line == dump::CHANGED);
     Ok(if is_whole {
         Status::Done
     } else {
@@ -289,7 +286,7 @@ fn print(manifest: &Manifest, path: &Path, out: &mut impl Write) -> Result<(), F
         let beside = beside.as_os_str().as_encoded_bytes();
         writeln!(out, "{} says what is in it.", Escaped::new(beside))?;
     }
-    for (kind, count) in missing(manifest) {
+    for (kind, count) in dump::missing(manifest) {
         let name = serde_json::to_string(&kind).unwrap_or_default();
         let name = name.trim_matches('"');
         writeln!(out, "missing: {} ({name})", bytes(count))?;
@@ -298,20 +295,6 @@ fn print(manifest: &Manifest, path: &Path, out: &mut impl Write) -> Result<(), F
         writeln!(out, "{warning}")?;
     }
     Ok(())
-}
-
-/// Returns the kinds of pages that are missing, and how many there are.
-fn missing(manifest: &Manifest) -> impl Iterator<Item = (PageKind, u64)> + '_ {
-    let mode = manifest.consistency.mode;
-    let pages = manifest.memory.pages.iter();
-    pages
-        .map(|(kind, count)| (*kind, *count))
-        .filter(move |(kind, count)| *count > 0 && is_missing(*kind, mode))
-}
-
-/// Returns whether pages of a kind lack what was asked for. In a live dump, no instant was.
-fn is_missing(kind: PageKind, mode: Mode) -> bool {
-    !kind.is_faithful() && (mode != Mode::Live || kind != PageKind::Late)
 }
 
 impl From<DumpError> for Failure {
@@ -372,17 +355,6 @@ mod tests {
             let args = args(words);
             let (_, path) = args.parse().expect("a file");
             assert_eq!(args.options(path).is_digested, is_digested, "{words}");
-        }
-    }
-
-    #[test]
-    fn pages_of_another_moment_are_missing_unless_the_dump_is_live() {
-        assert!(is_missing(PageKind::Late, Mode::Instant));
-        assert!(!is_missing(PageKind::Late, Mode::Live));
-        for mode in [Mode::Instant, Mode::Live] {
-            assert!(is_missing(PageKind::Swapped, mode));
-            assert!(!is_missing(PageKind::Present, mode));
-            assert!(!is_missing(PageKind::Untouched, mode));
         }
     }
 }

@@ -44,7 +44,8 @@ pub const MAX_SEGMENTS: usize = 144;
 const MAX_ALIASES: u32 = 64;
 
 const HEADER_SIZE: usize = size_of::<FileHeader64<LittleEndian>>();
-const SEGMENT_SIZE: usize = size_of::<ProgramHeader64<LittleEndian>>();
+/// The size of the header of a segment, in bytes.
+pub const SEGMENT_SIZE: usize = size_of::<ProgramHeader64<LittleEndian>>();
 
 /// How a core file is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

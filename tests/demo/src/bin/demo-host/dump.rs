@@ -16,7 +16,7 @@ use std::{
 
 use cases::{command_line, protocol::GUEST_LOST_ALONE};
 use demo::{
-    command::{self, show, PROGRAM},
+    command::{self, show, MAX_PAUSE, PROGRAM},
     console::Console,
     dump::{LEVELS, MODULES, OUT, TAG},
     host::{self, fail, say},
@@ -31,9 +31,6 @@ use serde_json::Value;
 
 /// With three, one has nothing to do (`consumers-guest.rs`).
 const CPUS: u32 = 3;
-
-/// The longest pause there may be: the emulator is slow.
-const MAX_PAUSE: &str = "60s";
 
 /// How much is copied at a time. What is all zeros becomes a hole.
 const CHUNK: usize = 64 << 10;

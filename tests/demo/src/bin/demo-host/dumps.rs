@@ -10,14 +10,13 @@ use std::{
 };
 
 use demo::{
-    command::PROGRAM,
+    command::{MAX_PAUSE, PROGRAM},
     console::Console,
-    host::{self, fail, less_on_the_console, say},
+    host::{self, fail, less_on_the_console, median, mount_tmp, ratio, say},
     qemu::Qemu,
     work::FILL,
 };
 use kvm_inspect_tool::module;
-use rustix::mount::{mount, MountFlags};
 use serde_json::Value;
 
 /// The guest's memory in MiB. It does not touch all of it, as most guests.
@@ -26,7 +25,6 @@ const MIB: u32 = 1024;
 /// How many turns there are.
 const TURNS: usize = 3;
 
-const FOLDER: &str = "/tmp";
 const FILE: &str = "/tmp/memory";
 
 const SHA256SUM: &str = "/usr/bin/sha256sum";
@@ -65,13 +63,7 @@ const WAYS: [Way; 5] = [
 
 /// Runs it. Returns the results: how many times shorter QEMU's times are at least.
 pub(crate) fn run() -> io::Result<String> {
-    mount(
-        "tmpfs",
-        FOLDER,
-        "tmpfs",
-        MountFlags::empty(),
-        Some(c"size=90%"),
-    )?;
+    mount_tmp()?;
     less_on_the_console()?;
     module::load(&host::module()?, "")?;
     let [with_digest, _, without, _, _] = compare(0)?;
@@ -108,8 +100,8 @@ fn compare(filled: u32) -> io::Result<[Ratios; WAYS.len()]> {
     }
     console.goes_on()?;
     let medians = times.map(|times| Times {
-        stood: median(&times, |times| times.stood),
-        whole: median(&times, |times| times.whole),
+        stood: median(times.iter().map(|times| times.stood)),
+        whole: median(times.iter().map(|times| times.whole)),
     });
     show(filled, &medians)?;
     Ok(array::from_fn(|index| {
@@ -145,7 +137,7 @@ fn show(filled: u32, medians: &[Times]) -> io::Result<()> {
 fn dump(qemu: &mut Qemu, options: &[&str]) -> io::Result<Times> {
     let mut command = Command::new(PROGRAM);
     command.args(["dump", "--json", "--force", &qemu.pid().to_string(), FILE]);
-    command.args(["--max-pause", "60s"]).args(options);
+    command.args(["--max-pause", MAX_PAUSE]).args(options);
     let begin = Instant::now();
     let output = command.output()?;
     let whole = begin.elapsed();
@@ -187,14 +179,4 @@ fn digest() -> io::Result<Duration> {
         return fail(format!("sha256sum: {}: {said}", output.status));
     }
     Ok(took)
-}
-
-fn median(times: &[Times], of: fn(&Times) -> Duration) -> Duration {
-    let mut of: Vec<Duration> = times.iter().map(of).collect();
-    of.sort_unstable();
-    of[of.len() / 2]
-}
-
-fn ratio(time: Duration, unit: Duration) -> f64 {
-    time.as_secs_f64() / unit.as_secs_f64()
 }

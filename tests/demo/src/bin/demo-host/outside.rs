@@ -7,7 +7,7 @@
 use std::{fs, io};
 
 use demo::{
-    command::{self, show},
+    command::{self, show, MAX_PAUSE},
     host::{self, fail, say},
     work::KEEPS,
 };
@@ -31,7 +31,10 @@ pub(crate) fn look(pid: u32, release: &str, secret: &str) -> io::Result<String> 
 
     let list = command::run(&["list"])?;
     show(&list)?;
-    if !list.iter().any(|line| line.contains(&pid)) {
+    if !list
+        .iter()
+        .any(|line| line.split_whitespace().next() == Some(&pid))
+    {
         return fail("the guest is not in the list");
     }
 
@@ -43,14 +46,14 @@ pub(crate) fn look(pid: u32, release: &str, secret: &str) -> io::Result<String> 
         "--context",
         "8",
         "--max-pause",
-        "60s",
+        MAX_PAUSE,
     ])?;
     show(&search)?;
     if !shown(&search).contains(secret) {
         return fail("the secret was not found");
     }
 
-    let dump = command::run(&["dump", &pid, FILE, "--max-pause", "60s"])?;
+    let dump = command::run(&["dump", &pid, FILE, "--max-pause", MAX_PAUSE])?;
     show(&dump)?;
     let file = fs::read(FILE)?;
     let bytes = hex::bytes(secret).unwrap_or_default();

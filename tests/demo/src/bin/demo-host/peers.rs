@@ -13,7 +13,7 @@ use std::{
 
 use demo::{
     console::Console,
-    host::{fail, inspect, less_on_the_console, say},
+    host::{fail, inspect, less_on_the_console, median, mount_tmp, ratio, say},
     qemu::Qemu,
     values,
 };
@@ -27,7 +27,6 @@ use nix::{
     sys::uio::{process_vm_readv, RemoteIoVec},
     unistd::Pid,
 };
-use rustix::mount::{mount, MountFlags};
 
 /// The guest's memory in MiB. It does not touch all of it, as most guests.
 const MIB: u32 = 1024;
@@ -47,7 +46,6 @@ const ABSENT: [&str; 7] = [
 ];
 
 /// The file with the guest's memory, on a tmpfs.
-const FOLDER: &str = "/tmp";
 const FILE: &str = "/tmp/memory";
 
 const RIPGREP: &str = "/usr/bin/rg";
@@ -88,13 +86,7 @@ const PEERS: Range<usize> = 1..4;
 
 /// Runs it. Returns the results.
 pub(crate) fn run() -> io::Result<String> {
-    mount(
-        "tmpfs",
-        FOLDER,
-        "tmpfs",
-        MountFlags::empty(),
-        Some(c"size=90%"),
-    )?;
+    mount_tmp()?;
     // The module's reports must not wait for the console.
     less_on_the_console()?;
     let (qemu, console) = Qemu::start_with_memory(MIB, 1, "")?;
@@ -123,9 +115,9 @@ pub(crate) fn run() -> io::Result<String> {
     console.goes_on()?;
 
     let medians = times.map(|times| Times {
-        longest: median(&times, |times| times.longest),
-        paused: median(&times, |times| times.paused),
-        whole: median(&times, |times| times.whole),
+        longest: median(times.iter().map(|times| times.longest)),
+        paused: median(times.iter().map(|times| times.paused)),
+        whole: median(times.iter().map(|times| times.whole)),
     });
     show(&job, &medians)?;
 
@@ -312,14 +304,4 @@ fn found(count: Option<u64>, said: &str) -> io::Result<()> {
     } else {
         fail(format!("the secret is there once, but: {said}"))
     }
-}
-
-fn median(times: &[Times], of: fn(&Times) -> Duration) -> Duration {
-    let mut of: Vec<Duration> = times.iter().map(of).collect();
-    of.sort_unstable();
-    of[of.len() / 2]
-}
-
-fn ratio(time: Duration, unit: Duration) -> f64 {
-    time.as_secs_f64() / unit.as_secs_f64()
 }
