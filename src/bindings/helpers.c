@@ -823,6 +823,16 @@ bool kvm_inspect_has_this_layout(struct kvm *kvm)
 	return true;
 }
 
+unsigned int kvm_inspect_vm_type(struct kvm *kvm)
+{
+	return READ_ONCE(kvm->arch.vm_type);
+}
+
+bool kvm_inspect_has_protected_state(struct kvm *kvm)
+{
+	return READ_ONCE(kvm->arch.has_protected_state);
+}
+
 bool kvm_inspect_kvm_mem_is_private(struct kvm *kvm, gfn_t gfn)
 {
 	return kvm_mem_is_private(kvm, gfn);

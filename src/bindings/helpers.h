@@ -158,6 +158,8 @@ bool kvm_inspect_has_this_layout(struct kvm *kvm);
 bool kvm_inspect_vcpu_has_this_layout(struct kvm_vcpu *vcpu);
 bool kvm_inspect_svm_has_this_layout(struct kvm_vcpu *vcpu);
 bool kvm_inspect_vmx_has_this_layout(struct kvm_vcpu *vcpu);
+unsigned int kvm_inspect_vm_type(struct kvm *kvm);
+bool kvm_inspect_has_protected_state(struct kvm *kvm);
 bool kvm_inspect_is_sev(struct kvm *kvm);
 bool kvm_inspect_is_sev_es(struct kvm *kvm);
 bool kvm_inspect_was_sev(struct kvm *kvm);

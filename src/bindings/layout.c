@@ -38,11 +38,7 @@ int main(void)
 	SIZE(rcu_synchronize);
 
 	FIELD(kvm, mm);
-	FIELD(kvm, lock);
 	FIELD(kvm, srcu);
-	FIELD(kvm, arch);
-	FIELD(kvm_arch, vm_type);
-	FIELD(kvm_arch, has_protected_state);
 
 	FIELD(kvm_vcpu, kvm);
 	FIELD(kvm_vcpu, vcpu_id);

@@ -260,24 +260,18 @@ impl Vm {
     /// Returns the kind of protection, if the hardware or KVM keeps the host from reading this
     /// guest.
     pub(crate) fn protection(&self) -> Option<&'static CStr> {
-        // SAFETY: Both are set when the VM is made or before its first vCPU runs, and only read
-        // here.
-        let (kind, protected) = unsafe {
-            let arch = &raw const (*self.as_raw()).arch;
-            (
-                (&raw const (*arch).vm_type).read_volatile(),
-                (&raw const (*arch).has_protected_state).read_volatile(),
-            )
-        };
+        let vm = self.as_raw();
         // SAFETY: By the type invariant `self` is valid.
-        let (sev, sev_es, was_sev) = unsafe {
+        let (kind, protected, sev, sev_es, was_sev) = unsafe {
             (
-                bindings::is_sev(self.as_raw()),
-                bindings::is_sev_es(self.as_raw()),
-                bindings::was_sev(self.as_raw()),
+                bindings::vm_type(vm),
+                bindings::has_protected_state(vm),
+                bindings::is_sev(vm),
+                bindings::is_sev_es(vm),
+                bindings::was_sev(vm),
             )
         };
-        match u32::from(kind) {
+        match kind {
             bindings::KVM_X86_SEV_VM => Some(c"SEV"),
             bindings::KVM_X86_SEV_ES_VM => Some(c"SEV-ES"),
             bindings::KVM_X86_SNP_VM => Some(c"SEV-SNP"),
