@@ -112,7 +112,6 @@ bool kvm_inspect_is_dying(struct task_struct *task)
 	       !atomic_read(&task->signal->live);
 }
 
-/* A reference to the process with this number, or that with a thread of this number. */
 /* A reference to that of the process, for that of a thread. */
 struct pid *kvm_inspect_get_tgid(struct pid *pid)
 {
@@ -127,6 +126,7 @@ struct pid *kvm_inspect_get_tgid(struct pid *pid)
 	return tgid;
 }
 
+/* A reference to the process with this number, or that with a thread of this number. */
 struct pid *kvm_inspect_find_get_tgid(pid_t number)
 {
 	struct pid *pid = find_get_pid(number);
