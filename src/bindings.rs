@@ -25,6 +25,8 @@ use kernel::{
     non_camel_case_types,
     non_snake_case,
     non_upper_case_globals,
+    unknown_lints, // those of newer compilers
+    unnecessary_transmutes,
     unreachable_pub,
     unsafe_op_in_unsafe_fn,
     unused_imports

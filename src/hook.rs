@@ -275,7 +275,7 @@ impl Handler for Redirect {
         // SAFETY: The only probe with this handler is on `kvm_vcpu_ioctl`.
         let vm = unsafe { run::vm_about_to_run(&arguments) }?;
         let vmm = task::current_mm().addr();
-        table::has_vm(vm, vmm).then_some(hooked_vcpu_ioctl as usize)
+        table::has_vm(vm, vmm).then_some(hooked_vcpu_ioctl as *const () as usize)
     }
 }
 
