@@ -38,7 +38,10 @@ use crate::{
         Vcpu,
         Vm, //
     },
-    linux::task,
+    linux::{
+        kernels::as_millis_ceil,
+        task, //
+    },
     park::{
         ParkedWork,
         Parking, //
@@ -161,7 +164,7 @@ impl Lease {
 
     /// Returns how many milliseconds are left, rounded up.
     pub(crate) fn left_ms(&self) -> u32 {
-        u32::try_from(self.left().as_millis_ceil()).unwrap_or(0)
+        u32::try_from(as_millis_ceil(self.left())).unwrap_or(0)
     }
 
     /// Returns whether it has ended.

@@ -43,6 +43,7 @@ use crate::{
     },
     linux::{
         ftrace::IpModify,
+        kernels::EOPNOTSUPP,
         kprobe::{
             Arguments,
             Handler,

@@ -53,6 +53,7 @@ use crate::{
     inspector::Inspector,
     kvm::Kvm,
     linux::{
+        kernels::parameter,
         log,
         module, //
     },
@@ -156,17 +157,17 @@ fn unless_kept<T>(part: Result<Option<T>>) -> Result<Option<T>> {
 /// Does the inspection that the parameters ask for, if they do.
 fn inspector() -> Result<Option<Inspector>> {
     let raw = RawParameters {
-        pid: module_parameters::pid.value(),
-        vm_fd: module_parameters::vm_fd.value(),
-        interval_ms: module_parameters::interval_ms.value(),
-        freeze_timeout_ms: module_parameters::freeze_timeout_ms.value(),
-        max_pause_ms: module_parameters::max_pause_ms.value(),
-        threads: module_parameters::threads.value(),
-        max_hits: module_parameters::max_hits.value(),
-        context: module_parameters::context.value(),
-        bring_in: module_parameters::bring_in.value(),
-        max_slots: module_parameters::max_slots.value(),
-        max_vcpus: module_parameters::max_vcpus.value(),
+        pid: parameter(module_parameters::pid.value()),
+        vm_fd: parameter(module_parameters::vm_fd.value()),
+        interval_ms: parameter(module_parameters::interval_ms.value()),
+        freeze_timeout_ms: parameter(module_parameters::freeze_timeout_ms.value()),
+        max_pause_ms: parameter(module_parameters::max_pause_ms.value()),
+        threads: parameter(module_parameters::threads.value()),
+        max_hits: parameter(module_parameters::max_hits.value()),
+        context: parameter(module_parameters::context.value()),
+        bring_in: parameter(module_parameters::bring_in.value()),
+        max_slots: parameter(module_parameters::max_slots.value()),
+        max_vcpus: parameter(module_parameters::max_vcpus.value()),
     };
     parameters::check(&raw)?.map(Inspector::start).transpose()
 }

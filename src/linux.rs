@@ -12,6 +12,7 @@ pub(crate) mod cpumask;
 pub(crate) mod file_pages;
 pub(crate) mod fpu;
 pub(crate) mod ftrace;
+pub(crate) mod kernels;
 pub(crate) mod kprobe;
 pub(crate) mod kthread;
 pub(crate) mod lockdown;

@@ -20,6 +20,7 @@ use crate::{
     linux::{
         arguments as written,
         cpumask,
+        kernels::EOPNOTSUPP,
         pages::Access,
         sha256::sha256, //
     },

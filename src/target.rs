@@ -23,6 +23,7 @@ use crate::{
     },
     linux::{
         address_space::BorrowedAddressSpace,
+        kernels::EOPNOTSUPP,
         kthread::OnKthread,
         lockdown,
         task::{

@@ -24,6 +24,7 @@
 #include <linux/sched/task.h>
 #include <linux/security.h>
 #include <linux/shmem_fs.h>
+#include <linux/srcu.h>
 #include <linux/task_work.h>
 #include <linux/uaccess.h>
 #include <linux/unistd.h>
@@ -634,6 +635,16 @@ void kvm_inspect_rcu_tasks_wait(struct rcu_synchronize *wait)
 {
 	wait_for_completion(&wait->completion);
 	destroy_rcu_head(&wait->head);
+}
+
+int kvm_inspect_srcu_read_lock(struct srcu_struct *srcu)
+{
+	return srcu_read_lock(srcu);
+}
+
+void kvm_inspect_srcu_read_unlock(struct srcu_struct *srcu, int section)
+{
+	srcu_read_unlock(srcu, section);
 }
 
 static bool (*get_kvm_safe)(struct kvm *kvm);

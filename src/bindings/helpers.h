@@ -130,10 +130,12 @@ bool kvm_inspect_trylock_vcpu(struct kvm_vcpu *vcpu, struct mutex *nest);
 int kvm_inspect_mutex_holder(struct mutex *mutex, unsigned int *ioctl);
 int kvm_inspect_mutex_lock_killable(struct mutex *mutex);
 
-/* <linux/rcupdate.h>, <linux/rcupdate_wait.h> */
+/* <linux/rcupdate.h>, <linux/rcupdate_wait.h>, <linux/srcu.h> */
 void kvm_inspect_synchronize_rcu_tasks(void);
 void kvm_inspect_rcu_tasks_begin(struct rcu_synchronize *wait);
 void kvm_inspect_rcu_tasks_wait(struct rcu_synchronize *wait);
+int kvm_inspect_srcu_read_lock(struct srcu_struct *srcu);
+void kvm_inspect_srcu_read_unlock(struct srcu_struct *srcu, int section);
 
 /*
  * symbol_get() of <linux/module.h>, as drivers/vfio uses it for the same: without KVM the module

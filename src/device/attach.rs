@@ -16,6 +16,7 @@ use crate::{
     error::refuse,
     kvm,
     linux::{
+        kernels::ENOTUNIQ,
         kthread::Kthread,
         task::Process, //
     },

@@ -32,6 +32,10 @@ use crate::{
     },
     linux::{
         completion::Completion,
+        kernels::{
+            ENODATA,
+            ENOTCONN, //
+        },
         kthread::OnKthread,
         log::{
             self,

@@ -50,6 +50,7 @@ use crate::{
     },
     hook::Watched,
     linux::{
+        kernels::ETIME,
         kthread::{
             Kthread,
             OnKthread,

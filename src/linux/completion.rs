@@ -14,7 +14,10 @@ use kernel::{
     types::Opaque, //
 };
 
-use crate::bindings;
+use crate::{
+    bindings,
+    linux::kernels::as_millis_ceil, //
+};
 
 /// A `struct completion` that is completed once and for all.
 ///
@@ -71,7 +74,7 @@ impl Completion {
     ///
     /// For kernel threads: a signal would end the wait, too.
     pub(crate) fn wait_timeout(&self, timeout: Delta) -> bool {
-        let timeout = u32::try_from(timeout.as_millis_ceil()).unwrap_or(u32::MAX);
+        let timeout = u32::try_from(as_millis_ceil(timeout)).unwrap_or(u32::MAX);
         let jiffies = msecs_to_jiffies(timeout);
         // SAFETY: By the type invariant.
         let left = unsafe {
@@ -86,7 +89,7 @@ impl Completion {
     ///
     /// `ERESTARTSYS`: the current thread is being killed.
     pub(crate) fn wait_killable_timeout(&self, timeout: Delta) -> Result<bool> {
-        let timeout = u32::try_from(timeout.as_millis_ceil()).unwrap_or(u32::MAX);
+        let timeout = u32::try_from(as_millis_ceil(timeout)).unwrap_or(u32::MAX);
         let jiffies = msecs_to_jiffies(timeout);
         // SAFETY: By the type invariant.
         let left = unsafe {
