@@ -26,7 +26,6 @@ use kernel::{
     iov::IovIterDest,
     miscdevice::{
         MiscDevice,
-        MiscDeviceOptions,
         MiscDeviceRegistration, //
     },
     prelude::*,
@@ -44,7 +43,8 @@ use crate::{
     error::refuse,
     linux::{
         lockdown,
-        log::Lines, //
+        log::Lines,
+        miscdevice, //
     },
     parameters::MAX_MS,
     request::Late,
@@ -65,9 +65,7 @@ const DEFAULT_MS: u32 = 1000;
 ///
 /// Those of `misc_register`, after a line that says so; `ENOMEM`.
 pub(crate) fn register() -> Result<Pin<KBox<MiscDeviceRegistration<Device>>>> {
-    let device = MiscDeviceRegistration::register(MiscDeviceOptions {
-        name: c"kvm_inspect",
-    });
+    let device = miscdevice::register(c"kvm_inspect");
     KBox::pin_init(device, GFP_KERNEL).map_err(|error| {
         if error == ENOMEM {
             error

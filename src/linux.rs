@@ -17,6 +17,7 @@ pub(crate) mod kprobe;
 pub(crate) mod kthread;
 pub(crate) mod lockdown;
 pub(crate) mod log;
+pub(crate) mod miscdevice;
 pub(crate) mod module;
 pub(crate) mod pages;
 pub(crate) mod random;

@@ -3,6 +3,7 @@
 
 #include <linux/atomic.h>
 #include <linux/freezer.h>
+#include <linux/fs.h>
 #include <linux/hash.h>
 #include <linux/highmem.h>
 #include <linux/hugetlb.h>
@@ -525,6 +526,18 @@ void *kvm_inspect_vmap_read_only(struct page **pages, unsigned int count)
 bool kvm_inspect_pin_module(void)
 {
 	return try_module_get(THIS_MODULE);
+}
+
+/* A copy of @from by which open files keep this module; NULL if there already is one. */
+const struct file_operations *kvm_inspect_own_file_operations(const struct file_operations *from)
+{
+	static struct file_operations own __ro_after_init;
+
+	if (own.owner)
+		return NULL;
+	own = *from;
+	own.owner = THIS_MODULE;
+	return &own;
 }
 
 void kvm_inspect_allow_kill(void)

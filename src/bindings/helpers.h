@@ -112,8 +112,9 @@ bool kvm_inspect_has_avx2(void);
 bool kvm_inspect_has_avx512(void);
 unsigned int kvm_inspect_num_online_cpus(void);
 
-/* <linux/module.h> */
+/* <linux/module.h>, <linux/fs.h> */
 bool kvm_inspect_pin_module(void);
+const struct file_operations *kvm_inspect_own_file_operations(const struct file_operations *from);
 
 /* <linux/sched/signal.h>: SIGKILL for a kthread, whose killable waits that ends */
 void kvm_inspect_allow_kill(void);

@@ -3,7 +3,7 @@
 //! What differs between the kernels that the module builds for, 7.2 and 7.3.
 //!
 //! Each of these works with both; the code that uses them need not know which one it is. So do
-//! the functions of SRCU in `bindings/helpers.c`.
+//! [`super::miscdevice`] and, in `bindings/helpers.c`, the functions of SRCU.
 
 use core::{
     borrow::Borrow,
