@@ -91,8 +91,8 @@ impl Armed {
     ///
     /// # Errors
     ///
-    /// `EBUSY`: somebody else redirects the function, or the probes of before could not be taken
-    /// back. `EOPNOTSUPP`, `ENODEV` and others, after a line that says so. `ENOMEM`.
+    /// `EBUSY`: somebody else redirects the function, ftrace is off, or the probes of before could
+    /// not be taken back. `EOPNOTSUPP`, `ENODEV` and others, after a line that says so. `ENOMEM`.
     pub(crate) fn get() -> Result<Self> {
         let mut shared = SHARED.lock();
         if shared.hook.is_none() {
@@ -122,7 +122,8 @@ fn explain(error: Error) -> Error {
     if error == EBUSY {
         refuse!(
             error,
-            "somebody else redirects kvm_vcpu_ioctl, a live patch perhaps; remove that first"
+            "somebody else redirects kvm_vcpu_ioctl, a live patch perhaps, or ftrace is off; \
+             remove that, or write 1 to /proc/sys/kernel/ftrace_enabled"
         )
     } else if error == EOPNOTSUPP {
         refuse!(
@@ -172,8 +173,8 @@ impl Hook {
     ///
     /// # Errors
     ///
-    /// `EBUSY`: somebody else redirects the function. `EOPNOTSUPP`: ftrace cannot. Others as
-    /// [`Kprobe::register`] and [`Kprobe::enable`].
+    /// `EBUSY`: somebody else redirects the function, or ftrace is off. `EOPNOTSUPP`: ftrace
+    /// cannot. Others as [`Kprobe::register`] and [`Kprobe::enable`].
     fn arm() -> Result<Self> {
         let probe = Kprobe::<Redirect>::register(c"kvm_vcpu_ioctl")?;
         let address = probe.ftrace_address().ok_or(EOPNOTSUPP)?;

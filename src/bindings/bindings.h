@@ -39,7 +39,9 @@ enum {
 	KVM_INSPECT_NR_IOCTL = __NR_ioctl,
 	KVM_INSPECT_SYMBOL_LEN = KSYM_SYMBOL_LEN,
 	KVM_INSPECT_LOG_BYTES = 1 << CONFIG_LOG_BUF_SHIFT,
-	KVM_INSPECT_FTRACE_IPMODIFY = FTRACE_OPS_FL_SAVE_REGS | FTRACE_OPS_FL_IPMODIFY,
+	/* In 7.2 the permanent one also keeps ftrace, and so the probes, from being turned off. */
+	KVM_INSPECT_FTRACE_IPMODIFY = FTRACE_OPS_FL_SAVE_REGS | FTRACE_OPS_FL_IPMODIFY |
+				      FTRACE_OPS_FL_PERMANENT,
 };
 
 /* The calls of the device. */

@@ -2,6 +2,8 @@
 
 //! The right to redirect a kernel function, which one user at a time has.
 //!
+//! While somebody has it, ftrace stays on: without it no probe on a function's entry is called.
+//!
 //! C header: [`include/linux/ftrace.h`](srctree/include/linux/ftrace.h)
 
 use core::mem::ManuallyDrop;
@@ -44,7 +46,7 @@ impl IpModify {
     ///
     /// # Errors
     ///
-    /// `EBUSY`: somebody else redirects this function. `ENOMEM`. Others as
+    /// `EBUSY`: somebody else redirects this function, or ftrace is off. `ENOMEM`. Others as
     /// `register_ftrace_function` has them.
     pub(crate) fn claim(address: usize) -> Result<Self> {
         let ops = KBox::pin_init(Ops::register(address), GFP_KERNEL)?;

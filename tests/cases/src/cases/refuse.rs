@@ -36,6 +36,7 @@ pub(super) const CASES: &[Case] = cases![
     without_kvm.without_kvm().with_stock(),
     probe_taken,
     probes_off.with_stock(),
+    ftrace_off,
     protected.with_stock(),
     other_kvm,
     late_vcpu,
@@ -301,6 +302,20 @@ fn probes_off() {
         turn("0");
         Inspection::of_self().refused(Errno::NODEV, &["kprobes", "enabled"]);
         turn("1");
+    });
+}
+
+/// If ftrace is turned off, as 7.2 allows, the module is refused; and not while it has its probes.
+fn ftrace_off() {
+    let turn = |on: &str| fs::write("/proc/sys/kernel/ftrace_enabled", on);
+    all_refused(|_| {
+        if turn("0").is_ok() {
+            Inspection::of_self().refused(Errno::BUSY, &["kvm_vcpu_ioctl", "ftrace_enabled"]);
+            turn("1").expect("it can be turned on again");
+        }
+        let loaded = Inspection::of_self().set("interval_ms", 900).load();
+        turn("0").expect_err("the probes need it");
+        assert!(!loaded.unload().is_empty());
     });
 }
 
