@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The string parameters, since the Rust module! macro has integers and bool only; and where the
+ * What the Rust module! macro has not: the string parameters, and the version; and where the
  * arguments are as they were written.
  */
 
@@ -12,6 +12,8 @@
 #include <linux/syscalls.h>
 
 #include "helpers.h"
+
+MODULE_VERSION(KVM_INSPECT_VERSION);
 
 /*
  * A list is given once or several times, and kept whole with commas between. The kernel's own
