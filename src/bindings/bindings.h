@@ -60,7 +60,13 @@ enum {
 	KVM_INSPECT_NR_RELEASE = KVM_INSPECT_RELEASE,
 };
 
+/* Since 7.3. */
+#ifndef VM_UFFD_RWP
+#define VM_UFFD_RWP VM_NONE
+#endif
+
 /* Beyond 32 bits. */
 enum {
 	KVM_INSPECT_VM_UFFD_MINOR = VM_UFFD_MINOR,
+	KVM_INSPECT_VM_UFFD_RWP = VM_UFFD_RWP,
 };

@@ -341,6 +341,9 @@ impl<'a> UserMemory<'a> {
             unsafe { held.append(|room, most| self.hold_slowly(start, pages.min(most), room)) };
         // SAFETY: `area` is valid and locked.
         let is_anonymous = unsafe { bindings::area_is_anonymous(area.as_ptr()) };
+        if got == 0 && is_access_tracked(area) {
+            return Err((Absence::Userfault, 1));
+        }
         if got == 0 && !is_anonymous && FilePages::of_area(area).is_none() {
             return Err((Absence::Unreadable, 1));
         }
@@ -436,13 +439,8 @@ impl<'a> UserMemory<'a> {
             let left = end.saturating_sub(at) / PAGE_SIZE;
             let count = match self.look(at, left, stop) {
                 Sight::Absent(Absence::Swapped | Absence::InFile, count) => {
-                    let count = count.min(BROUGHT_AT_ONCE);
-                    // SAFETY: No pages are asked for. It works on `current->mm`, which by the type
-                    // invariant is `self.mm`.
-                    let got =
-                        unsafe { bindings::get_user_pages_unlocked(at, count, ptr::null_mut(), 0) };
                     // One that cannot be brought in is passed by.
-                    usize::try_from(got).unwrap_or(0).max(1)
+                    self.bring_in_some(at, count, stop).max(1)
                 }
                 Sight::Absent(_, count) => count,
                 Sight::Present => 1,
@@ -451,6 +449,34 @@ impl<'a> UserMemory<'a> {
             task::cond_resched();
         }
     }
+
+    /// Brings in some of `pages` pages from the address `start` on. Returns how many it has dealt
+    /// with.
+    fn bring_in_some(&self, start: usize, pages: usize, stop: &dyn Fn() -> bool) -> usize {
+        let looked = self.with_area(start, stop, |area| {
+            let in_area = area.end().saturating_sub(start) / PAGE_SIZE;
+            let count = pages.min(BROUGHT_AT_ONCE).min(in_area);
+            (count, is_access_tracked(area))
+        });
+        match looked {
+            // Its owner would be told, and waited for.
+            AreaAt::Found((count, true)) => count,
+            AreaAt::Found((count, false)) => {
+                // SAFETY: No pages are asked for. It works on `current->mm`, which by the type
+                // invariant is `self.mm`.
+                let got =
+                    unsafe { bindings::get_user_pages_unlocked(start, count, ptr::null_mut(), 0) };
+                usize::try_from(got).unwrap_or(0)
+            }
+            AreaAt::None(_) | AreaAt::Busy => 0,
+        }
+    }
+}
+
+/// Returns whether the owner of an area, which is locked, wants to know who touches its pages, also
+/// those that are present (`UFFDIO_RWPROTECT`, since 7.3).
+fn is_access_tracked(area: &VmaRef) -> bool {
+    area.flags() & bindings::KVM_INSPECT_VM_UFFD_RWP as vm_flags_t != 0
 }
 
 /// Tells what an area, which is locked, has for `pages` pages from `start` on for which the page

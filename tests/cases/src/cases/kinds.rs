@@ -43,6 +43,7 @@ pub(super) const CASES: &[Case] = cases![
     device.with_stock(),
     device_huge.with_stock(),
     elsewhere.with_stock(),
+    access_tracked.with_stock(),
     unreadable_neighbour.with_stock(),
 ];
 
@@ -384,6 +385,34 @@ fn elsewhere() {
     page.resolve();
     let report = inspection.report();
     assert_kinds(&report, gpa, 0, &[("untouched", 1)]);
+    vm.finish();
+}
+
+/// Memory whose VMM is told when somebody touches it (`UFFDIO_RWPROTECT`), and waited for, is left
+/// alone.
+fn access_tracked() {
+    let Some(page) = Userfault::access_tracked() else {
+        println!("this kernel cannot track who touches a page");
+        return;
+    };
+    swap::turn_on();
+    let mut vm = Vm::running(Work::Halt);
+    let gpa = 16 * MIB;
+    vm.add(Slot::of(9, gpa, page.memory()));
+    let inspection = Inspection::of_self()
+        .patterns(&["text:x"])
+        .set("bring_in", 1);
+    let report = inspection.clone().partial_report();
+    assert_eq!(report.done.result, Conclusion::Incomplete);
+    assert_kinds(&report, gpa, 0, &[("userfault", 1)]);
+
+    wait_until("the page is swapped out", || {
+        page.memory().page_out();
+        present_pages(own_pid(), page.address(), 1) == [false]
+    });
+    let report = inspection.partial_report();
+    assert_eq!(report.done.result, Conclusion::Incomplete);
+    assert_kinds(&report, gpa, 0, &[("swapped", 1)]);
     vm.finish();
 }
 

@@ -27,6 +27,14 @@ struct UffdioRegister {
     ioctls: u64,
 }
 
+/// `struct uffdio_rwprotect`.
+#[repr(C)]
+struct UffdioRwprotect {
+    start: u64,
+    len: u64,
+    mode: u64,
+}
+
 /// `struct uffdio_zeropage`.
 #[repr(C)]
 struct UffdioZeropage {
@@ -39,22 +47,46 @@ struct UffdioZeropage {
 const UFFD_API: u64 = 0xaa;
 const UFFDIO: u32 = 0xaa;
 const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
+const UFFDIO_REGISTER_MODE_RWP: u64 = 1 << 3;
+const UFFD_FEATURE_RWP: u64 = 1 << 17;
+const UFFDIO_RWPROTECT_MODE_RWP: u64 = 1;
 /// The size of `struct uffd_msg`.
 const MESSAGE_SIZE: usize = 32;
 
 ioctl_iowr_nr!(UFFDIO_API, UFFDIO, 0x3f, UffdioApi);
 ioctl_iowr_nr!(UFFDIO_REGISTER, UFFDIO, 0x00, UffdioRegister);
+ioctl_iowr_nr!(UFFDIO_RWPROTECT, UFFDIO, 0x09, UffdioRwprotect);
 ioctl_iowr_nr!(UFFDIO_ZEROPAGE, UFFDIO, 0x04, UffdioZeropage);
 
-/// A page that is absent until [`Userfault::resolve`] is called.
+/// A page whose owner is told when somebody touches it.
 pub(crate) struct Userfault {
     file: File,
     page: Arc<Mapping>,
 }
 
 impl Userfault {
-    /// Creates one.
+    /// Creates one that is absent until [`Self::resolve`] is called.
     pub(crate) fn new() -> Self {
+        Self::register(0, UFFDIO_REGISTER_MODE_MISSING).expect("the kernel knows this version")
+    }
+
+    /// Creates one that is there, and that nobody touches unnoticed: since 7.3.
+    pub(crate) fn access_tracked() -> Option<Self> {
+        let this = Self::register(UFFD_FEATURE_RWP, UFFDIO_REGISTER_MODE_RWP)?;
+        this.page.write(0, &[1]);
+        let mut protect = UffdioRwprotect {
+            start: this.address(),
+            len: PAGE,
+            mode: UFFDIO_RWPROTECT_MODE_RWP,
+        };
+        // SAFETY: The ioctl takes this structure, and the page is ours.
+        let result = unsafe { ioctl_with_mut_ref(&this.file, UFFDIO_RWPROTECT(), &mut protect) };
+        assert_eq!(result, 0, "the page can be protected");
+        Some(this)
+    }
+
+    /// Creates one, unless the kernel lacks these features.
+    fn register(features: u64, mode: u64) -> Option<Self> {
         let page = Mapping::new(PAGE, Backing::Anonymous);
         // SAFETY: It only handles pages of the mapping, which is accessed by volatile operations.
         let file = unsafe { userfaultfd(UserfaultfdFlags::CLOEXEC) };
@@ -64,22 +96,23 @@ impl Userfault {
         };
         let mut api = UffdioApi {
             api: UFFD_API,
-            features: 0,
+            features,
             ioctls: 0,
         };
         // SAFETY: The ioctl takes this structure.
-        let result = unsafe { ioctl_with_mut_ref(&this.file, UFFDIO_API(), &mut api) };
-        assert_eq!(result, 0, "the kernel knows this version");
+        if unsafe { ioctl_with_mut_ref(&this.file, UFFDIO_API(), &mut api) } != 0 {
+            return None;
+        }
         let mut register = UffdioRegister {
             start: this.address(),
             len: PAGE,
-            mode: UFFDIO_REGISTER_MODE_MISSING,
+            mode,
             ioctls: 0,
         };
         // SAFETY: The ioctl takes this structure, and the page is ours.
         let result = unsafe { ioctl_with_mut_ref(&this.file, UFFDIO_REGISTER(), &mut register) };
         assert_eq!(result, 0, "the page can be handled");
-        this
+        Some(this)
     }
 
     /// Returns the page.
