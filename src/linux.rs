@@ -20,6 +20,7 @@ pub(crate) mod log;
 pub(crate) mod miscdevice;
 pub(crate) mod module;
 pub(crate) mod pages;
+mod patience;
 pub(crate) mod random;
 pub(crate) mod rcu;
 pub(crate) mod sha256;
