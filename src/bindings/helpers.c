@@ -579,11 +579,17 @@ bool kvm_inspect_trylock_vcpu(struct kvm_vcpu *vcpu, struct mutex *nest)
 	return mutex_trylock_nest_lock(&vcpu->mutex, nest);
 }
 
-#ifndef CONFIG_PREEMPT_RT
-/* As __mutex_owner(), which is not for others. The owner is not freed before it has let go. */
+/*
+ * As __mutex_owner(), or rt_mutex_owner() on a realtime kernel, which are not for others. The owner
+ * is not freed before it has let go.
+ */
 static struct task_struct *mutex_owner(struct mutex *mutex)
 {
+#ifdef CONFIG_PREEMPT_RT
+	return (struct task_struct *)((unsigned long)READ_ONCE(mutex->rtmutex.owner) & ~0x01UL);
+#else
 	return (struct task_struct *)(atomic_long_read(&mutex->owner) & ~0x07UL);
+#endif
 }
 
 /*
@@ -618,13 +624,6 @@ int kvm_inspect_mutex_holder(struct mutex *mutex, unsigned int *ioctl)
 	rcu_read_unlock();
 	return pid;
 }
-#else
-int kvm_inspect_mutex_holder(struct mutex *mutex, unsigned int *ioctl)
-{
-	*ioctl = 0;
-	return 0;
-}
-#endif
 
 int kvm_inspect_mutex_lock_killable(struct mutex *mutex)
 {
