@@ -7,7 +7,6 @@ include scripts/in-root.mk
 else
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
-native := $(CURDIR)/build/native
 MINUTES ?= 60
 SECONDS ?= 60
 
@@ -17,9 +16,7 @@ all:
 	@[ $(words $(CURDIR)) -eq 1 ] || { \
 		echo 'make: error: Kbuild cannot take a path with a space; move the project' >&2; \
 		exit 1; }
-	@scripts/rust-metadata $(KDIR) $(native)/kdir
-	@scripts/build-module $(native)/kdir . $(native)/module
-	@echo 'Built: build/native/module/kvm_inspect.ko'
+	@scripts/build-native '$(KDIR)'
 
 # Each of these runs the target of its name in the build root (scripts/in-root.mk).
 #
@@ -41,12 +38,15 @@ all:
 in_root_targets := check format unit test demo consumers rust-analyzer command \
 	bench bench-module bench-pause bench-dump bench-freeze bench-device bench-idle
 ## test-all       Runs test, and what takes long: the debug kernel, Intel, README's commands
+## deb            Builds the Debian packages, of the module and of the command, in build/deb
+## test-packages  Installs, boots and removes these in fresh systems, and runs README's commands
+## test-kernels   Runs the core cases on each kernel of tests/kernels.toml
 ## soak           Repeats for MINUTES= (60) what may go wrong at any moment
 ## fuzz           Fuzzes the search for SECONDS= (60), with all engines, against a plain one
-in_root_targets_all := test-all soak fuzz
+in_root_targets_all := deb test-packages test-all test-kernels soak fuzz
 
 .PHONY: $(in_root_targets) $(in_root_targets_all)
-test test-all: forget-times
+test test-all test-kernels: forget-times
 $(in_root_targets): setup
 $(in_root_targets_all): setup-all
 $(in_root_targets) $(in_root_targets_all): %:
@@ -64,7 +64,8 @@ kernel := $(or $(call given,KERNEL),stock)
 vendor := $(or $(call given,VENDOR),amd)
 paging := $(or $(call given,PAGING),nested)
 
-## case           Runs cases by a part of their NAME=; KERNEL=debug, VENDOR=intel, PAGING=shadow
+## case           Runs cases by a part of their NAME=; KERNEL=debug (or of tests/kernels.toml),
+##                VENDOR=intel, PAGING=shadow
 .PHONY: case
 case: case-words $(if $(filter-out stock amd,$(kernel) $(vendor)),setup-all,setup)
 	@scripts/in-root $(MAKE) --no-print-directory case NAME='$(call given,NAME)' \
@@ -72,11 +73,13 @@ case: case-words $(if $(filter-out stock amd,$(kernel) $(vendor)),setup-all,setu
 
 .PHONY: case-words
 case-words:
-	@case '$(kernel) $(vendor) $(paging)' in \
-	'stock amd '* | 'stock intel '* | 'debug amd '*) ;; \
-	*) echo 'make: error: give KERNEL=stock or debug, VENDOR=amd or intel (only with the' \
-		'stock kernel)' >&2; exit 1 ;; \
-	esac
+	@case '$(kernel) $(vendor)' in \
+	'stock intel' | 'debug amd') ;; \
+	*' amd') sed -n 's/^name = "\(.*\)"$$/\1/p' tests/kernels.toml | grep -qxF '$(kernel)' ;; \
+	*) false ;; \
+	esac || { \
+		echo 'make: error: give KERNEL=debug or one of tests/kernels.toml, VENDOR=amd or' \
+			'intel (only with the stock kernel)' >&2; exit 1; }
 	@case '$(paging)' in nested | shadow) ;; \
 	*) echo 'make: error: give PAGING=nested or shadow' >&2; exit 1 ;; \
 	esac
@@ -107,7 +110,8 @@ setup-all:
 ## clean          Removes what was built, but not the build root
 .PHONY: clean
 clean:
-	rm -rf build/native build/module build/test-modules build/debug build/vm build/target \
+	rm -rf build/native build/module build/test-modules build/debug build/kernels build/vm \
+		build/target build/deb \
 		build/programs.* build/clippy build/consumers build/fuzz/target build/log \
 		build/rust-analyzer build/command rust-project.json
 

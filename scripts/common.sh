@@ -135,3 +135,93 @@ set_namespace() {
 			'sysctl user.max_user_namespaces and kernel.unprivileged_userns_clone' \
 			'are not 0'
 }
+
+# kernel_value NAME KEY: prints what tests/kernels.toml has under that key for the kernel NAME.
+kernel_value() {
+	awk -v name="$1" -v key="$2" '
+	/^\[\[kernel\]\]/ { found = 0 }
+	match($0, /^[a-z]+ = "/) {
+		word = substr($0, 1, index($0, " ") - 1)
+		value = substr($0, RLENGTH + 1)
+		sub(/"[^"]*$/, "", value)
+		if (word == "name") found = value == name
+		else if (found && word == key) print value
+	}' "$top/tests/kernels.toml"
+}
+
+# kernel_names: prints the names of the kernels in tests/kernels.toml.
+kernel_names() {
+	sed -n 's/^name = "\(.*\)"$/\1/p' "$top/tests/kernels.toml"
+}
+
+# release_of KDIR: prints the release of the kernel whose headers are there, or nothing.
+release_of() {
+	local file=$1/include/generated/utsrelease.h
+	[[ ! -e $file ]] || sed -nE 's/.*UTS_RELEASE "(.*)".*/\1/p' "$file"
+}
+
+# series_of RELEASE: prints "7.3" for "7.3.4+deb13-amd64".
+series_of() {
+	local version=${1%%[-+]*}
+	cut -d. -f1,2 <<<"${version%%~*}"
+}
+
+# known_series: prints the series of kernels that the module is made for, the oldest first.
+known_series() {
+	sed -n 's/^series = "\(.*\)"$/\1/p' "$top/tests/kernels.toml" | sort -uV
+}
+
+# is_known_series RELEASE: whether tests/kernels.toml has a kernel of this one's series.
+is_known_series() {
+	known_series | grep -xF "$(series_of "$1")" >/dev/null
+}
+
+# unknown_series RELEASE: says why it may not build.
+unknown_series() {
+	local known
+	known=$(known_series)
+	printf 'kvm_inspect is made for Linux %s, and does not build for %s yet: %s\n' \
+		"${known//$'\n'/ and }" "$1" 'run one of those, or a newer kvm_inspect'
+}
+
+# no_rust RELEASE: says that this kernel lacks Rust, and what to do.
+no_rust() {
+	printf '%s %s %s\n' \
+		"kernel $1 has no support for Rust (CONFIG_RUST), as Debian 13's own 6.12;" \
+		'install one of trixie-backports and boot it: apt install -t trixie-backports' \
+		'linux-image-amd64 linux-headers-amd64'
+}
+
+# kernel_compiler CONFIG: prints the C compiler that built the kernel with this configuration.
+kernel_compiler() {
+	local name major
+	name=$(sed -nE 's/^CONFIG_CC_VERSION_TEXT="([^ ]*).*/\1/p' "$1")
+	if grep -qx CONFIG_CC_IS_CLANG=y "$1"; then
+		major=$(($(sed -n 's/^CONFIG_CLANG_VERSION=//p' "$1") / 10000))
+		name=clang
+		! type -P "clang-$major" >/dev/null || name=clang-$major
+	fi
+	# Of a compiler for another machine that is this one: "x86_64-linux-gnu-gcc-14".
+	printf '%s\n' "${name##*/}"
+}
+
+# compiler_variables COMPILER [host]: prints what tells make to use it, one a line.
+compiler_variables() {
+	case $1 in
+	clang-*) echo "LLVM=-${1#clang-}" ;;
+	clang) echo LLVM=1 ;;
+	*)
+		echo "CC=$1"
+		[[ -z ${2-} ]] || echo "HOSTCC=$1"
+		;;
+	esac
+}
+
+# package_version PACKAGE REGEX: prints the newest version of a package that apt could install, and
+# that the whole of the regular expression describes, or nothing.
+package_version() {
+	type -P apt-cache >/dev/null || return 0
+	# Nothing is no failure.
+	{ apt-cache madison "$1" 2>/dev/null | awk -F ' *[|] *' '{ print $2 }' |
+		grep -m 1 -xE "$2"; } || true
+}

@@ -12,9 +12,10 @@ export CARGO_BUILD_TARGET := x86_64-unknown-linux-gnu
 export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS := -C target-feature=+crt-static
 vm := cargo run --quiet --locked --release --package harness --bin
 
+# With the tree, which the gates and rust-analyzer need.
 .PHONY: metadata
 metadata:
-	@scripts/rust-metadata /lib/modules/$(release)/build $(kdir)
+	@scripts/rust-metadata --keep-tree /lib/modules/$(release)/build $(kdir)
 
 .PHONY: module
 module: metadata
@@ -32,6 +33,10 @@ debug:
 	@scripts/build-module $(build)/debug/build . $(build)/debug/module
 	@scripts/build-module $(build)/debug/build tests/cases/modules $(build)/debug/test-modules
 
+# The same for one of the other kernels in tests/kernels.toml, in build/kernels/NAME.
+kernel-%:
+	@scripts/build-for $*
+
 .PHONY: programs
 programs:
 	@scripts/build-programs
@@ -46,6 +51,15 @@ stock:
 .PHONY: command
 command:
 	@scripts/build-command
+
+.PHONY: deb
+deb:
+	@scripts/build-deb
+
+# In a fresh Debian system: the packages, and README's commands.
+.PHONY: test-packages
+test-packages: programs
+	@scripts/test-packages $(STAGE)
 
 .PHONY: demo
 demo: stock
@@ -62,7 +76,8 @@ test-consumers: programs
 	@scripts/test-consumers
 
 .PHONY: case
-case: $(if $(filter debug,$(KERNEL)),debug programs,stock)
+case: $(if $(filter stock,$(KERNEL)),stock,\
+	$(if $(filter debug,$(KERNEL)),debug,kernel-$(KERNEL)) programs)
 	@$(vm) case -- $(NAME) --kernel $(KERNEL) --vendor $(VENDOR) --paging $(PAGING)
 
 .PHONY: unit
@@ -76,6 +91,10 @@ test: stock
 .PHONY: test-all
 test-all: stock
 	@scripts/test all
+
+.PHONY: test-kernels
+test-kernels: stock
+	@scripts/test kernels
 
 .PHONY: soak
 soak: stock debug
@@ -115,11 +134,11 @@ bench:
 
 .PHONY: check
 check: metadata
-	@scripts/check $(kdir)
+	@scripts/check $(kdir)/tree
 
 .PHONY: rust-analyzer
 rust-analyzer: module
-	@scripts/rust-analyzer $(kdir) $(build)/module
+	@scripts/rust-analyzer $(kdir)/tree $(build)/module
 
 .PHONY: format
 format:

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use crate::dump::{MODULES, OUT, TAG};
 use cases::protocol::Message;
 use kvm_inspect_tool::{report::Report, Inspection};
 use rustix::{
@@ -31,9 +32,7 @@ pub fn start(scenario: &str) -> io::Result<()> {
     ] {
         mount(kind, at, kind, MountFlags::empty(), None)?;
     }
-    for path in fs::read_to_string("/modules/kvm")?.lines() {
-        finit_module(File::open(path)?, c"", 0)?;
-    }
+    load_modules("/modules/kvm")?;
     tell(&Message::Start(scenario.to_owned()))
 }
 
@@ -44,6 +43,29 @@ pub fn start(scenario: &str) -> io::Result<()> {
 /// It is not there.
 pub fn module() -> io::Result<File> {
     File::open("/modules/kvm_inspect.ko")
+}
+
+/// Loads the kernel modules in a list of the archive, in its order.
+///
+/// # Errors
+///
+/// There is no list, or the kernel refuses one.
+pub fn load_modules(list: &str) -> io::Result<()> {
+    for path in fs::read_to_string(list)?.lines() {
+        finit_module(File::open(path)?, c"", 0)?;
+    }
+    Ok(())
+}
+
+/// Mounts the folder that the machine outside shares, at [`OUT`].
+///
+/// # Errors
+///
+/// It shares none.
+pub fn mount_out() -> io::Result<()> {
+    load_modules(MODULES)?;
+    let options = c"trans=virtio,version=9p2000.L,msize=512000,cache=loose";
+    Ok(mount(TAG, OUT, "9p", MountFlags::empty(), Some(options))?)
 }
 
 /// Inspects one VM, and unloads the module. Returns the report.

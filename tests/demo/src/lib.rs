@@ -6,6 +6,7 @@ pub mod command;
 pub mod console;
 pub mod dump;
 pub mod host;
+pub mod installed;
 pub mod pauses;
 pub mod qemu;
 pub mod values;

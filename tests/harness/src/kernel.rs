@@ -59,6 +59,24 @@ impl Kernel {
             .map(|path| self.folder.join("modules").join(path))
             .collect())
     }
+
+    /// Returns the files of several modules and of those that they need, each once, in the order of
+    /// loading.
+    ///
+    /// # Errors
+    ///
+    /// There is no such module.
+    pub fn modules(&self, names: &[&str]) -> io::Result<Vec<PathBuf>> {
+        let mut all = Vec::new();
+        for name in names {
+            for path in self.module(name)? {
+                if !all.contains(&path) {
+                    all.push(path);
+                }
+            }
+        }
+        Ok(all)
+    }
 }
 
 /// Returns the name of the module in a file: the file's name up to its first dot.

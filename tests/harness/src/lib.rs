@@ -7,6 +7,7 @@
 
 mod bochs;
 mod cases;
+pub mod core_cases;
 mod fresh;
 pub mod initramfs;
 pub mod judge;

@@ -54,6 +54,18 @@ pub enum Guest<'a> {
     Demo,
     /// The one of `tests/consumers`. The host puts files into this folder.
     Known(&'a Path),
+    /// The demo's own. The host is Debian with the packages installed.
+    Installed(&'a Installed),
+}
+
+/// A Debian system with the packages installed, as `scripts/test-packages` makes it.
+pub struct Installed {
+    /// Its root folder.
+    pub root: PathBuf,
+    /// The folder of its kernel, as for [`Kernel::open`].
+    pub kernel: PathBuf,
+    /// The port of this machine by which it is logged in to.
+    pub port: u16,
 }
 
 /// A scenario on a host.
@@ -81,9 +93,13 @@ impl Scenario<'_> {
     /// It has failed. The error says why, and where the logs are.
     pub fn run(&self, mut show: impl FnMut(&str)) -> io::Result<String> {
         let testbed = Testbed::stock();
-        fresh::check_module(&testbed)?;
         fresh::check_programs()?;
-        let kernel = Kernel::open(&testbed.kernel)?;
+        let kernel = if let Guest::Installed(host) = self.guest {
+            Kernel::open(&host.kernel)?
+        } else {
+            fresh::check_module(&testbed)?;
+            Kernel::open(&testbed.kernel)?
+        };
         let contents = Contents::of(self.guest, &kernel)?;
         let initramfs = paths::build().join("vm").join(contents.archive);
         contents.pack(&testbed, &kernel, &initramfs)?;
@@ -101,6 +117,11 @@ impl Scenario<'_> {
             share: match self.guest {
                 Guest::Demo => None,
                 Guest::Known(folder) => Some((TAG, folder.to_owned())),
+                Guest::Installed(host) => Some((TAG, host.root.clone())),
+            },
+            ssh_port: match self.guest {
+                Guest::Installed(host) => Some(host.port),
+                Guest::Demo | Guest::Known(_) => None,
             },
         };
         let mut why = String::new();
@@ -173,6 +194,8 @@ struct Contents {
     programs: Vec<&'static str>,
     /// Lists of kernel modules, and the files of those.
     modules: Vec<(&'static str, Vec<PathBuf>)>,
+    /// Whether it gets the module and the command, too.
+    is_ours: bool,
 }
 
 impl Contents {
@@ -184,17 +207,22 @@ impl Contents {
                 guest: (kernel.image(), program("demo-guest")),
                 programs: vec![QEMU, RIPGREP, SHA256SUM],
                 modules: Vec::new(),
+                is_ours: true,
             },
-            Guest::Known(_) => {
-                let mut files = kernel.module("9pnet_virtio")?;
-                files.extend(kernel.module("9p")?.pop());
-                Self {
-                    archive: "known.cpio",
-                    guest: (KNOWN_KERNEL.into(), program("consumers-guest")),
-                    programs: vec![QEMU],
-                    modules: vec![(MODULES, files)],
-                }
-            }
+            Guest::Known(_) => Self {
+                archive: "known.cpio",
+                guest: (KNOWN_KERNEL.into(), program("consumers-guest")),
+                programs: vec![QEMU],
+                modules: vec![(MODULES, kernel.modules(&["9pnet_virtio", "9p"])?)],
+                is_ours: true,
+            },
+            Guest::Installed(_) => Self {
+                archive: "installed.cpio",
+                guest: (kernel.image(), program("demo-guest")),
+                programs: vec![QEMU],
+                modules: vec![(MODULES, kernel.modules(&["9pnet_virtio", "9p", "overlay"])?)],
+                is_ours: false,
+            },
         })
     }
 
@@ -211,7 +239,10 @@ impl Contents {
         files.sort_unstable();
         files.dedup();
         let mut inputs = kernel.module("kvm-amd")?;
-        inputs.extend([&host, &command, guest, guest_kernel, &testbed.module].map(Clone::clone));
+        inputs.extend([&host, guest, guest_kernel].map(Clone::clone));
+        if self.is_ours {
+            inputs.extend([&command, &testbed.module].map(Clone::clone));
+        }
         inputs.extend(self.modules.iter().flat_map(|(_, files)| files.clone()));
         inputs.extend(files.clone());
         let stamp = Stamp::new(path, &inputs)?;
@@ -229,7 +260,7 @@ impl Contents {
         initramfs.write(&inner)?;
 
         let mut initramfs = Initramfs::new();
-        for folder in ["/dev", "/proc", "/sys", "/tmp", "/guest", OUT] {
+        for folder in ["/dev", "/proc", "/sys", "/tmp", "/guest", "/host", OUT] {
             initramfs.folder(folder);
         }
         initramfs.program("/init", fs::read(host)?);
@@ -237,13 +268,17 @@ impl Contents {
         for (list, files) in &self.modules {
             initramfs.modules(list, files)?;
         }
-        initramfs.file("/modules/kvm_inspect.ko", fs::read(&testbed.module)?);
+        if self.is_ours {
+            initramfs.file("/modules/kvm_inspect.ko", fs::read(&testbed.module)?);
+        }
         initramfs.file("/guest/vmlinuz", fs::read(guest_kernel)?);
         initramfs.file("/guest/initramfs", fs::read(&inner)?);
         for file in files {
             initramfs.program_with_folders(&file)?;
         }
-        initramfs.program(PROGRAM, fs::read(command)?);
+        if self.is_ours {
+            initramfs.program(PROGRAM, fs::read(command)?);
+        }
         initramfs.write(path)?;
         stamp.set()
     }

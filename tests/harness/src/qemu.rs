@@ -47,6 +47,8 @@ pub struct Machine {
     pub in_parallel: bool,
     /// A folder that it may mount, and the tag for that.
     pub share: Option<(&'static str, PathBuf)>,
+    /// A TCP port of this machine, by which others reach its SSH server.
+    pub ssh_port: Option<u16>,
 }
 
 impl Machine {
@@ -199,6 +201,12 @@ impl Machine {
             share.push(folder);
             let device = format!("virtio-9p-pci,fsdev=share,mount_tag={tag}");
             arguments.extend(["-fsdev".into(), share, "-device".into(), device.into()]);
+        }
+        if let Some(port) = self.ssh_port {
+            let network = format!("user,id=network,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22");
+            let device = "virtio-net-pci,netdev=network,romfile=";
+            arguments.extend(["-netdev".into(), network.into()]);
+            arguments.extend(["-device".into(), device.into()]);
         }
         arguments
     }

@@ -84,7 +84,7 @@ impl Vm {
         }
     }
 
-    /// Returns a VM with the debug kernel, which is slow.
+    /// Returns a VM with a kernel that looks for mistakes, which is slow.
     #[must_use]
     pub fn debug(name: String, cases: Vec<CaseInfo>) -> Self {
         Self {
@@ -105,8 +105,9 @@ impl Vm {
 
     /// Returns the variables for `make case` that select such a VM.
     fn variables(&self, testbed: &str) -> String {
+        let kernel = format!("KERNEL={testbed}");
         let words = [
-            (testbed == "debug", "KERNEL=debug"),
+            (testbed != "stock", kernel.as_str()),
             (self.vendor == Vendor::Intel, "VENDOR=intel"),
             (self.shadow_paging, "PAGING=shadow"),
         ];
@@ -122,9 +123,9 @@ pub struct Suite {
     target: &'static str,
     kernel: Kernel,
     /// The name of the testbed.
-    testbed: &'static str,
+    testbed: String,
     /// The parameters of the kernel in all VMs.
-    parameters: &'static str,
+    parameters: String,
     initramfs: Initramfs,
 }
 
@@ -227,8 +228,8 @@ impl Suite {
         let this = Self {
             target,
             kernel: Kernel::open(&testbed.kernel)?,
-            testbed: testbed.name,
-            parameters: testbed.parameters,
+            testbed: testbed.name.clone(),
+            parameters: testbed.parameters.clone(),
             initramfs: Initramfs::of(testbed),
         };
         for vendor in [Vendor::Amd, Vendor::Intel] {
@@ -415,6 +416,7 @@ impl Suite {
                     processors: 2,
                     in_parallel: vm.in_parallel,
                     share: None,
+                    ssh_port: None,
                 };
                 machine.run_all(log, &limits)
             }
@@ -423,7 +425,7 @@ impl Suite {
 
     fn fail(&self, vm: &Vm, test: Test, reason: &str, run: &Run, log: &Path) {
         let explained = explain(
-            format!("{} {}", test.case.name, vm.variables(self.testbed)).trim_end(),
+            format!("{} {}", test.case.name, vm.variables(&self.testbed)).trim_end(),
             reason,
             run,
             log,
@@ -440,7 +442,8 @@ impl Test {
 }
 
 /// Returns whether the command line selects a test, as libtest does.
-fn is_selected(name: &str, arguments: &Arguments) -> bool {
+#[must_use]
+pub fn is_selected(name: &str, arguments: &Arguments) -> bool {
     let fits = |filter: &String| {
         if arguments.exact {
             name == filter

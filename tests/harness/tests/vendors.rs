@@ -9,42 +9,10 @@
 use std::process::ExitCode;
 
 use harness::{
+    core_cases::{select, CORE},
     suite::{run, Vm},
     testbed::Testbed,
 };
-
-/// Cases that depend on the vendor: registers, how vCPUs stop and go on, who holds KVM, and the
-/// search with AVX-512, which only this processor has.
-const CORE: &[&str] = &[
-    "registers_real",
-    "registers_protected",
-    "registers_long",
-    "registers_outside",
-    "registers_after_exit",
-    "registers_port_io",
-    "registers_msrs",
-    "registers_paused",
-    "registers_stepped",
-    "registers_half_emulated",
-    "registers_smm",
-    "vcpus_one_two_eight",
-    "vcpus_spin",
-    "vcpus_halt",
-    "vcpus_port_io",
-    "vcpus_user_space",
-    "search_access_and_engine",
-    "slots_flags",
-    "slots_smm",
-    "find_silent",
-    "refuse_late_vcpu",
-    "life_unload_busy",
-    "life_vmm_killed",
-    "life_load_unload",
-    "invisible_plain",
-    "invisible_sync_regs",
-    "threads_change",
-    "vmms_kvm_stays",
-];
 
 /// Cases that depend on shadow page tables, where KVM also holds other registers itself.
 const WITHOUT_NESTED_PAGING: &[&str] = &[
@@ -61,12 +29,7 @@ const WITHOUT_NESTED_PAGING: &[&str] = &[
 
 fn main() -> ExitCode {
     run("vendors", Testbed::stock(), |cases| {
-        let find = |name: &&str| {
-            let case = cases.iter().find(|case| case.name == **name);
-            case.unwrap_or_else(|| panic!("there is no case {name}"))
-                .clone()
-        };
-        let all = |names: &[&str]| names.iter().map(find).collect();
+        let all = |names| select(&cases, names);
         // The longest ones come first.
         let vms = [
             Vm::intel("intel".to_owned(), all(CORE)),

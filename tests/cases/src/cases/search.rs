@@ -205,7 +205,7 @@ fn add_borders(vm: &mut Vm) -> Vec<u64> {
     neighbour.touch_all();
     // With a hole, so that present pages begin within a chunk.
     neighbour.discard(CHUNK + 3 * PAGE, 7 * PAGE);
-    vm.add_memory(huge, 4 * MIB, Backing::TransparentHuge)
+    vm.add_memory(huge, 4 * MIB, Backing::huge_if_there_are())
         .touch_all();
     vec![
         first + 64,

@@ -7,6 +7,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::fd::{AsFd, BorrowedFd},
+    path::Path,
     ptr::{self, NonNull},
     sync::Arc,
 };
@@ -65,13 +66,13 @@ impl Mapping {
             file.as_ref().map(|file| (file.as_fd(), 0)),
             MapFlags::SHARED,
         );
-        let advice = match backing {
-            Backing::Anonymous => Some(Advice::LinuxNoHugepage),
-            Backing::TransparentHuge => Some(Advice::LinuxHugepage),
-            Backing::Memfd | Backing::HugeTlb => None,
-        };
-        if let Some(advice) = advice {
-            this.advise(0, len, advice);
+        match backing {
+            // A realtime kernel has no huge pages, and refuses.
+            Backing::Anonymous => {
+                let _ = this.try_to_advise(0, len, Advice::LinuxNoHugepage);
+            }
+            Backing::TransparentHuge => this.advise(0, len, Advice::LinuxHugepage),
+            Backing::Memfd | Backing::HugeTlb => (),
         }
         this
     }
@@ -332,10 +333,15 @@ impl Mapping {
 
     /// Gives advice, of a kind that keeps the memory valid. It may change the contents.
     fn advise(&self, offset: u64, len: u64, advice: Advice) {
+        self.try_to_advise(offset, len, advice)
+            .unwrap_or_else(|error| panic!("{advice:?}: {error}"));
+    }
+
+    /// The same, which may be refused.
+    fn try_to_advise(&self, offset: u64, len: u64, advice: Advice) -> rustix::io::Result<()> {
         let start = self.at(offset, len);
         // SAFETY: The range is in the mapping. Nobody relies on its contents.
         unsafe { madvise(start.cast(), to_usize(len), advice) }
-            .unwrap_or_else(|error| panic!("{advice:?}: {error}"));
     }
 
     fn at(&self, offset: u64, len: u64) -> *mut u8 {
@@ -357,6 +363,16 @@ impl Drop for Mapping {
 }
 
 impl Backing {
+    /// Returns transparent huge pages, or small ones for a kernel that has no others, as a realtime
+    /// one.
+    pub(crate) fn huge_if_there_are() -> Self {
+        if Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            Self::TransparentHuge
+        } else {
+            Self::Anonymous
+        }
+    }
+
     /// Creates the file for the memory, if this kind has one.
     fn file(self, len: u64) -> Option<OwnedFd> {
         match self {

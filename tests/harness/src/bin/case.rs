@@ -19,21 +19,15 @@ const CASES: usize = 16;
 struct Options {
     /// A part of the cases' names
     name: String,
-    /// The kernel of the VMs
+    /// The kernel of the VMs: stock, debug, or another one of tests/kernels.toml
     #[arg(long, default_value = "stock")]
-    kernel: Kernel,
+    kernel: String,
     /// Whose processor is emulated
     #[arg(long, default_value = "amd")]
     vendor: Processor,
     /// How KVM maps the guests' memory
     #[arg(long, default_value = "nested")]
     paging: Paging,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Kernel {
-    Stock,
-    Debug,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -54,14 +48,14 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> io::Result<ExitCode> {
-    let is_debug = options.kernel == Kernel::Debug;
-    if is_debug && options.vendor == Processor::Intel {
-        let why = "the debug kernel knows no Intel processors; take the stock one";
+    let testbed = Testbed::named(&options.kernel)?;
+    if testbed.is_debug && options.vendor == Processor::Intel {
+        let why = "the debug kernels know no Intel processors; take the stock one";
         return Err(io::Error::other(why));
     }
     let (mut cases, others): (Vec<_>, Vec<_>) = all_cases()?
         .into_iter()
-        .filter(|case| case.needs.fit(is_debug))
+        .filter(|case| case.needs.fit(testbed.is_debug))
         .partition(|case| case.name.contains(&options.name));
     // A whole name selects that case alone, though others may contain it.
     if cases.iter().any(|case| case.name == options.name) {
@@ -79,10 +73,10 @@ fn run(options: &Options) -> io::Result<ExitCode> {
     let vms: Vec<Vm> = groups
         .map(|(index, cases)| {
             let name = format!("vm{index}");
-            let vm = match (options.vendor, options.kernel) {
+            let vm = match (options.vendor, testbed.is_debug) {
                 (Processor::Intel, _) => Vm::intel,
-                (Processor::Amd, Kernel::Stock) => Vm::stock,
-                (Processor::Amd, Kernel::Debug) => Vm::debug,
+                (Processor::Amd, false) => Vm::stock,
+                (Processor::Amd, true) => Vm::debug,
             };
             Vm {
                 shadow_paging: options.paging == Paging::Shadow,
@@ -90,11 +84,6 @@ fn run(options: &Options) -> io::Result<ExitCode> {
             }
         })
         .collect();
-    let testbed = if is_debug {
-        Testbed::debug()
-    } else {
-        Testbed::stock()
-    };
     let suite = Suite::open("case", testbed, &vms)?;
     Ok(suite.run(&Arguments::default(), vms))
 }

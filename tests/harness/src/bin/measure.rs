@@ -43,7 +43,7 @@ fn measure(name: &str) -> io::Result<String> {
     let vms = [vm];
     let mut testbed = Testbed::stock();
     if name == "bench-module" || name == "bench-device" {
-        testbed.parameters = format!("{} {COPY_BY_WORDS}", testbed.parameters).leak();
+        testbed.parameters = format!("{} {COPY_BY_WORDS}", testbed.parameters);
     }
     let suite = Suite::open("measure", testbed, &vms)?;
     let mut why = String::new();

@@ -98,7 +98,7 @@ impl Soak {
     }
 
     fn run_all(&self, testbed: Testbed, is_debug: bool) -> io::Result<()> {
-        let name = testbed.name;
+        let name = testbed.name.clone();
         let is_in_soak = |case: &CaseInfo| {
             CASES.iter().any(|prefix| case.name.starts_with(prefix)) && case.needs.fit(is_debug)
         };
@@ -106,10 +106,10 @@ impl Soak {
         let vm = if is_debug { Vm::debug } else { Vm::stock };
         let mut vm = Vm {
             in_parallel: true,
-            ..vm(name.to_owned(), cases.clone())
+            ..vm(name.clone(), cases.clone())
         };
         let suite = Suite::open("soak", testbed, std::slice::from_ref(&vm))?;
-        let log = suite.log(name).display().to_string();
+        let log = suite.log(&name).display().to_string();
         let mut lost = 0;
         let mut random = seed();
         while self.begin.elapsed() < self.length && !self.failed.load(Relaxed) {

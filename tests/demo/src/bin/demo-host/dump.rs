@@ -18,15 +18,11 @@ use cases::{command_line, protocol::GUEST_LOST_ALONE};
 use demo::{
     command::{self, show, MAX_PAUSE, PROGRAM},
     console::Console,
-    dump::{LEVELS, MODULES, OUT, TAG},
+    dump::{LEVELS, OUT},
     host::{self, fail, say},
     qemu::Qemu,
 };
 use kvm_inspect_tool::module;
-use rustix::{
-    mount::{mount, MountFlags},
-    system::finit_module,
-};
 use serde_json::Value;
 
 /// With three, one has nothing to do (`consumers-guest.rs`).
@@ -40,7 +36,7 @@ const TRIES: u32 = 1000;
 
 /// Runs it. Returns the results.
 pub(crate) fn run() -> io::Result<String> {
-    mount_out()?;
+    host::mount_out()?;
     let levels = command_line::parameter(LEVELS).unwrap_or_default();
     // For four levels, with what makes them harder: page tables of their own for user space.
     let parameters = if levels == "4" { "no5lvl pti=on" } else { "" };
@@ -88,15 +84,6 @@ fn boot(parameters: &str) -> io::Result<(Qemu, Console, Value)> {
         return fail(format!("it runs on {} CPUs", expected["cpus"]));
     }
     Ok((qemu, console, expected))
-}
-
-/// Mounts the folder of the machine outside.
-fn mount_out() -> io::Result<()> {
-    for path in fs::read_to_string(MODULES)?.lines() {
-        finit_module(File::open(path)?, c"", 0)?;
-    }
-    let options = c"trans=virtio,version=9p2000.L,msize=512000,cache=loose";
-    Ok(mount(TAG, OUT, "9p", MountFlags::empty(), Some(options))?)
 }
 
 /// Has `kvm-inspect` write a file, and shows what it says.

@@ -10,6 +10,7 @@ mod dump;
 mod dumps;
 mod find;
 mod freezes;
+mod installed;
 mod long_pause;
 mod outside;
 mod peers;
@@ -43,6 +44,7 @@ fn run() -> io::Result<String> {
         "dump" => dump::run(),
         "dumps" => dumps::run(),
         "find" => find::run(),
+        "installed" => installed::run(),
         "freezes" => freezes::run(),
         "long_pause" => long_pause::run(),
         "peers" => peers::run(),
