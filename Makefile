@@ -10,7 +10,8 @@ KDIR ?= /lib/modules/$(shell uname -r)/build
 MINUTES ?= 60
 SECONDS ?= 60
 
-## all            Builds the module for the kernel that runs, or for the headers in KDIR=
+## all            Builds the module for the kernel that runs, or for the headers in KDIR=, by the
+##                kernel's source in SOURCE= where that is needed
 .PHONY: all
 all:
 	@[ $(words $(CURDIR)) -eq 1 ] || { \
