@@ -336,6 +336,17 @@ fn headers_with_all_that_is_needed_ask_for_no_source() {
 }
 
 #[test]
+fn headers_without_those_of_kvm_ask_for_these() {
+    let machine = Machine::new();
+    machine.headers("7.3.4-arch1", "");
+    machine.write("headers/rust/libkernel.rmeta", "");
+    machine.write("headers/rust/libmacros.so", "");
+    machine
+        .metadata(&[])
+        .refuses(&["for KVM's own headers", "SOURCE="]);
+}
+
+#[test]
 fn a_series_that_nobody_knows_is_one_message() {
     let machine = Machine::new();
     machine.headers("9.1.0+deb13-amd64", "9.1.0-1");
