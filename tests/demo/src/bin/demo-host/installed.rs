@@ -7,7 +7,9 @@
 //! in and do the same from afar, until the file [`DONE`] is there.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
+    net::TcpStream,
     path::Path,
     process::{Child, Command},
     thread,
@@ -111,20 +113,19 @@ fn serve(key: &str, secret: &str) -> io::Result<()> {
     // The playbook is to install it.
     run_shown("dpkg", &["--purge", "kvm-inspect"])?;
     run_shown("modprobe", &["virtio_net"])?;
-    run_shown("ip", &["link", "set", "eth0", "up"])?;
+    for device in ["lo", "eth0"] {
+        run_shown("ip", &["link", "set", device, "up"])?;
+    }
     run_shown("ip", &["address", "add", "10.0.2.15/24", "dev", "eth0"])?;
     fs::create_dir_all("/root/.ssh")?;
     fs::write("/root/.ssh/authorized_keys", format!("ssh-ed25519 {key}\n"))?;
     fs::create_dir_all("/run/sshd")?;
     let mut server = Server(Command::new("/usr/sbin/sshd").arg("-D").spawn()?);
+    server.wait_until("the server listens", greets)?;
     say(&format!("{READY}{secret}"))?;
-    let begin = Instant::now();
-    while !Path::new(DONE).exists() {
-        if begin.elapsed() > LIMIT || server.0.try_wait()?.is_some() {
-            return fail("nobody has said that all is done");
-        }
-        thread::sleep(Duration::from_millis(200));
-    }
+    server.wait_until("somebody says that all is done", || {
+        Path::new(DONE).exists()
+    })?;
     if Path::new("/sys/module/kvm_inspect").exists() {
         return fail("the module is still loaded");
     }
@@ -133,6 +134,28 @@ fn serve(key: &str, secret: &str) -> io::Result<()> {
 
 /// The program that lets others log in. Dropping it ends it.
 struct Server(Child);
+
+impl Server {
+    /// Waits for something while the server runs.
+    fn wait_until(&mut self, what: &str, is_so: impl Fn() -> bool) -> io::Result<()> {
+        let begin = Instant::now();
+        while !is_so() {
+            if begin.elapsed() > LIMIT || self.0.try_wait()?.is_some() {
+                return fail(format!("waited in vain until {what}"));
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+}
+
+/// Returns whether the server answers.
+fn greets() -> bool {
+    let mut greeting = [0; 4];
+    let server = TcpStream::connect("127.0.0.1:22");
+    let read = server.and_then(|mut server| server.read_exact(&mut greeting));
+    read.is_ok() && greeting == *b"SSH-"
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
