@@ -166,6 +166,21 @@ series_of() {
 	cut -d. -f1,2 <<<"${version%%~*}"
 }
 
+# source_version SOURCE: prints the version of the kernel's source in a folder or an archive, or
+# nothing.
+source_version() {
+	local makefile
+	if [[ -d $1 ]]; then
+		makefile=$(cat -- "$1/Makefile" 2>/dev/null) || return 0
+	else
+		# GNU tar stops at the first one. The other ones are deeper.
+		makefile=$(tar --extract --to-stdout --occurrence=1 --wildcards \
+			--no-wildcards-match-slash --file="$1" '*/Makefile' 2>/dev/null) || return 0
+	fi
+	awk -F ' *= *' '$1 == "VERSION" { v = $2 } $1 == "PATCHLEVEL" { p = $2 }
+		$1 == "SUBLEVEL" { s = $2 } END { if (v) print v "." p "." s }' <<<"$makefile"
+}
+
 # known_series: prints the series of kernels that the module is made for, the oldest first.
 known_series() {
 	sed -n 's/^series = "\(.*\)"$/\1/p' "$top/tests/kernels.toml" | sort -uV
@@ -178,10 +193,12 @@ is_known_series() {
 
 # unknown_series RELEASE: says why it may not build.
 unknown_series() {
-	local known
+	local known newest
 	known=$(known_series)
-	printf 'kvm_inspect is made for Linux %s, and does not build for %s yet: %s\n' \
-		"${known//$'\n'/ and }" "$1" 'run one of those, or a newer kvm_inspect'
+	printf 'kvm_inspect is made for Linux %s, and does not build for %s: run one of those' \
+		"${known//$'\n'/ and }" "$1"
+	newest=$(printf '%s\n%s\n' "$known" "$(series_of "$1")" | sort -V | tail -n 1)
+	[[ $newest == "$(series_of "$1")" ]] && echo ', or a newer kvm_inspect' || echo
 }
 
 # no_rust RELEASE: says that this kernel lacks Rust, and what to do.
@@ -201,7 +218,7 @@ kernel_compiler() {
 		name=clang
 		! type -P "clang-$major" >/dev/null || name=clang-$major
 	fi
-	# Of a compiler for another machine that is this one: "x86_64-linux-gnu-gcc-14".
+	# It may be named by its path.
 	printf '%s\n' "${name##*/}"
 }
 

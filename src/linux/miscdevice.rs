@@ -29,6 +29,9 @@ use crate::bindings;
 pub(crate) fn register<T: MiscDevice>(
     name: &'static CStr,
 ) -> impl PinInit<MiscDeviceRegistration<T>, Error> {
+    const {
+        assert!(size_of::<MiscDeviceRegistration<T>>() == size_of::<bindings::miscdevice>());
+    }
     let init = move |slot: *mut MiscDeviceRegistration<T>| {
         let slot = slot.cast::<bindings::miscdevice>();
         let mut device = MiscDeviceOptions { name }.into_raw::<T>();

@@ -22,6 +22,7 @@ use harness::{
     nested::{Guest, Installed, Scenario},
     paths,
 };
+use serde_json::{json, Value};
 
 /// The names of the hosts. A third one in the inventory does not answer.
 const HOSTS: [&str; 2] = ["first", "second"];
@@ -149,14 +150,18 @@ fn search(folder: &Path, ports: &[u16], secret: &str) -> io::Result<()> {
     let path = folder.join("inventory.ini");
     fs::write(&path, inventory)?;
     let results = folder.join("results");
-    if results.exists() {
-        fs::remove_dir_all(&results)?;
-    }
+    // Of an earlier run, on a host that has answered since.
+    let former = results.join(HOSTS[0]).join("1-1.json");
+    fs::create_dir_all(results.join(HOSTS[0]))?;
+    fs::write(&former, "{}")?;
     let output = Command::new("ansible-playbook")
         .arg("--inventory")
         .arg(&path)
         .arg(paths::project().join("packaging/fleet/search.yml"))
-        .args(["--extra-vars", &format!("pattern=hex:{secret}")])
+        .args([
+            "--extra-vars",
+            &json!({ "pattern": escaped(secret) }).to_string(),
+        ])
         .args(["--extra-vars", "max_pause=60s"])
         .args([
             "--extra-vars",
@@ -187,7 +192,7 @@ fn search(folder: &Path, ports: &[u16], secret: &str) -> io::Result<()> {
         let [answer] = answers.as_slice() else {
             return wrong(&format!("{host} has {} answers", answers.len()));
         };
-        let answer: serde_json::Value = serde_json::from_str(&fs::read_to_string(answer.path())?)?;
+        let answer: Value = serde_json::from_str(&fs::read_to_string(answer.path())?)?;
         if answer["done"]["result"] != "ok" || answer["done"]["hits"] != hits {
             return wrong(&format!("{host} found {}", answer["done"]));
         }
@@ -206,6 +211,17 @@ fn search(folder: &Path, ports: &[u16], secret: &str) -> io::Result<()> {
         println!("  {}", line.trim());
     }
     Ok(())
+}
+
+/// Returns the pattern for these hexadecimal digits as text, all of it escaped: backslashes must
+/// come through.
+fn escaped(digits: &str) -> String {
+    let mut pattern = String::from("text:");
+    for byte in digits.as_bytes().chunks(2) {
+        pattern += "\\x";
+        pattern += &String::from_utf8_lossy(byte);
+    }
+    pattern
 }
 
 /// Returns a command that runs another one on a host.
