@@ -195,7 +195,7 @@ is_known_series() {
 unknown_series() {
 	local known newest
 	known=$(known_series)
-	printf 'kvm_inspect is made for Linux %s, and does not build for %s: run one of those' \
+	printf 'kvm_inspect is made for Linux %s, not for %s: run one of those' \
 		"${known//$'\n'/ and }" "$1"
 	newest=$(printf '%s\n%s\n' "$known" "$(series_of "$1")" | sort -V | tail -n 1)
 	[[ $newest == "$(series_of "$1")" ]] && echo ', or a newer kvm_inspect' || echo
