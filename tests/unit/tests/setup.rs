@@ -127,6 +127,10 @@ impl Machine {
 
     /// Runs a script of the project on this machine.
     fn run(&self, script: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Said {
+        assert!(
+            Path::new("/etc/kvm_inspect_root").exists(),
+            "run it in the build root: elsewhere the host would see what is mounted here"
+        );
         let path = std::env::var("PATH").expect("there is a PATH");
         let output = Command::new("unshare")
             .args(["--mount", "--propagation", "unchanged", "sh", "-ec"])

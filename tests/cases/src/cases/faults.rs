@@ -18,7 +18,10 @@ use crate::{
     vmm::{Mode, Vm, Work},
 };
 
-pub(super) const CASES: &[Case] = cases![load.failing_allocations(), rounds.failing_allocations(),];
+pub(super) const CASES: &[Case] = cases![
+    load.failing_allocations().within(600),
+    rounds.failing_allocations().within(600),
+];
 
 /// Lets every kind of allocation fail, for threads that ask for it.
 fn allow_faults() {
