@@ -298,6 +298,46 @@ fn the_source_that_fits_is_found_among_several() {
 }
 
 #[test]
+fn a_failed_try_leaves_what_was_there_and_nothing_else() {
+    let machine = Machine::new();
+    machine.headers("7.3.4+deb13-amd64", "7.3.4-1~bpo13+1");
+    machine.source("7.3.4");
+    machine.write("out/rust/libkernel.rmeta", "made before");
+    machine.write(
+        "out.tree.0123456789ab/source/Makefile",
+        "of one that was killed",
+    );
+    assert!(
+        !machine.metadata(&[]).ok,
+        "the source has none of what is built"
+    );
+    let names = fs::read_dir(&machine.folder)
+        .expect("it is there")
+        .map(|entry| {
+            let name = entry.expect("it is there").file_name();
+            name.into_string().expect("text")
+        });
+    let mut names: Vec<_> = names.filter(|name| name.starts_with("out")).collect();
+    names.sort();
+    assert_eq!(names, ["out"]);
+    let kept = fs::read_to_string(machine.folder.join("out/rust/libkernel.rmeta"));
+    assert_eq!(kept.expect("it is still there"), "made before");
+}
+
+#[test]
+fn a_source_in_which_something_was_built_is_refused() {
+    let machine = Machine::new();
+    machine.headers("7.3.4+deb13-amd64", "");
+    let makefile = "VERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 4\n";
+    machine.write("mine/Makefile", makefile);
+    machine.write("mine/.config", "");
+    let mine = machine.folder.join("mine").display().to_string();
+    machine
+        .metadata(&[("SOURCE", &mine)])
+        .refuses(&["make mrproper"]);
+}
+
+#[test]
 fn a_source_may_be_named() {
     let machine = Machine::new();
     machine.headers("7.3.4+deb13-amd64", "7.3.4-1~bpo13+1");
@@ -350,6 +390,18 @@ fn headers_without_those_of_kvm_ask_for_these() {
     machine
         .metadata(&[])
         .refuses(&["for KVM's own headers", "SOURCE="]);
+}
+
+#[test]
+fn a_series_that_nobody_knows_is_told_before_its_source_is_asked_for() {
+    let machine = Machine::new();
+    machine.headers("9.1.0+deb13-amd64", "9.1.0-1");
+    machine.archive(&[("linux-source-9.1", "9.1.0-1")]);
+    machine.metadata(&[]).refuses(&[
+        "made for Linux 7.2 and 7.3, not for 9.1.0+deb13-amd64",
+        "newer kvm_inspect",
+        "linux-source-9.1=9.1.0-1",
+    ]);
 }
 
 #[test]
