@@ -53,7 +53,7 @@ Exit status: 0 done, 1 failed, 2 usage, 3 done, but incomplete: the output says 
 /// Stops KVM guests for a moment, and reads their registers and memory
 ///
 /// The module must be loaded (modprobe kvm_inspect, of the package kvm-inspect-dkms); only list
-/// without --memory, schema and completions need neither it nor root.
+/// without --memory needs neither it nor root.
 #[derive(Debug, Parser)]
 #[command(name = "kvm-inspect", version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]
