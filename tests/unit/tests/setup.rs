@@ -13,6 +13,9 @@ use std::{
     sync::atomic::{AtomicU32, Ordering::Relaxed},
 };
 
+/// A file of the metadata.
+const MADE: &str = "out/rust/libkernel.rmeta";
+
 /// A folder with headers (`headers`), sources (`src`, seen as `/usr/src`), and programs that come
 /// first on the PATH (`bin`).
 struct Machine {
@@ -123,6 +126,15 @@ impl Machine {
                  esac"
             ),
         );
+    }
+
+    /// Metadata of before, or as much of them as shows whether they stay.
+    fn make_before(&self) {
+        self.write(MADE, "made before");
+    }
+
+    fn still_has_what_was_made(&self) -> bool {
+        fs::read(self.folder.join(MADE)).is_ok_and(|text| text == b"made before")
     }
 
     /// Runs a script of the project on this machine.
@@ -242,13 +254,12 @@ fn a_source_that_moved_on_is_refused_before_anything_is_deleted() {
         ("linux-source-7.3", "7.3.5-1~bpo13+1"),
         ("linux-source-7.3", "7.3.4-1~bpo13+1"),
     ]);
-    machine.write("out/rust/libkernel.rmeta", "made before");
+    machine.make_before();
     machine.metadata(&[]).refuses(&[
         "linux-source-7.3.tar.xz is of 7.3.5",
         "apt install --allow-downgrades linux-source-7.3=7.3.4-1~bpo13+1",
     ]);
-    let kept = fs::read_to_string(machine.folder.join("out/rust/libkernel.rmeta"));
-    assert_eq!(kept.expect("it is still there"), "made before");
+    assert!(machine.still_has_what_was_made());
 }
 
 #[test]
@@ -302,7 +313,7 @@ fn a_failed_try_leaves_what_was_there_and_nothing_else() {
     let machine = Machine::new();
     machine.headers("7.3.4+deb13-amd64", "7.3.4-1~bpo13+1");
     machine.source("7.3.4");
-    machine.write("out/rust/libkernel.rmeta", "made before");
+    machine.make_before();
     machine.write(
         "out.tree.0123456789ab/source/Makefile",
         "of one that was killed",
@@ -320,8 +331,7 @@ fn a_failed_try_leaves_what_was_there_and_nothing_else() {
     let mut names: Vec<_> = names.filter(|name| name.starts_with("out")).collect();
     names.sort();
     assert_eq!(names, ["out"]);
-    let kept = fs::read_to_string(machine.folder.join("out/rust/libkernel.rmeta"));
-    assert_eq!(kept.expect("it is still there"), "made before");
+    assert!(machine.still_has_what_was_made());
 }
 
 #[test]
